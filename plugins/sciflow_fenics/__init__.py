@@ -1,0 +1,1 @@
+"""Full-order models in dolfinx over MPI."""

@@ -1,0 +1,1 @@
+"""Neural operators: learned solution operators in torch."""

@@ -1,0 +1,1 @@
+"""Full-order models by pseudo-spectral methods, with no system dependency."""

@@ -1,0 +1,60 @@
+"""sciflow: workflows that turn simulations into fast models, and fast models into faster simulations."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sciflow.artifact import Artifact
+    from sciflow.component import Component
+    from sciflow.context import Context
+    from sciflow.controller import Controller, Proposal
+    from sciflow.errors import SciflowError
+    from sciflow.executor import Executor, Resources
+    from sciflow.flow import report, run
+    from sciflow.hooks import hookimpl
+    from sciflow.problem import Parameter, ParameterSpace, Part, Problem, State
+    from sciflow.samples import Batch, Samples, Signature
+    from sciflow.schema import Field, Schema
+    from sciflow.stage import Stage
+    from sciflow.store import Store, Writer
+    from sciflow.surrogate import Model, Report, Surrogate
+
+_WHERE = {
+    "Artifact": "artifact",
+    "Batch": "samples",
+    "Component": "component",
+    "Context": "context",
+    "Controller": "controller",
+    "Executor": "executor",
+    "Field": "schema",
+    "Model": "surrogate",
+    "Parameter": "problem",
+    "ParameterSpace": "problem",
+    "Part": "problem",
+    "Problem": "problem",
+    "Proposal": "controller",
+    "Report": "surrogate",
+    "Resources": "executor",
+    "Samples": "samples",
+    "Schema": "schema",
+    "SciflowError": "errors",
+    "Signature": "samples",
+    "Stage": "stage",
+    "State": "problem",
+    "Store": "store",
+    "Surrogate": "surrogate",
+    "Writer": "store",
+    "hookimpl": "hooks",
+    "report": "flow",
+    "run": "flow",
+}
+__all__ = sorted(_WHERE)  # noqa: PLE0605  the names are those that __getattr__ serves
+
+
+def __getattr__(name: str) -> Any:
+    """Import public names on first use, so that ``import sciflow`` costs nothing."""
+    if name not in _WHERE:
+        raise AttributeError(f"module 'sciflow' has no attribute {name!r}")
+    return getattr(import_module(f"sciflow.{_WHERE[name]}"), name)

@@ -1,0 +1,148 @@
+"""Context: what a running stage, problem or surrogate may use of the world around it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from sciflow.errors import Cancelled, Failed
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from sciflow.executor import Executor, Resources
+
+Event = dict[str, Any]
+"""One thing that happened, as plain JSON: ``{"event": "progress" | "metric" | "log" | ..., ...}``."""
+
+
+class Comm(Protocol):
+    """The part of an mpi4py communicator that code written against `Context` may rely on.
+
+    Under ``mpirun`` it is a real ``mpi4py.MPI.Comm``; otherwise `SerialComm`. A plugin that needs
+    the real thing for a library takes ``MPI.COMM_SELF`` when ``size == 1``.
+    """
+
+    @property
+    def rank(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    def barrier(self) -> None: ...
+    def bcast(self, obj: Any, root: int = 0) -> Any: ...
+    def gather(self, obj: Any, root: int = 0) -> list[Any] | None: ...
+    def allgather(self, obj: Any) -> list[Any]: ...
+
+
+class SerialComm:
+    """A communicator of one rank that needs no MPI."""
+
+    rank = 0
+    size = 1
+
+    def barrier(self) -> None:
+        """Return at once."""
+
+    def bcast(self, obj: Any, root: int = 0) -> Any:
+        """Return `obj`."""
+        return obj
+
+    def gather(self, obj: Any, root: int = 0) -> list[Any]:
+        """Return ``[obj]``."""
+        return [obj]
+
+    def allgather(self, obj: Any) -> list[Any]:
+        """Return ``[obj]``."""
+        return [obj]
+
+
+def _discard(event: Event) -> None:
+    """Drop an event nobody listens to."""
+
+
+@dataclass
+class Context:
+    """What a running component may use; made by the worker or by the flow, never by a plugin.
+
+    Attributes
+    ----------
+    seed : int
+        Seed of this job. `rng` derives generators from it.
+    scratch : Path
+        A directory of this job's own; it survives a kill and is found again by the next attempt.
+    comm : Comm
+        Communicator over the ranks of this job.
+    log : logging.Logger
+        Messages here reach the run directory and the Prefect UI.
+    emit : callable
+        Takes an `Event`. Use `progress` and `metric` instead of calling it directly.
+    executor : Executor or None
+        Where a stage may start jobs of its own (the members of an ensemble).
+    resources : Resources or None
+        What the flow asked for this stage.
+    """
+
+    seed: int = 0
+    scratch: Path = Path(".")
+    comm: Comm = field(default_factory=SerialComm)
+    log: logging.Logger = field(default_factory=lambda: logging.getLogger("sciflow"))
+    emit: Callable[[Event], None] = _discard
+    executor: Executor | None = None
+    resources: Resources | None = None
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def rng(self, *key: int) -> np.random.Generator:
+        """A generator that depends on the seed and `key` alone.
+
+        Parameters
+        ----------
+        *key : int
+            For example the member, so that members do not depend on the order they run in.
+        """
+        import numpy as np
+
+        return np.random.default_rng([self.seed, *key])
+
+    def progress(self, done: int, total: int, what: str) -> None:
+        """Say how far the stage is; also the place where a cancelled stage stops.
+
+        Raises
+        ------
+        Cancelled
+            If the run was cancelled.
+        """
+        self.check()
+        self.emit({"event": "progress", "done": done, "total": total, "what": what})
+
+    def metric(self, step: int, **values: float) -> None:
+        """Record named numbers of one step, for curves."""
+        self.check()
+        self.emit({"event": "metric", "step": step, "values": {k: float(v) for k, v in values.items()}})
+
+    def check(self) -> None:
+        """Raise `Cancelled` if the run was cancelled."""
+        if self.cancelled.is_set():
+            raise Cancelled("the run was cancelled")
+
+    def all_ok(self, error: BaseException | None) -> None:
+        """Let all ranks agree on a failure before any of them raises; collective.
+
+        Parameters
+        ----------
+        error : exception or None
+            This rank's failure.
+
+        Raises
+        ------
+        Exception
+            This rank's own error, or `Failed` naming the ranks that had one.
+        """
+        reasons = self.comm.allgather(None if error is None else f"{type(error).__name__}: {error}")
+        if error is not None:
+            raise error
+        failed = [(rank, reason) for rank, reason in enumerate(reasons) if reason]
+        if failed:
+            raise Failed("; ".join(f"rank {rank}: {reason}" for rank, reason in failed))

@@ -1,0 +1,58 @@
+"""The errors sciflow raises on purpose, each also a builtin that callers may already catch."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SciflowError(Exception):
+    """Base of every error that sciflow raises on purpose."""
+
+
+class NotFound(SciflowError, LookupError):
+    """A component, field, artifact or file that was asked for does not exist."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class Invalid(SciflowError, ValueError):
+    """A configuration, design, job file or artifact that cannot be accepted as it is."""
+
+
+class Missing(SciflowError, ImportError):
+    """Software that a component needs is not installed or does not import."""
+
+
+class Failed(SciflowError, RuntimeError):
+    """A stage, job or ensemble that was started did not end well."""
+
+
+class Diverged(SciflowError, ArithmeticError):
+    """A solver or a training run left the finite numbers or did not converge."""
+
+
+class Cancelled(SciflowError, RuntimeError):
+    """The run was cancelled; what was finished is kept."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A sentence that helps somebody who mistyped a name.
+
+    Parameters
+    ----------
+    name : str
+        What was asked for.
+    known : iterable of str
+        What exists.
+
+    Returns
+    -------
+    str
+        ``"Did you mean 'x'? "`` where one is close, followed by the list of what exists.
+    """
+    names = sorted(set(known))
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    hint = f"Did you mean {close[0]!r}? " if close else ""
+    return f"{hint}There is: {', '.join(names) if names else 'nothing'}."

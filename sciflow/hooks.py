@@ -1,0 +1,32 @@
+"""The hooks a plugin may implement; a plugin is a module named by an entry point of group ``sciflow``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    from sciflow.artifact import Artifact
+    from sciflow.component import Component
+
+hookspec = pluggy.HookspecMarker("sciflow")
+hookimpl = pluggy.HookimplMarker("sciflow")
+
+
+@hookspec
+def sciflow_components() -> list[type[Component]]:  # type: ignore[empty-body]
+    """Components this plugin offers.
+
+    Called once, when the registry is first asked for something. Return the classes; importing the
+    module that defines them must not import torch, dolfinx, petsc4py, mpi4py or prefect.
+    """
+
+
+@hookspec
+def sciflow_report(artifact: Artifact) -> list[tuple[str, str]] | None:
+    """Sections that this plugin adds to the report of a run.
+
+    Called once for every artifact of the run, after the run. Return pairs of a title and an HTML
+    fragment (pictures as data URIs, nothing loaded from elsewhere), or None.
+    """

@@ -1,0 +1,198 @@
+"""Registry: finds components through entry points, isolates broken plugins, explains what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+from typing import Any
+
+import pluggy
+
+from sciflow import hooks
+from sciflow.component import Component, check_class
+from sciflow.errors import Invalid, Missing, NotFound, nearest
+
+GROUP = "sciflow"
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """One entry point and what came of it.
+
+    Attributes
+    ----------
+    name : str
+        Name of the entry point.
+    module : str
+        What it points at.
+    distribution, version : str
+        Who installed it.
+    error : str
+        One line on why it does not load, empty when it does.
+    """
+
+    name: str
+    module: str
+    distribution: str
+    version: str
+    error: str = ""
+
+    @property
+    def label(self) -> str:
+        """Distribution and version as one word."""
+        return f"{self.distribution} {self.version}"
+
+
+@dataclass
+class Registry:
+    """Components by kind and name, with the plugin each comes from.
+
+    Parameters
+    ----------
+    plugins : list of Plugin
+        Every entry point of the group, the broken ones too.
+    """
+
+    plugins: list[Plugin] = field(default_factory=list)
+    manager: pluggy.PluginManager = field(default_factory=lambda: pluggy.PluginManager("sciflow"))
+    _classes: dict[tuple[str, str], tuple[type[Component], Plugin]] = field(default_factory=dict)
+
+    def add(self, cls: type[Component], plugin: Plugin) -> None:
+        """Register one class.
+
+        Raises
+        ------
+        Invalid
+            If it breaks the rules of components, or its kind and name are taken; the message names
+            both distributions.
+        """
+        check_class(cls)
+        key = (cls.kind, cls.name)
+        if key in self._classes and self._classes[key][0] is not cls:
+            other = self._classes[key][1]
+            raise Invalid(
+                f"the {cls.kind} {cls.name!r} of {plugin.label} ({cls.__module__}) is already provided by "
+                f"{other.label} ({self._classes[key][0].__module__}); rename one or uninstall one"
+            )
+        self._classes[key] = (cls, plugin)
+
+    def load(self, points: Iterator[EntryPoint] | list[EntryPoint]) -> None:
+        """Load entry points one by one; a broken one is noted and the others are loaded all the same."""
+        self.manager.add_hookspecs(hooks)
+        for point in sorted(points, key=lambda p: (p.name, p.value)):
+            dist = point.dist
+            name, version = (dist.name, dist.version) if dist else ("unknown", "")
+            plugin = Plugin(point.name, point.value, name, version)
+            known = len(self._classes)
+            taken = dict(self._classes)
+            try:
+                self._load_one(point, plugin)
+            # A plugin is foreign code: whatever it raises must not take the others down.
+            except Exception as error:
+                self._classes = taken
+                text = str(error).strip().splitlines()
+                line = f"{type(error).__name__}: {text[0] if text else ''}"
+                plugin = Plugin(point.name, point.value, name, version, line)
+                if self.manager.has_plugin(point.name):
+                    self.manager.unregister(name=point.name)
+            assert len(self._classes) >= known
+            self.plugins.append(plugin)
+
+    def _load_one(self, point: EntryPoint, plugin: Plugin) -> None:
+        module = point.load()
+        misspelt = [n for n in dir(module) if hasattr(getattr(module, n), "sciflow_impl")]
+        for hook in misspelt:
+            if not hasattr(self.manager.hook, hook):
+                known = [n for n in vars(hooks) if n.startswith("sciflow_")]
+                raise Invalid(f"there is no hook {hook!r}. {nearest(hook, known)}")
+        self.manager.register(module, name=point.name)
+        offered = getattr(module, "sciflow_components", None)
+        for cls in offered() if offered is not None else []:
+            if not (isinstance(cls, type) and issubclass(cls, Component)):
+                raise Invalid(f"sciflow_components() returned {cls!r}, which is not a Component class")
+            self.add(cls, plugin)
+
+    def find(self, name: str, *, kind: str | None = None) -> type[Component]:
+        """The class of a component.
+
+        Parameters
+        ----------
+        name : str
+            Its name.
+        kind : str or None
+            Its kind; needed only where two kinds share the name.
+
+        Raises
+        ------
+        NotFound
+            With the nearest name, what exists, and the plugins that did not load.
+        """
+        if kind == "component":
+            kind = None
+        fitting = [c for (k, n), (c, _) in self._classes.items() if n == name and kind in (None, k)]
+        if len(fitting) == 1:
+            return fitting[0]
+        if fitting:
+            kinds = ", ".join(c.kind for c in fitting)
+            raise NotFound(f"{name!r} is the name of several components ({kinds}): say which kind")
+        names = [n for k, n in self._classes if kind in (None, k)]
+        raise NotFound(f"no {kind or 'component'} {name!r} is installed. {nearest(name, names)}{self._broken()}")
+
+    def build(self, document: Mapping[str, Any], *, kind: str | None = None) -> Component:
+        """A component from its JSON.
+
+        Raises
+        ------
+        Invalid, NotFound
+            As `Component.from_json` and `find`.
+        """
+        if "component" not in document:
+            raise Invalid(f'a component is written {{"component": "its name", ...}}, got {dict(document)!r}')
+        return self.find(str(document["component"]), kind=kind).from_json(document)
+
+    def origin(self, cls: type[Component]) -> Plugin:
+        """The plugin that provides a class; a stand-in for a class that is not registered."""
+        found = self._classes.get((cls.kind, cls.name))
+        if found is not None and found[0] is cls:
+            return found[1]
+        return Plugin(cls.__module__.partition(".")[0], cls.__module__, "unregistered", "")
+
+    def components(self) -> list[tuple[type[Component], Plugin]]:
+        """Every class and its plugin, by kind and name."""
+        return [self._classes[key] for key in sorted(self._classes)]
+
+    def _broken(self) -> str:
+        broken = [f"{p.name} of {p.label} ({p.error})" for p in self.plugins if p.error]
+        return f" These plugins did not load: {'; '.join(broken)}." if broken else ""
+
+
+def missing(cls: type[Component]) -> list[str]:
+    """Modules in `cls.requires` that are not installed, without importing any."""
+    return [name for name in cls.requires if find_spec(name.partition(".")[0]) is None]
+
+
+def require(component: Component) -> None:
+    """Refuse a component whose software is missing.
+
+    Raises
+    ------
+    Missing
+        Naming the modules and how to get them.
+    """
+    absent = missing(type(component))
+    if absent:
+        raise Missing(
+            f"the {component.kind} {component.name!r} needs {', '.join(absent)}, which this Python does not "
+            "have. `sciflow doctor` shows what is there; the README says how to install it."
+        )
+
+
+@cache
+def registry() -> Registry:
+    """The registry of this process, loaded on first use."""
+    found = Registry()
+    found.load(list(entry_points(group=GROUP)))
+    return found

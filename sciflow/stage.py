@@ -1,0 +1,81 @@
+"""Stage: reads artifacts, writes one artifact."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+from sciflow.component import Component
+from sciflow.errors import Invalid, nearest
+from sciflow.schema import Schema
+
+if TYPE_CHECKING:
+    from sciflow.artifact import Artifact, Writer
+    from sciflow.context import Context
+
+
+class Stage(Component):
+    """One step of a flow.
+
+    Attributes
+    ----------
+    inputs : mapping of str to Schema
+        The artifacts it reads, by the name a flow passes them under.
+    output : Schema
+        What it writes.
+    retries : int
+        How often it is tried again after a failure that was not `Invalid`.
+    parallel : bool
+        Whether `run` is collective over ``ctx.comm`` (then only rank 0 has a `Writer` that
+        writes). A stage that starts MPI jobs of its own leaves it False.
+    """
+
+    kind: ClassVar[str] = "stage"
+    inputs: ClassVar[Mapping[str, Schema]] = {}
+    output: ClassVar[Schema]
+    retries: ClassVar[int] = 0
+    parallel: ClassVar[bool] = False
+
+    @abstractmethod
+    def run(self, inputs: Mapping[str, Artifact], out: Writer, ctx: Context) -> None:
+        """Do the work.
+
+        Parameters
+        ----------
+        inputs : mapping of str to Artifact
+            Verified, with the schemas of `inputs`.
+        out : Writer
+            Published when this returns; what is already in it after a kill is kept for the
+            next attempt.
+        ctx : Context
+            Communicator, seed, scratch, log, progress.
+        """
+
+    def identity(self) -> dict[str, object]:
+        """What decides the result: the part of the configuration that enters the digest.
+
+        A field that changes only where or how fast the stage runs (a job count) is left out by
+        overriding this.
+        """
+        return self.to_json()
+
+    def check(self, inputs: Mapping[str, Artifact]) -> None:
+        """Refuse inputs that are missing, unknown or of the wrong schema.
+
+        Raises
+        ------
+        Invalid
+            Naming the input, its path and every reason.
+        """
+        for name in inputs:
+            if name not in self.inputs:
+                raise Invalid(f"stage {self.name!r} has no input {name!r}. {nearest(name, self.inputs)}")
+        for name, schema in self.inputs.items():
+            if name not in inputs:
+                raise Invalid(f"stage {self.name!r} needs the input {name!r}, a {schema.kind} artifact")
+            reasons = schema.accepts(inputs[name].schema)
+            if reasons:
+                raise Invalid(
+                    f"stage {self.name!r}, input {name!r} ({inputs[name].path}): {'; '.join(reasons)}"
+                )

@@ -1,0 +1,122 @@
+"""Surrogate: a learned solution operator; its configuration, and the fitted model it gives."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from sciflow.component import Component
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from sciflow.context import Context
+    from sciflow.samples import Samples, Signature
+
+Arrays = Mapping[str, "np.ndarray"]
+"""Named arrays: all that a model or a checkpoint may consist of (never a pickle)."""
+
+
+class Model(ABC):
+    """A fitted surrogate.
+
+    Attributes
+    ----------
+    signature : Signature
+        What it maps from and to.
+    """
+
+    signature: Signature
+
+    @abstractmethod
+    def predict(self, x: Arrays) -> dict[str, np.ndarray]:
+        """Predict outputs for a batch.
+
+        Parameters
+        ----------
+        x : mapping of str to ndarray, shape (batch, ...)
+            The inputs of `signature`, in their units.
+
+        Returns
+        -------
+        dict of str to ndarray, shape (batch, ...)
+            The outputs of `signature`, in their units.
+        """
+
+    @abstractmethod
+    def state(self) -> Arrays:
+        """The arrays that `Surrogate.load` needs to build this model again, bit for bit."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `Surrogate.fit` says after each epoch.
+
+    Attributes
+    ----------
+    epoch : int
+        Epochs finished so far.
+    epochs : int
+        Epochs in all.
+    metrics : mapping of str to float
+        Such as ``train_loss``, ``valid_error``, ``learning_rate``.
+    checkpoint : callable
+        Returns everything needed to go on after this epoch as if nothing had happened. Called only
+        when the caller wants to keep it.
+    """
+
+    epoch: int
+    epochs: int
+    metrics: Mapping[str, float]
+    checkpoint: Callable[[], Arrays]
+
+
+class Surrogate(Component):
+    """The configuration of a learned solution operator."""
+
+    kind: ClassVar[str] = "surrogate"
+
+    @abstractmethod
+    def fit(
+        self, samples: Samples, valid: Samples, ctx: Context, resume: Arrays | None = None
+    ) -> Generator[Report, None, Model]:
+        """Fit a model; a generator, so that the caller logs, stops and checkpoints.
+
+        Parameters
+        ----------
+        samples, valid : Samples
+            Training and validation samples with equal signatures.
+        ctx : Context
+            ``ctx.seed`` decides every random choice.
+        resume : mapping of str to ndarray or None
+            A checkpoint of an earlier `Report`; training goes on after it, bit for bit.
+
+        Yields
+        ------
+        Report
+            After each epoch.
+
+        Returns
+        -------
+        Model
+            The fitted model, as the value of the generator.
+
+        Raises
+        ------
+        Diverged
+            If the loss is no longer finite.
+        Invalid
+            If the signature cannot be fitted (wrong number of axes, say).
+        """
+
+    @abstractmethod
+    def load(self, state: Arrays, signature: Signature) -> Model:
+        """Build a fitted model from `Model.state`.
+
+        Raises
+        ------
+        Invalid
+            If arrays are missing or have other shapes than this configuration.
+        """

@@ -157,6 +157,26 @@ class State:
     metrics: Mapping[str, float] | None = None
 
 
+def member_seed(seed: int, member: int) -> int:
+    """The seed of one member of an ensemble, independent of how many there are.
+
+    Parameters
+    ----------
+    seed : int
+        Of the ensemble, not negative.
+    member : int
+        Its index.
+
+    Returns
+    -------
+    int
+        In [0, 2**63).
+    """
+    import numpy as np
+
+    return int(np.random.SeedSequence([seed, member]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
 class Problem(Component):
     """A full-order model: parameters in, fields out, one time level after the other.
 
@@ -168,12 +188,15 @@ class Problem(Component):
         Outputs with axes and units. The axis ``time`` comes first where there is one.
     batch : int
         How many members `solve_batch` takes at once; 1 where there is only `solve`.
+    periodic : tuple of str
+        Axes along which the domain is periodic.
     """
 
     kind: ClassVar[str] = "problem"
     parameters: ClassVar[ParameterSpace]
     fields: ClassVar[Mapping[str, Field]]
     batch: ClassVar[int] = 1
+    periodic: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def coordinates(self) -> Mapping[str, np.ndarray]:
@@ -238,9 +261,10 @@ class Problem(Component):
         Parameters
         ----------
         mu : mapping of str to ndarray, shape (member,)
-            Parameter points.
+            Parameter points, and under ``"member"`` the members' indices (int64).
         ctx : Context
-            Serial: a batched problem uses threads or a GPU, not ranks.
+            Serial: a batched problem uses threads or a GPU, not ranks. ``ctx.seed`` is the
+            ensemble's; a member's own is ``member_seed(ctx.seed, member)``.
 
         Yields
         ------

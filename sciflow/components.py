@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from sciflow.component import Component
+from sciflow.executors.local import Local
+from sciflow.executors.mpi import Mpi
 from sciflow.hooks import hookimpl
+from sciflow.stages.design import Design
+from sciflow.stages.evaluate import Evaluate
+from sciflow.stages.simulate import Simulate
+from sciflow.stages.train import Train
 
 
 @hookimpl
 def sciflow_components() -> list[type[Component]]:
     """Stages and executors of the core."""
-    return []
+    return [Design, Simulate, Train, Evaluate, Local, Mpi]

@@ -59,6 +59,25 @@ class SerialComm:
         return [obj]
 
 
+TEXT = 1000
+"""Bytes of a text that the ranks exchange; longer ones are cut."""
+
+
+def exchange(comm: Comm, text: str) -> list[str]:
+    """Every rank's text, on every rank; collective, as plain buffers."""
+    if comm.size == 1:
+        return [text]
+    import numpy as np
+
+    mine = np.zeros(TEXT, dtype=np.uint8)
+    data = np.frombuffer(text.encode()[:TEXT], dtype=np.uint8)
+    mine[: len(data)] = data
+    everyone = np.zeros((comm.size, TEXT), dtype=np.uint8)
+    mpi: Any = comm
+    mpi.Allgather(mine, everyone)
+    return [bytes(row).rstrip(b"\0").decode(errors="replace") for row in everyone]
+
+
 def _discard(event: Event) -> None:
     """Drop an event nobody listens to."""
 
@@ -140,7 +159,8 @@ class Context:
         Exception
             This rank's own error, or `Failed` naming the ranks that had one.
         """
-        reasons = self.comm.allgather(None if error is None else f"{type(error).__name__}: {error}")
+        text = "" if error is None else f"{type(error).__name__}: {error}"
+        reasons = exchange(self.comm, text)
         if error is not None:
             raise error
         failed = [(rank, reason) for rank, reason in enumerate(reasons) if reason]

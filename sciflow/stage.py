@@ -26,16 +26,16 @@ class Stage(Component):
         What it writes.
     retries : int
         How often it is tried again after a failure that was not `Invalid`.
-    parallel : bool
-        Whether `run` is collective over ``ctx.comm`` (then only rank 0 has a `Writer` that
-        writes). A stage that starts MPI jobs of its own leaves it False.
+    orchestrates : bool
+        Whether `run` stays with the flow and starts jobs of its own through ``ctx.executor``; any
+        other stage is itself the job that an executor runs.
     """
 
     kind: ClassVar[str] = "stage"
     inputs: ClassVar[Mapping[str, Schema]] = {}
     output: ClassVar[Schema]
     retries: ClassVar[int] = 0
-    parallel: ClassVar[bool] = False
+    orchestrates: ClassVar[bool] = False
 
     @abstractmethod
     def run(self, inputs: Mapping[str, Artifact], out: Writer, ctx: Context) -> None:

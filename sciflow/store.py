@@ -112,8 +112,13 @@ class Writer:
         self._required = schema
         self._fields: dict[str, Field] = {}
         self._attributes: dict[str, Any] = {}
-        if (path / DATA / "zarr.json").exists():
-            document = json.loads((path / DATA / "zarr.json").read_bytes())["attributes"]
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read again what a job of this stage added."""
+        file = self.path / DATA / "zarr.json"
+        if file.exists():
+            document = json.loads(file.read_bytes())["attributes"]
             self._fields = dict(Schema.from_json(document.pop(KEY)["schema"]).fields)
             self._attributes = document
 
@@ -310,7 +315,8 @@ class Writer:
         Returns
         -------
         dict of int to dict
-            The journal record by member; the first one wins. A torn last line is ignored.
+            The journal record by member; the first one wins, but any wins over a crash. A torn
+            last line is ignored.
         """
         records: dict[int, dict[str, Any]] = {}
         for log in sorted((self.path / "meta" / "journal").glob("*.log")):
@@ -319,7 +325,9 @@ class Writer:
                 if not text or f"{zlib.crc32(text):08x}".encode() != check:
                     continue
                 record = json.loads(text)
-                if record["member"] not in records and self._intact(record["files"], verify):
+                known = records.get(record["member"])
+                better = known is None or (known.get("crash") and not record.get("crash"))
+                if better and self._intact(record["files"], verify):
                     records[record["member"]] = record
         return records
 

@@ -1,0 +1,1 @@
+"""Stages that come with the core: design, simulate, train, evaluate."""

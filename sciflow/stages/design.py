@@ -1,0 +1,179 @@
+"""The ``design`` stage: points of a parameter space."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from sciflow.errors import Invalid
+from sciflow.problem import Parameter, ParameterSpace, Problem
+from sciflow.schema import Field, Schema
+from sciflow.stage import Stage
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from sciflow.artifact import Artifact
+    from sciflow.context import Context
+    from sciflow.store import Writer
+
+Method = Literal["sobol", "lhs", "random", "grid"]
+DESIGN = Schema("design", {"parameters": Field(("member", "parameter"), "any", "float64")})
+
+
+@dataclass(frozen=True)
+class Design(Stage):
+    """Points of a parameter space: Sobol, Latin hypercube, random or a full grid.
+
+    Attributes
+    ----------
+    problem : Problem or None
+        Takes the parameters, bounds and units of this problem.
+    parameters : mapping of str to Parameter
+        Named parameters instead of a problem's.
+    bounds : mapping of str to (float, float)
+        Replaces some bounds, in the parameter's unit.
+    method : {"sobol", "lhs", "random", "grid"}
+        ``sobol`` is scrambled and even for any count; ``lhs`` is even in each parameter alone;
+        ``grid`` takes ``count`` as the number of levels per parameter.
+    count : int
+        Number of points.
+    more : tuple of int
+        Further points appended after the first `count`, group by group; what was drawn before
+        stays as it is.
+    seed : int
+        Decides every draw.
+    """
+
+    name: ClassVar[str] = "design"
+    output: ClassVar[Schema] = DESIGN
+    problem: Problem | None = None
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    method: Method = "sobol"
+    count: int = 100
+    more: tuple[int, ...] = ()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.problem is None) == (not self.parameters):
+            raise Invalid("a design needs either a problem or parameters")
+        if min((self.count, *self.more)) < 1:
+            raise Invalid(f"a design needs at least one point, asked for {self.count} and {list(self.more)}")
+        if self.seed < 0:
+            raise Invalid(f"the seed cannot be negative, got {self.seed}")
+        if self.more and self.method == "grid":
+            raise Invalid("a grid cannot be extended without moving its points; use sobol, lhs or random")
+        _ = self.space  # unknown names and reversed bounds are refused here
+
+    @property
+    def space(self) -> ParameterSpace:
+        """The parameters with their final bounds."""
+        base = self.problem.parameters if self.problem is not None else ParameterSpace(**dict(self.parameters))
+        return base.narrowed(self.bounds)
+
+    def identity(self) -> dict[str, object]:
+        """The parameters decide the points; the rest of the problem does not."""
+        space = {
+            name: [p.low, p.high, p.unit, p.log]
+            for name, p in self.space.items()
+        }
+        return {
+            "component": self.name,
+            "space": [[name, *values] for name, values in space.items()],
+            "method": self.method,
+            "count": self.count,
+            "more": list(self.more),
+            "seed": self.seed,
+        }
+
+    def run(self, inputs: Mapping[str, Artifact], out: Writer, ctx: Context) -> None:
+        """Draw the points."""
+        space = self.space
+        unit = unit_points(self.method, len(space), self.count, self.more, self.seed)
+        out.write("parameters", scale(unit, space), DESIGN["parameters"])
+        out.describe(
+            parameters=list(space),
+            parameter_units=[p.unit for p in space.values()],
+            bounds=[[p.low, p.high] for p in space.values()],
+            log=[p.log for p in space.values()],
+            method=self.method,
+        )
+
+
+def unit_points(method: Method, dimension: int, count: int, more: tuple[int, ...], seed: int) -> np.ndarray:
+    """Points of the unit cube.
+
+    Parameters
+    ----------
+    method : str
+        See `Design`.
+    dimension : int
+        Number of parameters.
+    count : int
+        Points of the first group; levels per parameter for ``grid``.
+    more : tuple of int
+        Sizes of further groups.
+    seed : int
+        Decides every draw.
+
+    Returns
+    -------
+    ndarray, shape (point, parameter)
+        In [0, 1]. The first `count` rows do not depend on `more`.
+
+    Notes
+    -----
+    Sobol points are a prefix of one Owen-scrambled sequence, random points of one stream. A Latin
+    hypercube cannot be nested, so each further group is a hypercube of its own.
+
+    References
+    ----------
+    A. B. Owen, "Scrambling Sobol' and Niederreiter-Xing points", J. Complexity 14 (1998).
+    """
+    import numpy as np
+    from scipy.stats import qmc
+
+    total = count + sum(more)
+    if method == "grid":
+        levels = np.linspace(0.0, 1.0, count) if count > 1 else np.array([0.5])
+        return np.stack(np.meshgrid(*[levels] * dimension, indexing="ij"), axis=-1).reshape(-1, dimension)
+    if method == "random":
+        return np.random.default_rng(seed).random((total, dimension))
+    if method == "sobol":
+        power = max(0, (total - 1).bit_length())
+        points = qmc.Sobol(dimension, scramble=True, seed=np.random.default_rng(seed)).random_base2(power)
+        return np.asarray(points[:total])
+    groups = [
+        qmc.LatinHypercube(dimension, seed=np.random.default_rng([seed, group])).random(size)
+        for group, size in enumerate((count, *more))
+    ]
+    return np.concatenate(groups)
+
+
+def scale(unit: np.ndarray, space: ParameterSpace) -> np.ndarray:
+    """Unit-cube points in the bounds and scales of a space.
+
+    Parameters
+    ----------
+    unit : ndarray, shape (point, parameter)
+        In [0, 1].
+    space : ParameterSpace
+        Bounds, linear or logarithmic.
+
+    Returns
+    -------
+    ndarray, shape (point, parameter)
+        In each parameter's unit, never outside its bounds.
+    """
+    import numpy as np
+
+    columns = []
+    for column, p in zip(unit.T, space.values(), strict=True):
+        if p.log:
+            values = np.exp(np.log(p.low) + column * (np.log(p.high) - np.log(p.low)))
+        else:
+            values = p.low + column * (p.high - p.low)
+        columns.append(np.clip(values, p.low, p.high))
+    return np.stack(columns, axis=1) if columns else unit

@@ -1,0 +1,187 @@
+"""The ``evaluate`` stage: a fitted surrogate on members it has never seen, beside baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from sciflow.errors import Invalid
+from sciflow.schema import Field, Schema
+from sciflow.stage import Stage
+from sciflow.stages.simulate import ENSEMBLE
+from sciflow.stages.train import MODEL, load_model
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from sciflow.artifact import Artifact
+    from sciflow.context import Context
+    from sciflow.samples import Batch, Signature
+    from sciflow.store import Writer
+
+_NUMBER = Field(("sample",), "1", "float64")
+EVALUATION = Schema(
+    "evaluation",
+    {
+        "members": Field(("sample",), "1", "int64"),
+        "relative_l2": _NUMBER,
+        "vrmse": _NUMBER,
+        "baseline_mean": _NUMBER,
+        "baseline_nearest": _NUMBER,
+        "band_errors": Field(("sample", "band"), "1", "float64"),
+    },
+)
+
+
+@dataclass(frozen=True)
+class Evaluate(Stage):
+    """Predicts unseen members and compares with the truth and with two baselines.
+
+    The baselines are the mean of the training outputs and the output of the training member whose
+    inputs are nearest.
+
+    Attributes
+    ----------
+    members : {"test", "all"}
+        ``test``: the members that training left out. ``all``: every member, for an ensemble
+        that training has not seen; refused for the one it has.
+    """
+
+    name: ClassVar[str] = "evaluate"
+    inputs: ClassVar[Mapping[str, Schema]] = {"model": MODEL, "ensemble": ENSEMBLE, "training": ENSEMBLE}
+    output: ClassVar[Schema] = EVALUATION
+    members: Literal["test", "all"] = "test"
+
+    def check(self, inputs: Mapping[str, Artifact]) -> None:
+        """Also refuse a model that was not trained on ``training``, and ``all`` on seen members."""
+        super().check(inputs)
+        seen = inputs["model"].attributes["ensemble"]
+        if seen != inputs["training"].digest:
+            raise Invalid(f"{inputs['model'].path} was not trained on {inputs['training'].path}")
+        if self.members == "all" and inputs["ensemble"].digest == seen:
+            raise Invalid("the model was trained on members of this ensemble; evaluate it with members='test'")
+
+    def run(self, inputs: Mapping[str, Artifact], out: Writer, ctx: Context) -> None:
+        """Predict and score."""
+        from sciflow.samples import Stored
+
+        model = load_model(inputs["model"])
+        names = tuple(model.signature.inputs), tuple(model.signature.outputs)
+        chosen = inputs["model"].read("test_members") if self.members == "test" else None
+        test = Stored(inputs["ensemble"], *names, chosen)
+        seen = Stored(inputs["training"], *names, inputs["model"].read("train_members")).all()
+        batch = test.all()
+        ctx.progress(0, len(test), "test members")
+        predicted = model.predict(batch.x)
+        ctx.progress(len(test), len(test), "test members")
+        out.write("members", test.members, EVALUATION["members"])
+        score(predicted, batch, test.signature, out)
+        baselines(seen, batch, out)
+        examples(predicted, batch, test.signature, out)
+        out.describe(
+            model=inputs["model"].digest,
+            ensemble=inputs["ensemble"].digest,
+            outputs=list(names[1]),
+            signature=test.signature.to_json(),
+        )
+
+
+def score(predicted: Mapping[str, np.ndarray], batch: Batch, signature: Signature, out: Writer) -> None:
+    """Write the error measures: the root mean square over the outputs where there are several."""
+    import numpy as np
+
+    from sciflow import metrics
+
+    rows: dict[str, list[np.ndarray]] = {"relative_l2": [], "vrmse": [], "band_errors": []}
+    for name, truth in batch.y.items():
+        axes = signature.outputs[name].axes
+        space = [1 + i for i, axis in enumerate(axes) if axis != "time"]
+        periodic = [i for i in space if axes[i - 1] in signature.periodic]
+        guess = predicted[name]
+        rows["relative_l2"].append(metrics.relative_l2(guess, truth))
+        rows["vrmse"].append(metrics.vrmse(guess, truth))
+        rows["band_errors"].append(metrics.band_errors(guess, truth, space, periodic))
+        unit = signature.outputs[name].unit
+        safe = name.replace("[", "_").replace("]", "").replace("-", "m")
+        out.write(f"maximum_error_{safe}", metrics.maximum_error(guess, truth), Field(("sample",), unit, "float64"))
+    for name, values in rows.items():
+        out.write(name, np.sqrt(np.mean(np.square(values), axis=0)), EVALUATION[name])
+
+
+def baselines(seen: Batch, batch: Batch, out: Writer) -> None:
+    """Write the relative L2 errors of the mean predictor and of the nearest training member."""
+    import numpy as np
+
+    from sciflow import metrics
+
+    nearest = nearest_member(seen.x, batch.x)
+    mean_rows, near_rows = [], []
+    for name, truth in batch.y.items():
+        centre = np.broadcast_to(seen.y[name].mean(axis=0), truth.shape) if same_grid(seen, batch, name) else None
+        if centre is None or nearest is None:
+            nothing = np.full(len(truth), np.nan)
+            mean_rows.append(nothing)
+            near_rows.append(nothing)
+            continue
+        mean_rows.append(metrics.relative_l2(centre, truth))
+        near_rows.append(metrics.relative_l2(seen.y[name][nearest], truth))
+    out.write("baseline_mean", np.sqrt(np.mean(np.square(mean_rows), axis=0)), EVALUATION["baseline_mean"])
+    out.write("baseline_nearest", np.sqrt(np.mean(np.square(near_rows), axis=0)), EVALUATION["baseline_nearest"])
+
+
+def same_grid(a: Batch, b: Batch, name: str) -> bool:
+    """Whether an output has the same shape in both batches."""
+    return a.y[name].shape[1:] == b.y[name].shape[1:]
+
+
+def nearest_member(seen: Mapping[str, np.ndarray], asked: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """Row of `seen` nearest to each row of `asked`, every input scaled by its spread.
+
+    Parameters
+    ----------
+    seen, asked : mapping of str to ndarray, shape (sample, ...)
+
+    Returns
+    -------
+    ndarray of int, shape (sample,), or None
+        None where the inputs are on different grids.
+    """
+    import numpy as np
+
+    total: np.ndarray | None = None
+    for name, values in asked.items():
+        if values.shape[1:] != seen[name].shape[1:]:
+            return None
+        a = values.reshape(len(values), -1).astype(np.float64)
+        b = seen[name].reshape(len(seen[name]), -1).astype(np.float64)
+        spread = b.std(axis=0)
+        scale = np.sqrt(np.mean(spread**2)) or 1.0
+        a, b = a / scale / np.sqrt(a.shape[1]), b / scale / np.sqrt(b.shape[1])
+        distance = (a**2).sum(1)[:, None] - 2 * a @ b.T + (b**2).sum(1)[None]
+        total = distance if total is None else total + distance
+    assert total is not None
+    return np.argmin(total, axis=1)
+
+
+def examples(predicted: Mapping[str, np.ndarray], batch: Batch, signature: Signature, out: Writer) -> None:
+    """Keep truth and prediction of the best, median and worst member of the first output."""
+    import numpy as np
+
+    from sciflow import metrics
+
+    name = next(iter(batch.y))
+    errors = metrics.relative_l2(predicted[name], batch.y[name])
+    order = np.argsort(errors, kind="stable")
+    pick = order[[0, len(order) // 2, -1]]
+    field = signature.outputs[name]
+    kept = Field(("example", *field.axes), field.unit, field.dtype)
+    for axis in field.axes:
+        size = batch.y[name].shape[1 + field.axes.index(axis)]
+        unit = "s" if axis == "time" else "m"
+        coordinates = np.asarray(signature.coordinates[axis], dtype=np.float64)
+        out.write(axis, coordinates[:size], Field((axis,), unit, "float64"))
+    out.write("example_truth", batch.y[name][pick], kept)
+    out.write("example_prediction", predicted[name][pick], kept)
+    out.write("example_sample", pick, Field(("example",), "1", "int64", "position in members"))
+    out.describe(example_of=name)

@@ -1,0 +1,230 @@
+"""The ``train`` stage: fits a surrogate to an ensemble, with checkpoints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from sciflow.errors import Failed, Invalid, NotFound
+from sciflow.registry import registry, require
+from sciflow.schema import Field, Schema
+from sciflow.stage import Stage
+from sciflow.stages.simulate import ENSEMBLE
+from sciflow.surrogate import Arrays, Model, Surrogate
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from sciflow.artifact import Artifact
+    from sciflow.context import Context
+    from sciflow.store import Writer
+
+_MEMBERS = Field(("sample",), "1", "int64")
+MODEL = Schema(
+    "model",
+    {"train_members": _MEMBERS, "valid_members": _MEMBERS, "test_members": _MEMBERS},
+)
+
+
+@dataclass(frozen=True)
+class Train(Stage):
+    """Fits a surrogate to the members of an ensemble.
+
+    Attributes
+    ----------
+    surrogate : Surrogate
+        What to fit.
+    inputs_of : tuple of str
+        Fields and parameters it maps from; ``"u[0]"`` selects a time level.
+    outputs_of : tuple of str
+        Fields it maps to.
+    train, valid : float
+        Fractions of the members; the rest is never seen and kept for evaluation.
+    checkpoint_every : int
+        Epochs between checkpoints.
+    seed : int
+        Decides the split and every random choice of the training.
+    """
+
+    name: ClassVar[str] = "train"
+    inputs: ClassVar[Mapping[str, Schema]] = {"ensemble": ENSEMBLE}
+    output: ClassVar[Schema] = MODEL
+    surrogate: Surrogate
+    inputs_of: tuple[str, ...]
+    outputs_of: tuple[str, ...]
+    train: float = 0.8
+    valid: float = 0.05
+    checkpoint_every: int = 5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not (0 < self.train < 1 and 0 < self.valid < 1 and self.train + self.valid < 1):
+            raise Invalid(
+                f"train and valid are fractions that leave some members for the test, got {self.train} and {self.valid}"
+            )
+        if not self.inputs_of or not self.outputs_of:
+            raise Invalid("name at least one input and one output field")
+        if self.checkpoint_every < 1:
+            raise Invalid(f"checkpoint_every must be at least 1, got {self.checkpoint_every}")
+
+    def identity(self) -> dict[str, object]:
+        """How often it is saved does not change the result."""
+        config = self.to_json()
+        del config["checkpoint_every"]
+        return config
+
+    def check(self, inputs: Mapping[str, Artifact]) -> None:
+        """Also refuse fields that the ensemble does not have."""
+        super().check(inputs)
+        require(self.surrogate)
+        from sciflow.samples import Stored
+
+        Stored(inputs["ensemble"], self.inputs_of, self.outputs_of, members=())
+
+    def run(self, inputs: Mapping[str, Artifact], out: Writer, ctx: Context) -> None:
+        """Fit, keeping checkpoints, and store the model."""
+        import numpy as np
+
+        from sciflow.samples import Stored
+
+        ensemble = inputs["ensemble"]
+        good = np.flatnonzero(ensemble.read("status") == 1)
+        parts = split(good, self.train, self.valid, self.seed)
+        samples, valid = (Stored(ensemble, self.inputs_of, self.outputs_of, p) for p in parts[:2])
+        kept = Checkpoints(out.scratch)
+        history, resume = kept.latest()
+        if history:
+            ctx.log.info("training goes on after epoch %d", len(history))
+        fit = self.surrogate.fit(samples, valid, ctx, resume)
+        while True:
+            try:
+                report = next(fit)
+            except StopIteration as end:
+                model: Model = end.value
+                break
+            history.append(dict(report.metrics))
+            ctx.metric(report.epoch, **report.metrics)
+            ctx.progress(report.epoch, report.epochs, "epochs")
+            if report.epoch % self.checkpoint_every == 0 and report.epoch < report.epochs:
+                kept.save(history, report.checkpoint())
+        for name, members in zip(MODEL, parts, strict=True):
+            out.write(name, members, _MEMBERS)
+        store_model(self.surrogate, model, history, out)
+        out.describe(ensemble=ensemble.digest)
+
+
+def split(members: np.ndarray, train: float, valid: float, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Disjoint training, validation and test members that cover all.
+
+    Parameters
+    ----------
+    members : ndarray of int, shape (sample,)
+        Members with a result.
+    train, valid : float
+        Fractions; every part gets at least one member.
+    seed : int
+        Decides who goes where.
+
+    Raises
+    ------
+    Invalid
+        If there are fewer than three members.
+    """
+    import numpy as np
+
+    if len(members) < 3:
+        raise Invalid(f"{len(members)} members with a result cannot be split into training, validation and test")
+    order = np.random.default_rng(seed).permutation(members)
+    n_valid = max(1, round(valid * len(order)))
+    n_train = min(max(1, round(train * len(order))), len(order) - n_valid - 1)
+    return np.sort(order[:n_train]), np.sort(order[n_train : n_train + n_valid]), np.sort(order[n_train + n_valid :])
+
+
+class Checkpoints:
+    """Checkpoints of a training run as ``.npz`` files, newest last; no pickle in them.
+
+    Parameters
+    ----------
+    directory : Path
+        Where they are; survives a kill.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def save(self, history: list[dict[str, float]], state: Arrays) -> None:
+        """Write one checkpoint whole or not at all, and drop the older ones."""
+        import numpy as np
+
+        path = self._directory / f"checkpoint-{len(history):06d}.npz"
+        temporary = path.with_suffix(".partial")
+        text = np.frombuffer(json.dumps(history).encode(), dtype=np.uint8)
+        with temporary.open("wb") as file:
+            np.savez(file, **{"history": text, **{f"state:{k}": v for k, v in state.items()}})
+            file.flush()
+            import os
+
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        for old in sorted(self._directory.glob("checkpoint-*.npz"))[:-1]:
+            old.unlink()
+
+    def latest(self) -> tuple[list[dict[str, float]], dict[str, np.ndarray] | None]:
+        """The newest readable checkpoint, or an empty history and None."""
+        import zipfile
+
+        import numpy as np
+
+        for path in sorted(self._directory.glob("checkpoint-*.npz"), reverse=True):
+            try:
+                with np.load(path, allow_pickle=False) as data:
+                    history: list[dict[str, float]] = json.loads(bytes(data["history"]))
+                    return history, {
+                        k.removeprefix("state:"): data[k] for k in data.files if k.startswith("state:")
+                    }
+            except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+                path.unlink()
+        return [], None
+
+
+def store_model(surrogate: Surrogate, model: Model, history: list[dict[str, float]], out: Writer) -> None:
+    """Write a fitted model, its configuration and its learning curves into an artifact."""
+    import numpy as np
+
+    state = model.state()
+    for i, (_, values) in enumerate(state.items()):
+        array = np.asarray(values)
+        axes = tuple(f"axis_{k}" for k in range(array.ndim))
+        out.write(f"state_{i}", array, Field(axes, "any", str(array.dtype)))
+    for metric in sorted({k for row in history for k in row}):
+        curve = np.array([row.get(metric, np.nan) for row in history])
+        out.write(f"history_{metric}", curve, Field(("epoch",), "any", "float64"))
+    out.describe(
+        surrogate=surrogate.to_json(), signature=model.signature.to_json(), state=list(state)
+    )
+
+
+def load_model(artifact: Artifact) -> Model:
+    """The fitted model in a ``model`` artifact.
+
+    Raises
+    ------
+    Invalid
+        If the artifact is not a model or does not fit its surrogate.
+    """
+    from sciflow.samples import Signature
+
+    about: dict[str, Any] = artifact.attributes
+    if "surrogate" not in about:
+        raise Invalid(f"{artifact.path} holds no fitted surrogate")
+    surrogate = registry().build(about["surrogate"], kind="surrogate")
+    assert isinstance(surrogate, Surrogate)
+    require(surrogate)
+    state = {name: artifact.read(f"state_{i}") for i, name in enumerate(about["state"])}
+    return surrogate.load(state, Signature.from_json(about["signature"]))
+
+
+__all__ = ["MODEL", "Checkpoints", "Failed", "NotFound", "Train", "load_model", "split", "store_model"]

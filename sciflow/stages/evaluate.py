@@ -91,7 +91,7 @@ def score(predicted: Mapping[str, np.ndarray], batch: Batch, signature: Signatur
     """Write the error measures: the root mean square over the outputs where there are several."""
     import numpy as np
 
-    from sciflow import metrics
+    from sciflow.stages import metrics
 
     rows: dict[str, list[np.ndarray]] = {"relative_l2": [], "vrmse": [], "band_errors": []}
     for name, truth in batch.y.items():
@@ -113,7 +113,7 @@ def baselines(seen: Batch, batch: Batch, out: Writer) -> None:
     """Write the relative L2 errors of the mean predictor and of the nearest training member."""
     import numpy as np
 
-    from sciflow import metrics
+    from sciflow.stages import metrics
 
     nearest = nearest_member(seen.x, batch.x)
     mean_rows, near_rows = [], []
@@ -168,7 +168,7 @@ def examples(predicted: Mapping[str, np.ndarray], batch: Batch, signature: Signa
     """Keep truth and prediction of the best, median and worst member of the first output."""
     import numpy as np
 
-    from sciflow import metrics
+    from sciflow.stages import metrics
 
     name = next(iter(batch.y))
     errors = metrics.relative_l2(predicted[name], batch.y[name])

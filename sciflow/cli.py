@@ -1,0 +1,256 @@
+"""``sciflow``: run, plan, show, plugins, doctor, serve."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+DESCRIPTION = "Workflows for scientific machine learning: solvers over MPI, zarr between the stages, operators."
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(prog="sciflow", description=DESCRIPTION)
+    top.add_argument("--version", action="store_true", help="print the version and exit")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND")
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, description=text)
+
+    for name, text in (
+        ("run", "run a flow"),
+        ("plan", "show what a flow would run and what is there already, running nothing"),
+    ):
+        one = command(name, text)
+        one.add_argument("flow", help="a file, or file.py:name where it holds several flows")
+        one.add_argument(
+            "--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter, as surrogate.epochs=20"
+        )
+        one.add_argument("--params", metavar="FILE", help="parameters from a JSON, TOML or YAML file")
+        one.add_argument("--store", metavar="DIR", help="where artifacts are (default: sciflow-store)")
+        if name == "run":
+            one.add_argument(
+                "--engine",
+                choices=("auto", "prefect", "plain"),
+                default="auto",
+                help="auto: Prefect, or plain where no server can be had",
+            )
+    show = command("show", "show an artifact: fields, units, provenance")
+    show.add_argument("artifact", help="its directory, or the start of its name in the store")
+    show.add_argument("--store", metavar="DIR", help="where artifacts are (default: sciflow-store)")
+    show.add_argument("--verify", action="store_true", help="hash every file")
+    plugins = command("plugins", "list components: what each needs, what is missing, what is broken")
+    plugins.add_argument("--json", action="store_true", help="as JSON")
+    command("doctor", "check dolfinx, PETSc, MPI, Slurm, GPU, Prefect, BLAS and threads on this machine")
+    serve = command("serve", "offer flows in the Prefect UI")
+    serve.add_argument("flows", nargs="*", help="files (default: flows/*.py)")
+    serve.add_argument("--host", default="127.0.0.1", help="address of the server; not loopback: asks for a token")
+    serve.add_argument("--stop", action="store_true", help="stop the local server instead")
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    top = parser()
+    options = top.parse_args(arguments)
+    if options.version:
+        from sciflow.provenance import version_of
+
+        print(version_of("sciflow"))
+        return 0
+    if options.command is None:
+        top.print_help()
+        return 0
+    from sciflow.errors import SciflowError
+
+    actions: dict[str, Callable[[argparse.Namespace], int]] = {
+        "run": _run,
+        "plan": _plan,
+        "show": _show,
+        "plugins": _plugins,
+        "doctor": _doctor,
+        "serve": _serve,
+    }
+    try:
+        return actions[options.command](options)
+    except SciflowError as error:
+        print(f"sciflow: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("sciflow: interrupted; what was finished is kept, run again to go on", file=sys.stderr)
+        return 130
+
+
+def _store(options: argparse.Namespace) -> Any:
+    from sciflow.flow import default_store
+    from sciflow.store import Store
+
+    return Store(options.store) if options.store else default_store()
+
+
+def _prepare_engine(wish: str) -> str:
+    """Decide on the engine before Prefect is imported; returns ``prefect`` or ``plain``."""
+    from sciflow.errors import Failed
+    from sciflow.prefect_engine import QUIET, ensure_server
+
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    if wish == "plain":
+        return "plain"
+    try:
+        url = ensure_server()
+    except Failed as error:
+        if wish == "prefect":
+            raise
+        print(f"sciflow: no Prefect server ({str(error).splitlines()[0]}); going on without", file=sys.stderr)
+        return "plain"
+    if url:
+        print(f"Prefect UI: {url}   (stop it with: sciflow serve --stop)", file=sys.stderr)
+    return "prefect"
+
+
+def _run(options: argparse.Namespace) -> int:
+    import asyncio
+
+    from sciflow import flow as engine
+    from sciflow.console import Console
+    from sciflow.errors import SciflowError
+    from sciflow.loading import load_flow, parameters_of
+
+    which = _prepare_engine(options.engine)
+    if which == "prefect":
+        os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+    found = load_flow(options.flow)
+    parameters = parameters_of(found.fn, options.set, options.params)
+    here = engine.Session(
+        _store(options), found.fn.__name__, engine._json_of(parameters), which, listener=Console()
+    )
+    token = engine._SESSION.set(here)
+    try:
+        result = asyncio.run(found(**parameters) if which == "prefect" else found.fn(**parameters))
+    except SciflowError:
+        raise
+    finally:
+        engine._SESSION.reset(token)
+    if isinstance(result, Path):
+        print(f"report: {result}")
+    elif result is not None:
+        print(result)
+    return 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    import asyncio
+
+    from sciflow import flow as engine
+    from sciflow.console import Console
+    from sciflow.loading import load_flow, parameters_of
+    from sciflow.prefect_engine import QUIET
+
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    found = load_flow(options.flow)
+    parameters = parameters_of(found.fn, options.set, options.params)
+    here = engine.Session(_store(options), found.fn.__name__, listener=Console(sys.stdout), planning=True)
+    token = engine._SESSION.set(here)
+    try:
+        asyncio.run(found.fn(**parameters))
+    except engine.PlanEnds as end:
+        print(end)
+    finally:
+        engine._SESSION.reset(token)
+    return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    import json
+
+    from sciflow.store import open_artifact
+
+    artifact = open_artifact(options.artifact, _store(options))
+    if options.verify:
+        artifact.verify(full=True)
+    print(f"{artifact.schema.kind}  {artifact.path}\ndigest  {artifact.digest}")
+    print("every file has the published content\n" if options.verify else "")
+    rows = [
+        (name, " x ".join(f"{a} {n}" for a, n in zip(f.axes, artifact.array(name).shape, strict=True)), f.dtype, f.unit)
+        for name, f in artifact.schema.fields.items()
+    ]
+    _table(("field", "axes", "type", "unit"), rows)
+    p = artifact.provenance
+    print(f"\nmade by {p['stage']['component']} on {p['host']} in {p['end'] - p['start']:.2f} s")
+    print(json.dumps({k: p[k] for k in ("stage", "inputs", "versions", "commit", "seed", "resources")}, indent=2))
+    return 0
+
+
+def _plugins(options: argparse.Namespace) -> int:
+    from sciflow.registry import missing, registry
+
+    found = registry()
+    rows = []
+    for cls, plugin in found.components():
+        absent = missing(cls)
+        rows.append((cls.name, cls.kind, plugin.label, f"needs {', '.join(absent)}" if absent else "ready"))
+    broken = [p for p in found.plugins if p.error]
+    if options.json:
+        import json
+
+        keys = ("name", "kind", "distribution", "state")
+        document = {
+            "components": [dict(zip(keys, row, strict=True)) for row in rows],
+            "broken": [{"plugin": p.name, "distribution": p.label, "error": p.error} for p in broken],
+        }
+        print(json.dumps(document, indent=2))
+        return 0
+    _table(("name", "kind", "distribution", "state"), rows)
+    for plugin in broken:
+        print(f"\nbroken: {plugin.name} of {plugin.label} ({plugin.module})\n  {plugin.error}")
+    return 0
+
+
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    widths = [max(len(r[i]) for r in (head, *rows)) for i in range(len(head))]
+    for row in (head, *rows):
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from sciflow.doctor import checks
+
+    bad = 0
+    for check in checks():
+        mark = {"ok": "ok", "absent": "--", "bad": "!!"}[check.state]
+        bad += check.state == "bad"
+        print(f"{mark}  {check.name:<12} {check.found}", flush=True)
+        if check.advice:
+            print(f"{'':17}{check.advice}")
+    return 1 if bad else 0
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from sciflow import prefect_engine
+
+    if options.stop:
+        print("stopped" if prefect_engine.stop_server() else "no local Prefect server was running")
+        return 0
+    from sciflow.errors import NotFound
+    from sciflow.loading import flows_in
+
+    files = [Path(f) for f in options.flows] or sorted(Path("flows").glob("*.py"))
+    if not files:
+        raise NotFound("no flow files: name some, or start this where there is a flows/ directory")
+    url = prefect_engine.ensure_server(options.host)
+    from prefect import serve
+
+    deployments = [f.to_deployment(name="local") for file in files for f in flows_in(file).values()]
+    print(f"Prefect UI: {url or os.environ['PREFECT_API_URL']}  ({len(deployments)} flows; Ctrl-C ends)", flush=True)
+    serve(*deployments)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

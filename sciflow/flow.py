@@ -1,0 +1,389 @@
+"""``run`` and ``report``: what a flow awaits; the same under Prefect and on the plain engine."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sciflow.artifact import Artifact, explain_os_error
+from sciflow.context import Context, Event
+from sciflow.errors import Cancelled, Failed, Invalid
+from sciflow.executor import Executor, JobState, Resources
+from sciflow.jobs import EventHandler, EventLog, JobSpec
+from sciflow.provenance import collect, components_in, recipe_of
+from sciflow.registry import require
+from sciflow.store import Store
+
+if TYPE_CHECKING:
+    from sciflow.stage import Stage
+    from sciflow.store import Writer
+
+
+@dataclass
+class Record:
+    """How one stage of a run went.
+
+    Attributes
+    ----------
+    stage : Stage
+        What ran.
+    inputs : mapping of str to Artifact
+        What it read.
+    state : str
+        ``cached``, ``computed``, ``failed`` or ``cancelled``.
+    seconds : float
+        Wall time, s.
+    artifact : Artifact or None
+        What it wrote.
+    reason : str
+        Why it failed.
+    """
+
+    stage: Stage
+    inputs: Mapping[str, Artifact]
+    state: str
+    seconds: float
+    artifact: Artifact | None = None
+    reason: str = ""
+
+
+@dataclass
+class Session:
+    """One run of a flow.
+
+    Attributes
+    ----------
+    store : Store
+        Where artifacts are.
+    name : str
+        Of the flow.
+    parameters : mapping
+        It was started with, plain JSON.
+    engine : str
+        ``plain`` or ``prefect``.
+    listener : callable
+        Gets every event with the name of its stage.
+    planning : bool
+        Nothing is run; `run` only says what would be.
+    """
+
+    store: Store
+    name: str = "flow"
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    engine: str = "plain"
+    listener: Callable[[str, Event], None] = lambda stage, event: None
+    planning: bool = False
+    records: list[Record] = field(default_factory=list)
+    start: float = field(default_factory=time.time)
+
+    @property
+    def directory(self) -> Path:
+        """The run's own directory below the store."""
+        stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(self.start))
+        return self.store.root / "runs" / f"{self.name}-{stamp}-{os.getpid()}"
+
+
+class PlanEnds(Invalid):
+    """A flow that is only planned looked into a result that is not there yet."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """Stands for an artifact that a plan would have to compute first."""
+
+    name: str
+    recipe: str
+
+    def __getattr__(self, attribute: str) -> Any:
+        raise PlanEnds(f"the plan ends here: the flow looks into the result of {self.name!r}, which is not there yet")
+
+
+_SESSION: ContextVar[Session | None] = ContextVar("sciflow_session", default=None)
+_BY_FLOW_RUN: dict[str, Session] = {}
+
+
+def default_store() -> Store:
+    """The store named by ``SCIFLOW_STORE``, else ``sciflow-store`` below the working directory."""
+    return Store(os.environ.get("SCIFLOW_STORE", "sciflow-store"))
+
+
+def _flow_run() -> Any:
+    """Prefect's context of the current flow run, without importing Prefect for it."""
+    context = sys.modules.get("prefect.context")
+    return context.FlowRunContext.get() if context is not None else None
+
+
+def session() -> Session:
+    """The session of the current run; made on first use in a flow that Prefect itself started."""
+    here = _SESSION.get()
+    if here is not None:
+        return here
+    run_context = _flow_run()
+    if run_context is None or run_context.flow_run is None:
+        made = Session(default_store(), "script")
+        _SESSION.set(made)
+        return made
+    key = str(run_context.flow_run.id)
+    if key not in _BY_FLOW_RUN:
+        name = re.sub(r"\W+", "_", run_context.flow.name)
+        parameters = _json_of(run_context.parameters or {})
+        _BY_FLOW_RUN[key] = Session(default_store(), name, parameters, "prefect")
+    return _BY_FLOW_RUN[key]
+
+
+def _json_of(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    from sciflow.component import _plain
+
+    return {name: _plain(value) for name, value in parameters.items()}
+
+
+async def run(
+    stage: Stage,
+    /,
+    *,
+    executor: Executor | None = None,
+    resources: Resources | None = None,
+    **inputs: Artifact,
+) -> Artifact:
+    """Run a stage, or reuse its result if it is there.
+
+    Parameters
+    ----------
+    stage : Stage
+        With its configuration.
+    executor : Executor or None
+        Where it runs; None runs it in this process (an ensemble chooses ``mpi`` where its problem
+        needs it).
+    resources : Resources or None
+        What it gets. Neither is part of the result's identity.
+    **inputs : Artifact
+        By the names in ``stage.inputs``.
+
+    Returns
+    -------
+    Artifact
+        Published and verified. Independent calls run concurrently (``asyncio.gather``).
+
+    Raises
+    ------
+    Invalid
+        If configuration and inputs do not fit together.
+    Missing
+        If software that the stage needs is not installed.
+    Failed
+        If it did not end well, with the reason.
+    Cancelled
+        If the run was cancelled.
+    """
+    here = session()
+    if here.planning:
+        return _plan(stage, inputs, here)
+    work = Work(stage, inputs, executor, resources or Resources(), here)
+    if _flow_run() is not None:
+        from sciflow.prefect_engine import run_task
+
+        return await run_task(work)
+    for attempt in range(stage.retries + 1):
+        try:
+            return await work.go()
+        except Failed:
+            if attempt == stage.retries:
+                raise
+    raise AssertionError("unreachable")
+
+
+def _plan(stage: Stage, inputs: Mapping[str, Any], here: Session) -> Any:
+    waiting = [n for n, a in inputs.items() if isinstance(a, Planned)]
+    event: Event = {"event": "end", "seconds": 0.0}
+    if waiting:
+        here.listener(stage.name, {**event, "state": "would run", "detail": f"after {', '.join(waiting)}"})
+        return Planned(stage.name, "")
+    stage.check(inputs)
+    recipe = recipe_of(stage, inputs)
+    found = here.store.find(stage.output.kind, recipe)
+    state, detail = ("cached", str(found.path)) if found else ("would run", f"recipe {recipe[:16]}")
+    here.listener(stage.name, {**event, "state": state, "detail": detail})
+    return found or Planned(stage.name, recipe)
+
+
+class Work:
+    """One awaited stage of one run: looks for the result, else makes it in a thread.
+
+    Parameters
+    ----------
+    stage, inputs, executor, resources
+        See `run`.
+    here : Session
+        The run.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        inputs: Mapping[str, Artifact],
+        executor: Executor | None,
+        resources: Resources,
+        here: Session,
+    ) -> None:
+        self.stage, self.inputs, self.executor, self.resources, self.here = stage, inputs, executor, resources, here
+        self.cached = False
+        self.listener: Callable[[Event], None] | None = None
+        self._cancelled = threading.Event()
+        self._log: EventLog | None = None
+
+    def emit(self, event: Event) -> None:
+        """Send an event to the run directory, the terminal and the Prefect UI."""
+        if self._log is not None:
+            self._log(event)
+        self.here.listener(self.stage.name, event)
+        if self.listener is not None:
+            self.listener(event)
+
+    async def go(self) -> Artifact:
+        """Reuse or compute the result; cancelling this coroutine stops the stage first."""
+        begin = time.monotonic()
+        record = Record(self.stage, self.inputs, "failed", 0.0)
+        self.here.records.append(record)
+        self.emit({"event": "begin"})
+        try:
+            found = self._find()
+            record.artifact = found or await self._in_thread()
+            record.state = "cached" if self.cached else "computed"
+            return record.artifact
+        except BaseException as error:
+            stopped = isinstance(error, Cancelled | asyncio.CancelledError)
+            record.state = "cancelled" if stopped else "failed"
+            record.reason = f"{type(error).__name__}: {error}"
+            raise
+        finally:
+            record.seconds = time.monotonic() - begin
+            detail = record.reason or str(record.artifact.path if record.artifact else "")
+            self.emit({"event": "end", "state": record.state, "seconds": record.seconds, "detail": detail})
+
+    def _find(self) -> Artifact | None:
+        for component in components_in(self.stage):
+            require(component)
+        self.stage.check(self.inputs)
+        self.recipe = recipe_of(self.stage, self.inputs)
+        found = self.here.store.find(self.stage.output.kind, self.recipe)
+        self.cached = found is not None
+        return found
+
+    async def _in_thread(self) -> Artifact:
+        running = asyncio.get_running_loop().run_in_executor(None, self._make)
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            self._cancelled.set()
+            await asyncio.wait([running])
+            if not running.cancelled():
+                running.exception()
+            raise
+
+    def _make(self) -> Artifact:
+        store, stage = self.here.store, self.stage
+        told = False
+        while True:
+            try:
+                with store.writer(stage.output, self.recipe) as out:
+                    # Another process may have published it while this one waited.
+                    found = store.find(stage.output.kind, self.recipe)
+                    if found is not None:
+                        self.cached = True
+                        return found
+                    return self._write(out)
+            except BlockingIOError:
+                if not told:
+                    self.emit(_log_event("WARNING", "another run is computing this; waiting for it"))
+                    told = True
+                if self._cancelled.wait(0.5):
+                    raise Cancelled("the run was cancelled") from None
+            except OSError as error:
+                raise explain_os_error(error, store.root, "what was finished is kept") from error
+
+    def _write(self, out: Writer) -> Artifact:
+        start = time.time()
+        self._log = EventLog(self.here.directory / "stages" / f"{self.stage.name}-{self.recipe[:8]}")
+        if self.executor is not None and not self.stage.orchestrates:
+            self._submit(out)
+        else:
+            log = logging.getLogger(f"sciflow.{self.stage.name}.{self.recipe[:8]}")
+            log.propagate = False
+            log.setLevel(logging.INFO)
+            handler = EventHandler(self.emit)
+            log.addHandler(handler)
+            ctx = Context(
+                getattr(self.stage, "seed", 0), out.scratch, log=log, emit=self.emit,
+                executor=self.executor, resources=self.resources, cancelled=self._cancelled,
+            )  # fmt: skip
+            try:
+                self.stage.run(self.inputs, out, ctx)
+            finally:
+                log.removeHandler(handler)
+        return out.publish(collect(self.stage, self.inputs, self.resources, start, time.time()))
+
+    def _submit(self, out: Writer) -> None:
+        assert self.executor is not None
+        entries = {n: {"path": str(a.path), "digest": a.digest} for n, a in self.inputs.items()}
+        seed = getattr(self.stage, "seed", 0)
+        spec = JobSpec("stage", self.stage.to_json(), str(out.path), entries, seed=seed)
+        job = self.executor.submit(spec, out.scratch / f"job-{spec.nonce[:12]}", self.resources)
+        while job.wait(0.2) == JobState.RUNNING:
+            for event in job.events():
+                self.emit(event)
+            if self._cancelled.is_set():
+                job.cancel()
+                raise Cancelled("the run was cancelled")
+        for event in job.events():
+            self.emit(event)
+        if job.state() != JobState.DONE:
+            raise Failed(f"stage {self.stage.name!r}: {job.reason()} (run directory {job.directory})")
+        out.refresh()
+
+
+def _log_event(level: str, message: str) -> Event:
+    return {"event": "log", "level": level, "message": message}
+
+
+async def report(title: str, *artifacts: Artifact) -> Path:
+    """Write the run's report: one self-contained HTML file.
+
+    Parameters
+    ----------
+    title : str
+        Its heading.
+    *artifacts : Artifact
+        What it shows, in this order: designs, ensembles, models, evaluations, or anything that a
+        plugin's ``sciflow_report`` hook knows.
+
+    Returns
+    -------
+    Path
+        Of the file; Prefect shows its main figures as an artifact too.
+    """
+    here = session()
+    if here.planning:
+        return here.directory / "report.html"
+    from sciflow.report import build
+
+    loop = asyncio.get_running_loop()
+    document = await loop.run_in_executor(None, build, title, artifacts, here)
+    path = here.directory / "report.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(document.html)
+    if _flow_run() is not None:
+        from sciflow.prefect_engine import publish_report
+
+        await publish_report(title, document, path)
+    here.listener("report", {"event": "end", "state": "written", "seconds": 0.0, "detail": str(path)})
+    return path

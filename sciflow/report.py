@@ -1,0 +1,420 @@
+"""The report of a run: one self-contained HTML file with plots, and its short form in markdown."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sciflow.artifact import Artifact
+from sciflow.console import duration
+from sciflow.registry import registry
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from sciflow.flow import Session
+
+INK, BLUE, ORANGE, GREY = "#1b2430", "#2368b0", "#d9772b", "#9aa5b1"
+_DRAWING = threading.Lock()
+
+_STYLE = """
+:root{color-scheme:light}*{box-sizing:border-box}
+body{font:15px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;color:#1b2430;background:#f4f6f8;margin:0}
+main{max-width:1080px;margin:0 auto;padding:32px 24px 64px}
+h1{font-size:30px;margin:0 0 4px}h2{font-size:19px;margin:0 0 12px}
+.sub{color:#5b6773;margin:0 0 24px}
+section{background:#fff;border:1px solid #e1e6eb;border-radius:10px;padding:20px 24px;margin:0 0 20px}
+.figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(170px,1fr));gap:12px;margin:0 0 20px}
+.figure{background:#fff;border:1px solid #e1e6eb;border-radius:10px;padding:14px 18px}
+.figure b{display:block;font-size:25px;font-weight:650}.figure span{color:#5b6773;font-size:13px}
+table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
+th,td{text-align:left;padding:6px 12px 6px 0;border-bottom:1px solid #eef1f4;vertical-align:top}
+th{color:#5b6773;font-weight:600;font-size:13px}
+img{max-width:100%;height:auto;display:block;margin:6px auto}
+.bar{height:8px;border-radius:4px;background:#2368b0;min-width:2px}.cached{background:#b9c6d3}
+pre{background:#f4f6f8;border-radius:8px;padding:12px;overflow:auto;font-size:12.5px;margin:8px 0}
+details>summary{cursor:pointer;color:#2368b0}code{font-size:12.5px}
+"""
+
+
+@dataclass(frozen=True)
+class Document:
+    """A report.
+
+    Attributes
+    ----------
+    html : str
+        The whole page; loads nothing from elsewhere.
+    markdown : str
+        Main figures and pictures, for the Prefect UI.
+    """
+
+    html: str
+    markdown: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of the report.
+
+    Attributes
+    ----------
+    title : str
+        Its heading.
+    body : str
+        HTML.
+    figures : tuple of (str, str)
+        Numbers for the top of the page: value and what it is.
+    short : str
+        Markdown for the Prefect UI; empty to leave the section out there.
+    """
+
+    title: str
+    body: str
+    figures: tuple[tuple[str, str], ...] = ()
+    short: str = ""
+
+
+def build(title: str, artifacts: Sequence[Artifact], here: Session) -> Document:
+    """Make the report of a run.
+
+    Parameters
+    ----------
+    title : str
+        Its heading.
+    artifacts : sequence of Artifact
+        What to show; evaluations come first.
+    here : Session
+        The run: parameters, stages and their times.
+    """
+    known = {"design": _design, "ensemble": _ensemble, "model": _model, "evaluation": _evaluation}
+    order = {"evaluation": 0, "model": 1, "ensemble": 2, "design": 3}
+    sections = []
+    # matplotlib's font cache and mathtext are not thread safe.
+    with _DRAWING:
+        for artifact in sorted(artifacts, key=lambda a: order.get(a.schema.kind, 4)):
+            if artifact.schema.kind in known:
+                sections.append(known[artifact.schema.kind](artifact))
+            sections += _from_plugins(artifact)
+    sections += [_stages(here), _settings(here, artifacts)]
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(here.start))
+    total = sum(r.seconds for r in here.records)
+    subtitle = f"{here.name} · {when} · {duration(total)} of work · {here.engine} engine"
+    top = "".join(
+        f'<div class="figure"><b>{html.escape(value)}</b><span>{html.escape(label)}</span></div>'
+        for section in sections
+        for value, label in section.figures
+    )
+    body = "".join(f"<section><h2>{html.escape(s.title)}</h2>{s.body}</section>" for s in sections)
+    page = (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head><body><main>'
+        f'<h1>{html.escape(title)}</h1><p class="sub">{html.escape(subtitle)}</p>'
+        f'<div class="figures">{top}</div>{body}</main></body></html>\n'
+    )
+    numbers = "\n".join(f"- **{value}** {label}" for s in sections for value, label in s.figures)
+    short = "\n\n".join(s.short for s in sections if s.short)
+    return Document(page, f"{numbers}\n\n{short}")
+
+
+def _from_plugins(artifact: Artifact) -> list[Section]:
+    found = []
+    for pairs in registry().manager.hook.sciflow_report(artifact=artifact):
+        found += [Section(title, body) for title, body in pairs or []]
+    return found
+
+
+def figure(columns: int = 1, rows: int = 1, *, width: float = 9.0, height: float = 3.2) -> tuple[Figure, Any]:
+    """A figure in the report's style, drawn without a display.
+
+    Parameters
+    ----------
+    columns, rows : int
+        Axes.
+    width, height : float
+        Inches.
+
+    Returns
+    -------
+    figure, axes
+        The axes as an array of shape (row, column).
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    made = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(made)
+    axes = made.subplots(rows, columns, squeeze=False)
+    for ax in axes.flat:
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.tick_params(colors="#5b6773", labelsize=8)
+        ax.title.set_fontsize(10)
+    return made, axes
+
+
+def data_uri(made: Figure) -> str:
+    """A figure as a PNG data URI."""
+    buffer = io.BytesIO()
+    made.savefig(buffer, format="png", dpi=110)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _img(uri: str, text: str) -> str:
+    return f'<img alt="{html.escape(text)}" src="{uri}">'
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """An HTML table; cells that start with ``<`` are HTML already, others are escaped."""
+
+    def cell(text: str) -> str:
+        return text if text.startswith("<") else html.escape(text)
+
+    top = "".join(f"<th>{cell(h)}</th>" for h in head)
+    body = "".join("<tr>" + "".join(f"<td>{cell(c)}</td>" for c in row) + "</tr>" for row in rows)
+    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def percent(value: float) -> str:
+    """A ratio as a percentage with three significant digits."""
+    return "–" if not np.isfinite(value) else f"{100 * value:.3g} %"
+
+
+def _evaluation(artifact: Artifact) -> Section:
+    errors = artifact.read("relative_l2")
+    rows = [
+        ("relative L2", errors, percent),
+        ("VRMSE", artifact.read("vrmse"), lambda v: f"{v:.3g}"),
+        ("baseline: mean of the training members", artifact.read("baseline_mean"), percent),
+        ("baseline: nearest training member", artifact.read("baseline_nearest"), percent),
+    ]
+    for name, field in artifact.schema.fields.items():
+        if name.startswith("maximum_error_"):
+            label = f"maximum error of {name.removeprefix('maximum_error_')}"
+            unit = "" if field.unit == "1" else f" {field.unit}"
+            rows.append((label, artifact.read(name), lambda v, u=unit: f"{v:.3g}{u}"))
+    bands = artifact.read("band_errors")
+    for i, label in enumerate(("below 4", "4 to 11", "12 and more")):
+        rows.append((f"relative L2 in wavenumbers {label} per domain", bands[:, i], percent))
+    cells = [[label, show(np.median(v)), show(np.mean(v)), show(np.max(v))] for label, v, show in rows]
+    histogram = data_uri(_histogram(errors, artifact))
+    pictures = data_uri(_examples(artifact, errors))
+    body = (
+        table(["", "median", "mean", "worst"], cells)
+        + _img(histogram, "error distribution")
+        + _img(pictures, "best, median and worst member")
+    )
+    name = artifact.attributes["example_of"]
+    figures = (
+        (percent(float(np.median(errors))), f"median relative L2 error of {name}"),
+        (str(len(errors)), "members never seen in training"),
+        (percent(float(np.median(artifact.read("baseline_nearest")))), "error of the nearest training member"),
+    )
+    short = f"![errors]({histogram})\n\n![members]({pictures})"
+    return Section("Errors on unseen members", body, figures, short)
+
+
+def _histogram(errors: np.ndarray, artifact: Artifact) -> Figure:
+    made, axes = figure(width=9, height=2.8)
+    ax = axes[0, 0]
+    positive = errors[errors > 0]
+    if len(positive):
+        edges = np.geomspace(positive.min() / 1.1, positive.max() * 1.1, min(40, 8 + len(errors) // 4))
+        ax.hist(positive, bins=edges, color=BLUE, alpha=0.85)
+    ax.axvline(np.median(errors), color=INK, lw=1.4, label=f"median {percent(float(np.median(errors)))}")
+    for name, colour in (("nearest", ORANGE), ("mean", GREY)):
+        value = float(np.median(artifact.read(f"baseline_{name}")))
+        if np.isfinite(value):
+            ax.axvline(value, color=colour, lw=1.4, ls="--", label=f"baseline {name}: {percent(value)}")
+    ax.set_xscale("log")
+    ax.set_xlabel("relative L2 error", fontsize=9)
+    ax.set_ylabel("members", fontsize=9)
+    ax.legend(frameon=False, fontsize=8)
+    return made
+
+
+def _examples(artifact: Artifact, errors: np.ndarray) -> Figure:
+    truth, guess = artifact.read("example_truth"), artifact.read("example_prediction")
+    which = artifact.read("example_sample")
+    members = artifact.read("members")[which]
+    axes_names = artifact.schema["example_truth"].axes[1:]
+    unit = artifact.schema["example_truth"].unit
+    if "time" in axes_names:
+        truth, guess = (np.moveaxis(a, 1 + axes_names.index("time"), 1)[:, -1] for a in (truth, guess))
+    space = [a for a in axes_names if a != "time"]
+    titles = [
+        f"{word}: member {m}, {percent(float(errors[s]))}"
+        for word, m, s in zip(("best", "median", "worst"), members, which, strict=True)
+    ]
+    if len(space) == 1:
+        return _lines(artifact.read(space[0]), truth, guess, titles, space[0], unit)
+    return _images(truth, guess, titles, unit)
+
+
+def _lines(x: np.ndarray, truth: np.ndarray, guess: np.ndarray, titles: list[str], axis: str, unit: str) -> Figure:
+    made, axes = figure(3, 2, width=10, height=4.6)
+    for column, title in enumerate(titles):
+        axes[0, column].plot(x, truth[column], color=INK, lw=1.6, label="truth")
+        axes[0, column].plot(x, guess[column], color=ORANGE, lw=1.2, ls="--", label="prediction")
+        axes[0, column].set_title(title)
+        axes[1, column].plot(x, guess[column] - truth[column], color=BLUE, lw=1.0)
+        axes[1, column].set_xlabel(axis, fontsize=9)
+    axes[0, 0].legend(frameon=False, fontsize=8)
+    axes[0, 0].set_ylabel(f"value, {unit}", fontsize=9)
+    axes[1, 0].set_ylabel(f"error, {unit}", fontsize=9)
+    return made
+
+
+def _images(truth: np.ndarray, guess: np.ndarray, titles: list[str], unit: str) -> Figure:
+    made, axes = figure(3, 3, width=10, height=8.4)
+    for row, title in enumerate(titles):
+        low, high = float(truth[row].min()), float(truth[row].max())
+        error = np.abs(guess[row] - truth[row])
+        for column, (values, label) in enumerate(((truth[row], "truth"), (guess[row], "prediction"))):
+            shown = axes[row, column].imshow(values, origin="lower", vmin=low, vmax=high, cmap="inferno")
+            axes[row, column].set_title(f"{label} – {title}" if column == 0 else label)
+        made.colorbar(shown, ax=axes[row, 1], shrink=0.85, label=unit)
+        shown = axes[row, 2].imshow(error, origin="lower", vmin=0, cmap="viridis")
+        axes[row, 2].set_title("absolute error")
+        made.colorbar(shown, ax=axes[row, 2], shrink=0.85, label=unit)
+    for ax in axes.flat:
+        ax.set_xticks([])
+        ax.set_yticks([])
+        ax.spines[:].set_visible(False)
+    return made
+
+
+def _model(artifact: Artifact) -> Section:
+    curves = {
+        name.removeprefix("history_"): artifact.read(name)
+        for name in artifact.schema.fields
+        if name.startswith("history_")
+    }
+    errors = {n: v for n, v in curves.items() if "loss" in n or "error" in n}
+    made, axes = figure(width=9, height=2.8)
+    for (name, values), colour in zip(errors.items(), (BLUE, ORANGE, INK, GREY), strict=False):
+        axes[0, 0].plot(np.arange(1, len(values) + 1), values, color=colour, lw=1.5, label=name.replace("_", " "))
+    axes[0, 0].set_yscale("log")
+    axes[0, 0].set_xlabel("epoch", fontsize=9)
+    axes[0, 0].legend(frameon=False, fontsize=8)
+    uri = data_uri(made)
+    about = artifact.attributes
+    weights = sum(int(np.prod(artifact.array(f"state_{i}").shape)) for i in range(len(about["state"])))
+    parts = [len(artifact.read(f"{p}_members")) for p in ("train", "valid", "test")]
+    text = (
+        f"<p>{html.escape(about['surrogate']['component'])} with {weights:,} stored numbers, fitted to {parts[0]} "
+        f"members, watched on {parts[1]}, {parts[2]} kept for the test.</p>"
+    )
+    figures = ((str(parts[0]), "members in training"),)
+    return Section("Learning curves", text + _img(uri, "learning curves"), figures, f"![curves]({uri})")
+
+
+def _ensemble(artifact: Artifact) -> Section:
+    status = artifact.read("status")
+    failed = artifact.attributes.get("failures", {})
+    text = f"<p>{int((status == 1).sum())} of {len(status)} members of {_word(artifact)} solved.</p>"
+    if failed:
+        text += table(["member", "why it failed"], [[m, r] for m, r in list(failed.items())[:20]])
+    pictures = _members(artifact, np.flatnonzero(status == 1)[:4])
+    if pictures is not None:
+        text += _img(data_uri(pictures), "some members")
+    figures = ((f"{int((status == 1).sum())}", "simulations"),)
+    return Section("Simulations", text, figures)
+
+
+def _word(artifact: Artifact) -> str:
+    return html.escape(str(artifact.attributes["problem"]["component"]))
+
+
+def _members(artifact: Artifact, members: np.ndarray) -> Figure | None:
+    """The last time level of every gridded field for a few members."""
+    fields = [n for n, f in artifact.schema.fields.items() if f.axes[:1] == ("member",) and _drawable(f.axes)]
+    if not fields or not len(members):
+        return None
+    made, axes = figure(len(members), len(fields), width=10, height=2.5 * len(fields))
+    for row, name in enumerate(fields):
+        field = artifact.schema[name]
+        stored = artifact.array(name)
+        for column, member in enumerate(members):
+            values = np.asarray(stored[(int(member), -1) if "time" in field.axes else int(member)])
+            ax = axes[row, column]
+            if values.ndim == 1:
+                ax.plot(values, color=BLUE, lw=1.2)
+            else:
+                shown = ax.imshow(values, origin="lower", cmap="inferno")
+                made.colorbar(shown, ax=ax, shrink=0.8).ax.tick_params(labelsize=7)
+                ax.set_xticks([])
+                ax.set_yticks([])
+            ax.set_title(f"{name}, {field.unit}" if column == 0 else f"member {member}")
+    return made
+
+
+def _drawable(axes: tuple[str, ...]) -> bool:
+    space = [a for a in axes[1:] if a != "time"]
+    return bool(space) and set(space) <= {"x", "y"}
+
+
+def _design(artifact: Artifact) -> Section:
+    points, names = artifact.read("parameters"), artifact.attributes["parameters"]
+    units = artifact.attributes["parameter_units"]
+    shown = min(4, len(names))
+    made, axes = figure(max(1, shown), width=10, height=2.4)
+    for i in range(shown):
+        j = (i + 1) % len(names)
+        axes[0, i].scatter(points[:, i], points[:, j], s=5, color=BLUE, alpha=0.7, lw=0)
+        axes[0, i].set_xlabel(f"{names[i]}, {units[i]}", fontsize=8)
+        axes[0, i].set_ylabel(f"{names[j]}, {units[j]}", fontsize=8)
+        if artifact.attributes["log"][i]:
+            axes[0, i].set_xscale("log")
+    text = f"<p>{len(points)} points of {len(names)} parameters, {html.escape(artifact.attributes['method'])}.</p>"
+    return Section("Design of experiments", text + _img(data_uri(made), "design"))
+
+
+def _stages(here: Session) -> Section:
+    longest = max((r.seconds for r in here.records), default=1.0) or 1.0
+    rows = []
+    for r in here.records:
+        width = max(0.5, 100 * r.seconds / longest)
+        kind = "bar cached" if r.state == "cached" else "bar"
+        bar = f'<div class="{kind}" style="width:{width:.1f}%"></div>'
+        made = ""
+        if r.artifact is not None:
+            p = r.artifact.provenance
+            made = duration(p["end"] - p["start"]) + (f", {p['resources']['ranks']} ranks" if p["resources"]["ranks"] > 1 else "")
+        where = f"<code>{html.escape(r.artifact.path.name if r.artifact else r.reason)}</code>"
+        rows.append([r.stage.name, r.state, duration(r.seconds), made, bar, where])
+    head = ["stage", "state", "this run", "when computed", "", "artifact"]
+    return Section("Stages", table(head, rows))
+
+
+def _settings(here: Session, artifacts: Sequence[Artifact]) -> Section:
+    text = "<p>Parameters of the run</p><pre>" + html.escape(_indented(here.parameters)) + "</pre>"
+    for artifact in artifacts:
+        p = artifact.provenance
+        about = {
+            "digest": artifact.digest,
+            "stage": p["stage"],
+            "inputs": {n: i["digest"] for n, i in p["inputs"].items()},
+            "versions": p["versions"],
+            "commit": p["commit"],
+            "seed": p["seed"],
+            "host": p["host"],
+            "resources": p["resources"],
+            "start": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(p["start"])),
+            "seconds": round(p["end"] - p["start"], 3),
+        }
+        summary = f"{artifact.schema.kind} {artifact.digest[:12]}"
+        text += f"<details><summary>{summary}</summary><pre>{html.escape(_indented(about))}</pre></details>"
+    return Section("Settings and provenance", text)
+
+
+def _indented(document: Any) -> str:
+    return json.dumps(document, indent=2, default=str)

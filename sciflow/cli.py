@@ -123,7 +123,8 @@ def _run(options: argparse.Namespace) -> int:
 
     which = _prepare_engine(options.engine)
     if which == "prefect":
-        os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+        # The terminal has lines of our own; everything is still logged to the Prefect API.
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     found = load_flow(options.flow)
     parameters = parameters_of(found.fn, options.set, options.params)
     here = engine.Session(

@@ -50,7 +50,7 @@ def checks() -> Iterator[Check]:
 
 def _ask(code: str, *, launch: tuple[str, ...] = ()) -> tuple[bool, str]:
     """Run Python code in a process of its own, so that a broken library cannot take this one down."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, "OMP_NUM_THREADS": "1"} if launch else None
     try:
         done = subprocess.run(
             [*launch, sys.executable, "-c", code], capture_output=True, text=True, timeout=LIMIT, env=env, check=False

@@ -51,12 +51,15 @@ async def run_task(work: Work) -> Artifact:
     from prefect.cache_policies import NO_CACHE
     from prefect.states import Completed
 
+    made: list[Artifact] = []
+
     async def stage_task(**inputs: Artifact) -> Any:
         mirror = Mirror(work.stage.name)
         work.listener = mirror.queue.put
         following = asyncio.create_task(mirror.follow())
         try:
             artifact = await work.go()
+            made.append(artifact)
         finally:
             following.cancel()
             await asyncio.wait([following])
@@ -75,8 +78,9 @@ async def run_task(work: Work) -> Artifact:
         retry_condition_fn=_worth_retrying if work.stage.retries else None,
     )
     # Prefect recognises results by identity: passing the inputs draws the arrows in its timeline.
-    result: Artifact = await wrapped(**work.inputs)
-    return result
+    result = await wrapped(**work.inputs)
+    # A task that returns a state hands back the state itself.
+    return result if isinstance(result, Artifact) else made[0]
 
 
 async def _worth_retrying(task: Any, task_run: Any, state: Any) -> bool:

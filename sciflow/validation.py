@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Mapping
 from functools import cache
@@ -91,7 +92,7 @@ def core_schema(cls: type[Component], source: Any, handler: GetCoreSchemaHandler
             named = value.pop("component", cls.name)
             if named != cls.name:
                 raise ValueError(f"a {cls.name} was expected, got {named!r}")
-            known = cls.__dataclass_fields__
+            known = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
             for key in value:
                 if key not in known:
                     raise ValueError(f"{cls.name} has no setting {key!r}. {nearest(str(key), known)}")

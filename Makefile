@@ -1,0 +1,48 @@
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint types unit mpi bench docs torture clean
+PY := .venv/bin/python
+# Under root Open MPI asks twice whether one is sure.
+MPIRUN := OMP_NUM_THREADS=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 mpirun --oversubscribe --bind-to none
+
+help: ## what can be made
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+setup: ## Debian packages (as root), .venv, Python packages; at once when they are there
+	@.ci/setup
+
+demo: setup ## the main job on real input: dolfinx ensemble under MPI, operator, report
+	@$(PY) -m sciflow.demo
+
+test: setup lint types unit mpi ## every check that CI runs
+
+lint: setup ## ruff, and who may import whom
+	@$(PY) -m ruff check --no-fix .
+	@$(PY) -m ruff format --check .
+	@.venv/bin/lint-imports --no-cache
+
+types: setup ## mypy --strict
+	@$(PY) -m mypy
+
+unit: setup ## pytest
+	@$(PY) -m pytest
+
+mpi: setup ## the tests that hold for any number of ranks, on two
+	@if command -v mpirun >/dev/null && $(PY) -c 'import mpi4py' 2>/dev/null; then \
+		$(MPIRUN) -n 2 $(PY) -m pytest -p no:cacheprovider tests/parallel; \
+	else echo "no mpirun or mpi4py: the tests on two ranks were not run"; fi
+
+bench: setup ## every figure with its target; k=PATTERN for some
+	@$(PY) -m pip install -q -c constraints.txt neuraloperator || true
+	@$(PY) -m benchmarks $(if $(k),-k $(k))
+
+docs: setup ## the documentation as HTML in site/
+	@$(PY) -m pip install -q mkdocs
+	@$(PY) -m mkdocs build --strict --quiet
+	@echo "site/index.html"
+
+torture: setup ## long proofs: kill loops, a Debian 13 tree
+	@$(PY) -m pytest -o timeout=3000 -m torture tests
+	@bash tests/fenics/debian13.sh
+
+clean: ## what was built, never results
+	@rm -rf build dist site .mypy_cache .ruff_cache .pytest_cache

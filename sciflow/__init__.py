@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from sciflow.component import Component
     from sciflow.context import Context
     from sciflow.controller import Controller, Proposal
-    from sciflow.errors import SciflowError
+    from sciflow.errors import Cancelled, Diverged, Failed, Invalid, Missing, NotFound, SciflowError
     from sciflow.executor import Executor, Resources
     from sciflow.flow import report, run
     from sciflow.hooks import hookimpl
@@ -26,7 +26,13 @@ _WHERE = {
     "Batch": "samples",
     "Component": "component",
     "Context": "context",
+    "Cancelled": "errors",
     "Controller": "controller",
+    "Diverged": "errors",
+    "Failed": "errors",
+    "Invalid": "errors",
+    "Missing": "errors",
+    "NotFound": "errors",
     "Executor": "executor",
     "Field": "schema",
     "Model": "surrogate",

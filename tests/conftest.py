@@ -1,0 +1,37 @@
+"""Fixtures shared by all tests, and a distribution of toy components that jobs find as well."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+# The toys are an installed distribution to this process and to the jobs that it starts.
+sys.path.append(str(ROOT / "tests" / "toys_dist"))
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(ROOT), str(ROOT / "tests" / "toys_dist"), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("DO_NOT_TRACK", "1")
+
+import pytest  # noqa: E402  the environment must be set before numerics are imported
+
+from sciflow.flow import _SESSION, Session  # noqa: E402
+from sciflow.store import Store  # noqa: E402
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def plain(store):
+    """A session on the plain engine; its `events` collect what a terminal would show."""
+    events = []
+    made = Session(store, "test", listener=lambda stage, event: events.append((stage, event)))
+    made.events = events
+    token = _SESSION.set(made)
+    yield made
+    _SESSION.reset(token)

@@ -1,12 +1,215 @@
-"""Entry point of the plugin."""
+"""Entry point of the plugin: configurations only, dolfinx is imported where a problem is solved."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
 from sciflow.component import Component
+from sciflow.errors import Invalid
 from sciflow.hooks import hookimpl
+from sciflow.problem import Parameter, ParameterSpace, Problem, State
+from sciflow.schema import Field
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from sciflow.context import Context
+
+DOLFINX = ("dolfinx", "petsc4py", "mpi4py")
+
+
+@dataclass(frozen=True)
+class Heat(Problem):
+    """Transient heat conduction in a square plate, heated by a Gaussian source.
+
+    The unknown is the rise over the ambient temperature; the conductivity may depend on it.
+
+    Attributes
+    ----------
+    cells : int
+        Cells along each side; each is cut into two triangles.
+    degree : int
+        Polynomial degree of the elements, 1 or 2.
+    grid : int
+        Points along each side of the regular grid that the fields are sampled on.
+    levels : int
+        Stored time levels, evenly spaced up to `end`.
+    substeps : int
+        Time steps between two stored levels.
+    end : float
+        Final time, s.
+    scheme : {"euler", "crank_nicolson"}
+        Implicit time stepping of order 1 or 2.
+    dofs : bool
+        Also store the degrees of freedom in an order that does not depend on the ranks, and the
+        mesh.
+    """
+
+    name: ClassVar[str] = "heat"
+    requires: ClassVar[tuple[str, ...]] = DOLFINX
+    parameters: ClassVar[ParameterSpace] = ParameterSpace(
+        x=Parameter(0.02, 0.08, "m", description="centre of the source"),
+        y=Parameter(0.02, 0.08, "m", description="centre of the source"),
+        width=Parameter(0.008, 0.02, "m", description="standard deviation of the source"),
+        amplitude=Parameter(2e6, 12e6, "W m-3", description="largest density of the source"),
+        beta=Parameter(-2e-3, 4e-3, "K-1", description="relative change of the conductivity per kelvin"),
+        boundary=Parameter(-20.0, 20.0, "K", description="rise at the boundary"),
+    )
+    cells: int = 32
+    degree: Literal[1, 2] = 1
+    grid: int = 64
+    levels: int = 8
+    substeps: int = 4
+    end: float = 60.0
+    scheme: Literal["euler", "crank_nicolson"] = "euler"
+    dofs: bool = False
+
+    side: ClassVar[float] = 0.1
+    conductivity: ClassVar[float] = 20.0
+    capacity: ClassVar[float] = 3.6e6
+
+    def __post_init__(self) -> None:
+        _check_mesh(self.cells, self.degree, self.grid)
+        for name in ("levels", "substeps"):
+            if getattr(self, name) < 1:
+                raise Invalid(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not self.end > 0:
+            raise Invalid(f"end must be positive, got {self.end} s")
+        if self.scheme not in ("euler", "crank_nicolson"):
+            raise Invalid(f"scheme {self.scheme!r} is not one of euler, crank_nicolson")
+
+    @classmethod
+    def example(cls) -> Self:
+        """A small one for conformance checks."""
+        return cls(cells=4, grid=5, levels=2, substeps=1)
+
+    @property
+    def fields(self) -> Mapping[str, Field]:  # type: ignore[override]
+        """Source and temperature on the grid, and the degrees of freedom where they are asked for."""
+        found = {
+            "source": Field(("y", "x"), "W m-3", description="heat source"),
+            "temperature": Field(("time", "y", "x"), "K", description="rise over the ambient temperature"),
+        }
+        if self.dofs:
+            found["temperature_dof"] = Field(("time", "dof"), "K", "float64", "finite-element solution")
+        return found
+
+    def coordinates(self) -> Mapping[str, np.ndarray]:
+        """See `Problem.coordinates`."""
+        import numpy as np
+
+        points = np.linspace(0.0, self.side, self.grid)
+        axes = {
+            "time": self.end * np.arange(1, self.levels + 1) / self.levels,
+            "y": points,
+            "x": points,
+        }
+        if self.dofs:
+            axes["dof"] = np.arange((self.cells * self.degree + 1) ** 2)
+        return axes
+
+    def axis_units(self) -> Mapping[str, str]:
+        """See `Problem.axis_units`."""
+        return {"time": "s", "x": "m", "y": "m", "dof": "1"}
+
+    def solve(self, mu: Mapping[str, float], ctx: Context) -> Iterator[State]:
+        """See `Problem.solve`.
+
+        Raises
+        ------
+        Diverged
+            If Newton's method or the linear solver fails, or the conductivity is not positive.
+        Invalid
+            If the source is not positive in width, or the mesh is too coarse for the ranks.
+        """
+        from sciflow_fenics.heat import solve
+
+        return solve(self, mu, ctx)
+
+    def constants(self, ctx: Context) -> Mapping[str, tuple[Field, np.ndarray]]:
+        """The mesh, where degrees of freedom are stored."""
+        if not self.dofs:
+            return {}
+        from sciflow_fenics.lattice import mesh_arrays
+
+        return mesh_arrays(self.cells, self.degree, self.side)
+
+
+@dataclass(frozen=True)
+class Darcy(Problem):
+    """Steady Darcy flow in the unit square through a log-normal random medium.
+
+    Attributes
+    ----------
+    cells : int
+        Cells along each side; each is cut into two triangles.
+    degree : int
+        Polynomial degree of the pressure, 1 or 2.
+    grid : int
+        Points along each side of the regular grid that the fields are sampled on.
+    """
+
+    name: ClassVar[str] = "darcy"
+    requires: ClassVar[tuple[str, ...]] = DOLFINX
+    parameters: ClassVar[ParameterSpace] = ParameterSpace(
+        length=Parameter(0.05, 0.3, "1", description="correlation length over the side"),
+        variance=Parameter(0.1, 2.0, "1", description="variance of the logarithm of the permeability"),
+        source=Parameter(0.5, 2.0, "1", description="inflow per area"),
+    )
+    fields: ClassVar[Mapping[str, Field]] = {
+        "permeability": Field(("y", "x"), "1", description="log-normal random field"),
+        "pressure": Field(("y", "x"), "1", description="zero on the boundary"),
+    }
+    cells: int = 48
+    degree: Literal[1, 2] = 1
+    grid: int = 64
+
+    def __post_init__(self) -> None:
+        _check_mesh(self.cells, self.degree, self.grid)
+
+    @classmethod
+    def example(cls) -> Self:
+        """A small one for conformance checks."""
+        return cls(cells=4, grid=5)
+
+    def coordinates(self) -> Mapping[str, np.ndarray]:
+        """See `Problem.coordinates`."""
+        import numpy as np
+
+        points = np.linspace(0.0, 1.0, self.grid)
+        return {"y": points, "x": points}
+
+    def axis_units(self) -> Mapping[str, str]:
+        """See `Problem.axis_units`."""
+        return {"x": "1", "y": "1"}
+
+    def solve(self, mu: Mapping[str, float], ctx: Context) -> Iterator[State]:
+        """See `Problem.solve`.
+
+        Raises
+        ------
+        Diverged
+            If the linear solver fails.
+        Invalid
+            If length or variance are not positive, or the mesh is too coarse for the ranks.
+        """
+        from sciflow_fenics.darcy import solve
+
+        return solve(self, mu, ctx)
+
+
+def _check_mesh(cells: int, degree: Any, grid: int) -> None:
+    if cells < 2:
+        raise Invalid(f"cells must be at least 2, got {cells}")
+    if degree not in (1, 2):
+        raise Invalid(f"degree must be 1 or 2, got {degree}")
+    if grid < 2:
+        raise Invalid(f"grid must be at least 2, got {grid}")
 
 
 @hookimpl
 def sciflow_components() -> list[type[Component]]:
     """Components of this plugin."""
-    return []
+    return [Heat, Darcy]

@@ -1,0 +1,194 @@
+"""Steady Darcy flow through a log-normal medium sampled by circulant embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import ufl
+from dolfinx import fem
+from mpi4py import MPI
+from petsc4py import PETSc
+
+from sciflow.errors import Diverged, Invalid
+from sciflow.problem import State
+from sciflow_fenics import compat
+from sciflow_fenics.lattice import Sampler, communicator, lattice_index, square
+
+if TYPE_CHECKING:
+    from sciflow.context import Context
+    from sciflow_fenics.components import Darcy
+
+LARGEST = 16
+"""How many times larger than the domain the torus of the embedding may become, per side."""
+
+
+def covariance(distance: np.ndarray, length: float) -> np.ndarray:
+    """Matern correlation of smoothness 3/2.
+
+    Parameters
+    ----------
+    distance : ndarray
+        In units of `length`'s unit.
+    length : float
+        Correlation length.
+
+    Returns
+    -------
+    ndarray
+        ``(1 + s) exp(-s)`` with ``s = sqrt(3) distance / length``.
+    """
+    s = np.sqrt(3) * distance / length
+    return np.asarray((1 + s) * np.exp(-s))
+
+
+@lru_cache(maxsize=16)
+def spectrum(points: int, length: float) -> np.ndarray:
+    """Eigenvalues of the smallest torus covariance that is positive semi-definite.
+
+    Parameters
+    ----------
+    points : int
+        Lattice points along each side of the unit square.
+    length : float
+        Correlation length over the side.
+
+    Returns
+    -------
+    ndarray, shape (n, n)
+        Not negative; n is at least twice ``points - 1``.
+
+    Raises
+    ------
+    Invalid
+        If no torus up to `LARGEST` times the domain is large enough.
+
+    References
+    ----------
+    C. R. Dietrich and G. N. Newsam, "Fast and exact simulation of stationary Gaussian processes
+    through circulant embedding", SIAM J. Sci. Comput. 18 (1997).
+    """
+    h = 1.0 / (points - 1)
+    size = 2 * (points - 1)
+    while size <= LARGEST * (points - 1):
+        step = np.minimum(np.arange(size), size - np.arange(size)) * h
+        values = np.fft.fft2(covariance(np.hypot(step[:, None], step[None, :]), length)).real
+        if values.min() >= -1e-12 * values.max():
+            return np.maximum(values, 0.0)
+        size *= 2
+    raise Invalid(f"a correlation length of {length} sides is too long for circulant embedding on this lattice")
+
+
+def gaussian_field(points: int, length: float, rng: np.random.Generator) -> np.ndarray:
+    """A stationary Gaussian field of unit variance on a lattice of the unit square.
+
+    Parameters
+    ----------
+    points : int
+        Lattice points along each side.
+    length : float
+        Correlation length over the side.
+    rng : numpy Generator
+        Source of randomness; every rank passes an equal one.
+
+    Returns
+    -------
+    ndarray, shape (points, points)
+        Exactly distributed, at the cost of one FFT.
+    """
+    values = spectrum(points, length)
+    n = len(values)
+    noise = rng.standard_normal((n, n)) + 1j * rng.standard_normal((n, n))
+    field = np.fft.fft2(np.sqrt(values) * noise) / n
+    return np.asarray(field.real[:points, :points])
+
+
+class Flow:
+    """``-div(a grad p) = f`` with p = 0 on the boundary of the unit square.
+
+    Parameters
+    ----------
+    comm : mpi4py.MPI.Comm
+        Ranks that share the mesh.
+    cells, degree : int
+        Of the mesh and the pressure; the permeability is piecewise linear.
+    """
+
+    def __init__(self, comm: Any, cells: int, degree: int) -> None:
+        self.mesh = square(comm, cells, 1.0)
+        self.space = compat.function_space(self.mesh, degree)
+        self.medium = compat.function_space(self.mesh, 1)
+        self.permeability, self.pressure = fem.Function(self.medium), fem.Function(self.space)
+        self.source = fem.Constant(self.mesh, PETSc.ScalarType(1.0))
+        self._nodes = lattice_index(self.medium.tabulate_dof_coordinates(), cells + 1, 1.0)
+        p, v = ufl.TrialFunction(self.space), ufl.TestFunction(self.space)
+        self._form = fem.form(self.permeability * ufl.inner(ufl.grad(p), ufl.grad(v)) * ufl.dx)
+        self._load = fem.form(self.source * v * ufl.dx)
+
+        def rim(x: np.ndarray) -> np.ndarray:
+            return np.asarray((np.minimum(x[0], x[1]) < 1e-9) | (np.maximum(x[0], x[1]) > 1 - 1e-9))
+
+        dofs = fem.locate_dofs_geometrical(self.space, rim)
+        self._fixed = fem.dirichletbc(PETSc.ScalarType(0.0), dofs, self.space)
+        self._owned = self.space.dofmap.index_map.size_local
+        self._inner_rim = dofs[dofs < self._owned]
+        self._matrix = compat.create_matrix(self._form)
+        self._vector, self._result = compat.create_vector(self.space), compat.create_vector(self.space)
+        self._solver = PETSc.KSP().create(comm)
+        self._solver.setType("cg")
+        self._solver.getPC().setType("bjacobi")
+        self._solver.setTolerances(rtol=1e-11, max_it=5000)
+        self._solver.setOperators(self._matrix)
+
+    def solve(self, permeability: np.ndarray, source: float) -> int:
+        """Solve for the pressure.
+
+        Parameters
+        ----------
+        permeability : ndarray, shape (cells + 1, cells + 1)
+            At the mesh nodes, positive.
+        source : float
+            f.
+
+        Returns
+        -------
+        int
+            Iterations of the conjugate gradients.
+
+        Raises
+        ------
+        Diverged
+            On every rank alike.
+        """
+        self.permeability.x.array[:] = permeability.reshape(-1)[self._nodes]
+        self.source.value = source
+        compat.assemble_matrix(self._matrix, self._form, [self._fixed])
+        compat.assemble_vector(self._vector, self._load)
+        self._vector.array[self._inner_rim] = 0.0
+        self._solver.solve(self._vector, self._result)
+        reason = self._solver.getConvergedReason()
+        if reason < 0:
+            raise Diverged(f"the conjugate gradients stopped with PETSc reason {reason}")
+        self.pressure.x.array[: self._owned] = self._result.array
+        self.pressure.x.scatter_forward()
+        return int(self._solver.getIterationNumber())
+
+
+@lru_cache(maxsize=8)
+def _system(darcy: Darcy, handle: int) -> tuple[Flow, Sampler, Sampler]:
+    made = Flow(MPI.Comm.f2py(handle), darcy.cells, darcy.degree)
+    return made, Sampler(made.medium, darcy.grid, 1.0), Sampler(made.space, darcy.grid, 1.0)
+
+
+def solve(darcy: Darcy, mu: Mapping[str, float], ctx: Context) -> Iterator[State]:
+    """Yield the one state; see `Problem.solve`."""
+    for name in ("length", "variance"):
+        if mu[name] <= 0:
+            raise Invalid(f"{name} must be positive, got {mu[name]}")
+    flow, sample_medium, sample_pressure = _system(darcy, communicator(ctx).py2f())
+    field = gaussian_field(darcy.cells + 1, mu["length"], ctx.rng(0))
+    iterations = flow.solve(np.exp(np.sqrt(mu["variance"]) * field), mu["source"])
+    fields = {"permeability": sample_medium(flow.permeability), "pressure": sample_pressure(flow.pressure)}
+    yield State(0.0, fields, {"linear": iterations})

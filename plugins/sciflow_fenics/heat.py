@@ -1,0 +1,216 @@
+"""Transient heat conduction: implicit steps, Newton's method, PETSc."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import ufl
+from dolfinx import fem
+from mpi4py import MPI
+from petsc4py import PETSc
+
+from sciflow.errors import Diverged, Invalid
+from sciflow.problem import State
+from sciflow_fenics import compat
+from sciflow_fenics.lattice import DofOrder, Sampler, communicator, square
+
+if TYPE_CHECKING:
+    from sciflow.context import Context
+    from sciflow_fenics.components import Heat
+
+NEWTON = 25
+"""Largest number of Newton steps."""
+TOLERANCE = 1e-10
+"""Of the Newton correction and of the linear solver, relative."""
+
+Values = Callable[[np.ndarray], np.ndarray]
+"""Takes coordinates of shape (3, n), gives values of shape (n,)."""
+
+
+class Conduction:
+    """``rho c dT/dt = div(k0 (1 + beta T) grad T) + q`` on a square, one implicit step at a time.
+
+    Parameters
+    ----------
+    comm : mpi4py.MPI.Comm
+        Ranks that share the mesh.
+    cells, degree : int
+        Of the mesh.
+    side : float
+        m.
+    conductivity : float
+        k0, W m-1 K-1.
+    capacity : float
+        rho c, J m-3 K-1.
+    weight : float
+        1 for implicit Euler, 1/2 for Crank-Nicolson.
+
+    Notes
+    -----
+    Find T in V with ``(rho c (T - T0) / dt, v) + w a(T; v) + (1 - w) a(T0; v) = w (q, v) + (1 - w)
+    (q0, v)`` and ``a(T; v) = (k(T) grad T, grad v)``, by Newton's method with the exact
+    derivative. Each step costs an assembly and a GMRES solve with ILU in each rank's block.
+    """
+
+    def __init__(
+        self, comm: Any, cells: int, degree: int, side: float, conductivity: float, capacity: float, weight: float
+    ) -> None:
+        self.mesh = square(comm, cells, side)
+        self.space = V = compat.function_space(self.mesh, degree)
+        self.rise, self.before = fem.Function(V), fem.Function(V)
+        self.source, self.source_before = fem.Function(V), fem.Function(V)
+        self._beta = fem.Constant(self.mesh, PETSc.ScalarType(0.0))
+        self._dt = fem.Constant(self.mesh, PETSc.ScalarType(1.0))
+        v, w = ufl.TestFunction(V), weight
+
+        def flow(T: Any) -> Any:
+            return conductivity * (1 + self._beta * T) * ufl.inner(ufl.grad(T), ufl.grad(v))
+
+        residual = (
+            capacity / self._dt * (self.rise - self.before) * v
+            + w * flow(self.rise)
+            + (1 - w) * flow(self.before)
+            - (w * self.source + (1 - w) * self.source_before) * v
+        ) * ufl.dx
+        self._residual = fem.form(residual)
+        self._jacobian = fem.form(ufl.derivative(residual, self.rise))
+
+        def rim(x: np.ndarray) -> np.ndarray:
+            near = 1e-9 * side
+            return np.asarray((np.minimum(x[0], x[1]) < near) | (np.maximum(x[0], x[1]) > side - near))
+
+        self._rim = fem.locate_dofs_geometrical(V, rim)
+        self._owned = V.dofmap.index_map.size_local
+        self._inner_rim = self._rim[self._rim < self._owned]
+        self._fixed = fem.dirichletbc(PETSc.ScalarType(0.0), self._rim, V)
+        self._rim_values = fem.Function(V)
+        self._matrix = compat.create_matrix(self._jacobian)
+        self._vector, self._change = compat.create_vector(V), compat.create_vector(V)
+        self._solver = PETSc.KSP().create(comm)
+        self._solver.setType("gmres")
+        self._solver.getPC().setType("bjacobi")
+        self._solver.setTolerances(rtol=TOLERANCE, max_it=500)
+        self._solver.setOperators(self._matrix)
+
+    def begin(self, beta: float, initial: Values, source: Values) -> None:
+        """Start a member.
+
+        Parameters
+        ----------
+        beta : float
+            K-1.
+        initial : callable
+            Rise at the start, K.
+        source : callable
+            Heat source, W m-3.
+        """
+        self._beta.value = beta
+        for function, values in ((self.rise, initial), (self.source, source)):
+            function.interpolate(values)
+            function.x.scatter_forward()
+        self.source_before.x.array[:] = self.source.x.array
+
+    def step(self, dt: float, boundary: Values, source: Values | None = None) -> tuple[int, int]:
+        """Advance by one time step.
+
+        Parameters
+        ----------
+        dt : float
+            s.
+        boundary : callable
+            Rise on the boundary at the end of the step, K.
+        source : callable or None
+            Source at the end of the step, W m-3; None keeps the last one.
+
+        Returns
+        -------
+        newton, linear : int
+            Iterations.
+
+        Raises
+        ------
+        Diverged
+            On every rank alike.
+        """
+        self._dt.value = dt
+        self.before.x.array[:] = self.rise.x.array
+        if source is not None:
+            self.source_before.x.array[:] = self.source.x.array
+            self.source.interpolate(source)
+            self.source.x.scatter_forward()
+        self._rim_values.interpolate(boundary)
+        self.rise.x.array[self._rim] = self._rim_values.x.array[self._rim]
+        self.rise.x.scatter_forward()
+        linear = 0
+        for iteration in range(1, NEWTON + 1):
+            linear += self._correct()
+            size, whole = self._change.norm(), compat.vector_of(self.rise).norm()
+            if not np.isfinite(size) or not np.isfinite(whole):
+                raise Diverged(f"Newton's method left the finite numbers in iteration {iteration}")
+            if size <= TOLERANCE * max(whole, 1e-30) or size == 0.0:
+                self._positive()
+                return iteration, linear
+        raise Diverged(f"Newton's method did not converge in {NEWTON} iterations, last correction {size / whole:.2e}")
+
+    def _correct(self) -> int:
+        """One Newton correction; returns the linear iterations."""
+        compat.assemble_matrix(self._matrix, self._jacobian, [self._fixed])
+        compat.assemble_vector(self._vector, self._residual)
+        self._vector.array[self._inner_rim] = 0.0
+        self._solver.solve(self._vector, self._change)
+        reason = self._solver.getConvergedReason()
+        if reason < 0:
+            raise Diverged(f"the linear solver stopped with PETSc reason {reason}")
+        self.rise.x.array[: self._owned] -= self._change.array
+        self.rise.x.scatter_forward()
+        return int(self._solver.getIterationNumber())
+
+    def _positive(self) -> None:
+        vector = compat.vector_of(self.rise)
+        beta = float(self._beta.value)
+        lowest = 1 + beta * (vector.min()[1] if beta > 0 else vector.max()[1])
+        if lowest <= 0:
+            raise Diverged(f"the conductivity falls to {lowest:.3g} of its reference value")
+
+
+@lru_cache(maxsize=8)
+def _system(heat: Heat, handle: int) -> tuple[Conduction, Sampler, DofOrder]:
+    """Mesh, forms and solver of a configuration, kept for the next member on the same communicator."""
+    weight = 1.0 if heat.scheme == "euler" else 0.5
+    made = Conduction(MPI.Comm.f2py(handle), heat.cells, heat.degree, heat.side, heat.conductivity, heat.capacity, weight)
+    order = DofOrder(made.space, heat.cells * heat.degree + 1, heat.side)
+    return made, Sampler(made.space, heat.grid, heat.side), order
+
+
+def solve(heat: Heat, mu: Mapping[str, float], ctx: Context) -> Iterator[State]:
+    """Stream the stored time levels; see `Problem.solve`."""
+    if mu["width"] <= 0:
+        raise Invalid(f"the width of the source must be positive, got {mu['width']} m")
+    system, sample, order = _system(heat, communicator(ctx).py2f())
+
+    def source(x: np.ndarray) -> np.ndarray:
+        square_distance = (x[0] - mu["x"]) ** 2 + (x[1] - mu["y"]) ** 2
+        return np.asarray(mu["amplitude"] * np.exp(-square_distance / (2 * mu["width"] ** 2)))
+
+    def boundary(x: np.ndarray) -> np.ndarray:
+        return np.full(x.shape[1], mu["boundary"])
+
+    system.begin(mu["beta"], lambda x: np.zeros(x.shape[1]), source)
+    first = {"source": sample(system.source)}
+    dt = heat.end / heat.levels / heat.substeps
+    for level in range(heat.levels):
+        newton = linear = 0
+        for _ in range(heat.substeps):
+            try:
+                counts = system.step(dt, boundary)
+            except Diverged as error:
+                raise Diverged(f"time level {level}: {error}") from None
+            newton, linear = newton + counts[0], linear + counts[1]
+        fields = {**first, "temperature": sample(system.rise)}
+        if heat.dofs:
+            fields["temperature_dof"] = order(system.rise)
+        first = {}
+        yield State(heat.end * (level + 1) / heat.levels, fields, {"newton": newton, "linear": linear})

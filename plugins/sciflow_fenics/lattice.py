@@ -1,0 +1,169 @@
+"""Triangles on a square lattice: mesh, rank-independent numbering, sampling on a regular grid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from mpi4py import MPI
+
+from sciflow.errors import Invalid
+from sciflow.problem import Part
+from sciflow.schema import Field
+
+if TYPE_CHECKING:
+    from sciflow.context import Context
+
+
+def communicator(ctx: Context) -> Any:
+    """The real communicator behind a context."""
+    return ctx.comm if ctx.comm.size > 1 else MPI.COMM_SELF
+
+
+def square(comm: Any, cells: int, side: float) -> Any:
+    """A square cut into ``2 * cells**2`` triangles.
+
+    Raises
+    ------
+    Invalid
+        On every rank, if some rank would have no cell.
+    """
+    from dolfinx import mesh
+
+    if 2 * cells * cells < 4 * comm.size:
+        raise Invalid(
+            f"a mesh of {cells} x {cells} cells is too coarse for {comm.size} ranks: take at least "
+            f"{int(np.ceil(np.sqrt(2 * comm.size)))} cells a side, or fewer ranks"
+        )
+    made = mesh.create_rectangle(comm, [[0.0, 0.0], [side, side]], [cells, cells], mesh.CellType.triangle)
+    from sciflow_fenics.compat import owned
+
+    counts = np.empty(comm.size, dtype=np.int64)
+    comm.Allgather(np.array([owned(made)], dtype=np.int64), counts)
+    if counts.min() == 0:
+        raise Invalid(f"rank {int(counts.argmin())} of {comm.size} got no cell of the {cells} x {cells} mesh")
+    return made
+
+
+def lattice_index(coordinates: np.ndarray, per_side: int, side: float) -> np.ndarray:
+    """Row-major position of points that lie on a square lattice.
+
+    Parameters
+    ----------
+    coordinates : ndarray, shape (n, 2 or more)
+        m.
+    per_side : int
+        Lattice points along each side.
+    side : float
+        Length, m.
+
+    Returns
+    -------
+    ndarray of int64, shape (n,)
+        ``row * per_side + column``: the same on any number of ranks.
+    """
+    steps = np.rint(coordinates[:, :2] / side * (per_side - 1)).astype(np.int64)
+    return np.asarray(steps[:, 1] * per_side + steps[:, 0])
+
+
+class Sampler:
+    """Evaluates finite-element functions on a regular grid, every point on exactly one rank.
+
+    Parameters
+    ----------
+    space : dolfinx function space
+        Of the functions.
+    grid : int
+        Points along each side.
+    side : float
+        Length, m.
+    """
+
+    def __init__(self, space: Any, grid: int, side: float) -> None:
+        from sciflow_fenics.compat import cells_at
+
+        comm = space.mesh.comm
+        line = np.linspace(0.0, side, grid)
+        points = np.zeros((grid * grid, 3))
+        points[:, 0], points[:, 1] = np.tile(line, grid), np.repeat(line, grid)
+        cells = cells_at(space.mesh, points)
+        # A point on an edge between two ranks belongs to the lower one.
+        claim = np.where(cells >= 0, comm.rank, comm.size).astype(np.int64)
+        owner = np.empty_like(claim)
+        comm.Allreduce(claim, owner, op=MPI.MIN)
+        if owner.max() >= comm.size:
+            raise Invalid(f"{int((owner >= comm.size).sum())} grid points lie in no cell of the mesh")
+        self.index = np.flatnonzero(owner == comm.rank)
+        self._points, self._cells = points[self.index], cells[self.index]
+
+    def __call__(self, function: Any) -> Part:
+        """Values of a function at this rank's points.
+
+        Returns
+        -------
+        Part
+            Positions in the (y, x) array and values.
+        """
+        if not len(self.index):
+            return Part(self.index, np.empty(0))
+        values = function.eval(self._points, self._cells)
+        return Part(self.index, np.asarray(values, dtype=np.float64).reshape(-1))
+
+
+class DofOrder:
+    """This rank's degrees of freedom in the lattice order.
+
+    Parameters
+    ----------
+    space : dolfinx function space
+        Lagrange elements on `square`.
+    per_side : int
+        Nodes along each side.
+    side : float
+        Length, m.
+    """
+
+    def __init__(self, space: Any, per_side: int, side: float) -> None:
+        size = space.dofmap.index_map.size_local
+        self._size = size
+        self.index = lattice_index(space.tabulate_dof_coordinates()[:size], per_side, side)
+
+    def __call__(self, function: Any) -> Part:
+        """This rank's values and their positions in the lattice."""
+        return Part(self.index, np.array(function.x.array[: self._size], dtype=np.float64))
+
+
+@lru_cache(maxsize=4)
+def mesh_arrays(cells: int, degree: int, side: float) -> Mapping[str, tuple[Field, np.ndarray]]:
+    """The mesh as arrays in the lattice order, and the coordinates of the degrees of freedom.
+
+    Returns
+    -------
+    mapping
+        ``node_x``, ``node_y`` (node), ``triangles`` (face, corner) into the nodes, and ``dof_x``,
+        ``dof_y`` (dof).
+    """
+    from sciflow_fenics.compat import geometry_cells
+
+    mesh = square(MPI.COMM_SELF, cells, side)
+    index = lattice_index(mesh.geometry.x, cells + 1, side)
+    triangles = np.sort(index[geometry_cells(mesh)], axis=1)
+    triangles = triangles[np.lexsort(triangles.T[::-1])]
+
+    def lattice(per_side: int) -> tuple[np.ndarray, np.ndarray]:
+        line = np.linspace(0.0, side, per_side)
+        return np.tile(line, per_side), np.repeat(line, per_side)
+
+    node_x, node_y = lattice(cells + 1)
+    dof_x, dof_y = lattice(cells * degree + 1)
+    node, dof = Field(("node",), "m", "float64"), Field(("dof",), "m", "float64")
+    corner = Field(("face", "corner"), "1", "int64", "nodes of each triangle")
+    return {
+        "node_x": (node, node_x),
+        "node_y": (node, node_y),
+        "triangles": (corner, triangles),
+        "dof_x": (dof, dof_x),
+        "dof_y": (dof, dof_y),
+    }

@@ -264,7 +264,7 @@ def _epoch(
         if config.clip:
             torch.nn.utils.clip_grad_norm_(fitted.net.parameters(), config.clip)
         optimiser.step()
-        total += float(loss) * len(x)
+        total += float(loss.detach()) * len(x)
         count += len(x)
         step += 1
     return total / count

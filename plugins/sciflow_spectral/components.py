@@ -1,12 +1,265 @@
-"""Entry point of the plugin."""
+"""Entry point of the plugin: configurations only, numpy is imported where a problem is solved."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
+
 from sciflow.component import Component
+from sciflow.errors import Diverged, Invalid
 from sciflow.hooks import hookimpl
+from sciflow.problem import Parameter, ParameterSpace, Problem, State
+from sciflow.schema import Field
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from sciflow.context import Context
+
+Backend = Literal["numpy", "torch"]
+
+
+class Spectral(Problem):
+    """What the periodic problems of this plugin share: blocks of members, numpy or torch."""
+
+    backend: Backend
+    device: str
+
+    def solve(self, mu: Mapping[str, float], ctx: Context) -> Iterator[State]:
+        """See `Problem.solve`; a block of one member.
+
+        Raises
+        ------
+        Diverged
+            If the solution leaves the finite numbers.
+        """
+        import numpy as np
+
+        for state in self._march({k: np.array([v]) for k, v in mu.items()}, [ctx.rng(0)]):
+            fields = {k: v[0] for k, v in state.fields.items() if v is not None}
+            for name, values in fields.items():
+                if not np.all(np.isfinite(values)):
+                    raise Diverged(f"field {name!r} is not finite at time {state.time:g}")
+            yield State(state.time, fields)
+
+    def solve_batch(self, mu: Mapping[str, np.ndarray], ctx: Context) -> Iterator[State]:
+        """See `Problem.solve_batch`."""
+        import numpy as np
+
+        from sciflow.problem import member_seed
+
+        rngs = [np.random.default_rng([member_seed(ctx.seed, int(m)), 0]) for m in mu["member"]]
+        yield from self._march(mu, rngs)
+
+    def _march(self, mu: Mapping[str, np.ndarray], rngs: list[np.random.Generator]) -> Iterator[State]:
+        raise NotImplementedError
+
+    def _check(self, points: int, levels: int, end: float) -> None:
+        if points < 8 or points % 2:
+            raise Invalid(f"points must be even and at least 8, got {points}")
+        if levels < 2:
+            raise Invalid(f"levels must be at least 2 (the first is the initial state), got {levels}")
+        if not end > 0:
+            raise Invalid(f"end must be positive, got {end}")
+        if self.backend not in ("numpy", "torch"):
+            raise Invalid(f"backend {self.backend!r} is not one of numpy, torch")
+
+
+@dataclass(frozen=True)
+class Burgers(Spectral):
+    """Viscous Burgers' equation, periodic on [0, 1), from a Gaussian random field.
+
+    Attributes
+    ----------
+    points : int
+        Grid points that are stored.
+    solve_points : int
+        Grid points of the solver; a multiple of `points`.
+    levels : int
+        Stored time levels, the initial state included.
+    end : float
+        Final time.
+    steps : int
+        Time steps in all; a multiple of ``levels - 1``.
+    backend : {"numpy", "torch"}
+        Array library.
+    device : str
+        For torch: ``cpu`` or ``cuda``.
+    """
+
+    name: ClassVar[str] = "burgers"
+    batch: ClassVar[int] = 64
+    periodic: ClassVar[tuple[str, ...]] = ("x",)
+    parameters: ClassVar[ParameterSpace] = ParameterSpace(
+        viscosity=Parameter(0.01, 0.5, "1", log=True, description="over length times velocity"),
+    )
+    fields: ClassVar[Mapping[str, Field]] = {"u": Field(("time", "x"), "1", description="velocity")}
+    points: int = 256
+    solve_points: int = 1024
+    levels: int = 2
+    end: float = 1.0
+    steps: int = 200
+    backend: Backend = "numpy"
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        self._check(self.points, self.levels, self.end)
+        if self.solve_points % self.points:
+            raise Invalid(f"solve_points ({self.solve_points}) must be a multiple of points ({self.points})")
+        if self.steps < 1 or self.steps % (self.levels - 1):
+            raise Invalid(f"steps ({self.steps}) must be a multiple of levels - 1 ({self.levels - 1})")
+
+    @classmethod
+    def example(cls) -> Self:
+        """A small one for conformance checks."""
+        return cls(points=16, solve_points=64, levels=3, steps=20)
+
+    def coordinates(self) -> Mapping[str, np.ndarray]:
+        """See `Problem.coordinates`."""
+        import numpy as np
+
+        return {"time": np.linspace(0, self.end, self.levels), "x": np.arange(self.points) / self.points}
+
+    def axis_units(self) -> Mapping[str, str]:
+        """See `Problem.axis_units`."""
+        return {"time": "1", "x": "1"}
+
+    def _march(self, mu: Mapping[str, np.ndarray], rngs: list[np.random.Generator]) -> Iterator[State]:
+        from sciflow_spectral.equations import burgers
+
+        return burgers(self, mu["viscosity"], rngs)
+
+
+@dataclass(frozen=True)
+class KuramotoSivashinsky(Spectral):
+    """Kuramoto-Sivashinsky equation, periodic on [0, length), from small random waves.
+
+    Attributes
+    ----------
+    points : int
+        Grid points.
+    length : float
+        Of the domain.
+    levels : int
+        Stored time levels, the initial state included.
+    end : float
+        Final time.
+    steps : int
+        Time steps in all; a multiple of ``levels - 1``.
+    backend : {"numpy", "torch"}
+        Array library.
+    device : str
+        For torch: ``cpu`` or ``cuda``.
+    """
+
+    name: ClassVar[str] = "kuramoto_sivashinsky"
+    batch: ClassVar[int] = 32
+    periodic: ClassVar[tuple[str, ...]] = ("x",)
+    parameters: ClassVar[ParameterSpace] = ParameterSpace(
+        amplitude=Parameter(0.05, 0.5, "1", description="of the initial waves"),
+    )
+    fields: ClassVar[Mapping[str, Field]] = {"u": Field(("time", "x"), "1", description="velocity of the flame front")}
+    points: int = 256
+    length: float = 64.0
+    levels: int = 141
+    end: float = 28.0
+    steps: int = 560
+    backend: Backend = "numpy"
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        self._check(self.points, self.levels, self.end)
+        if not self.length > 0:
+            raise Invalid(f"length must be positive, got {self.length}")
+        if self.steps < 1 or self.steps % (self.levels - 1):
+            raise Invalid(f"steps ({self.steps}) must be a multiple of levels - 1 ({self.levels - 1})")
+
+    @classmethod
+    def example(cls) -> Self:
+        """A small one for conformance checks."""
+        return cls(points=32, length=22.0, levels=3, end=1.0, steps=20)
+
+    def coordinates(self) -> Mapping[str, np.ndarray]:
+        """See `Problem.coordinates`."""
+        import numpy as np
+
+        x = self.length * np.arange(self.points) / self.points
+        return {"time": np.linspace(0, self.end, self.levels), "x": x}
+
+    def axis_units(self) -> Mapping[str, str]:
+        """See `Problem.axis_units`."""
+        return {"time": "1", "x": "1"}
+
+    def _march(self, mu: Mapping[str, np.ndarray], rngs: list[np.random.Generator]) -> Iterator[State]:
+        from sciflow_spectral.equations import kuramoto_sivashinsky
+
+        return kuramoto_sivashinsky(self, mu["amplitude"], rngs)
+
+
+@dataclass(frozen=True)
+class NavierStokes(Spectral):
+    """Vorticity of a two-dimensional flow, periodic on the unit square, with a steady force.
+
+    Attributes
+    ----------
+    points : int
+        Grid points along each side.
+    levels : int
+        Stored time levels, the initial state included.
+    end : float
+        Final time.
+    steps : int
+        Time steps in all; a multiple of ``levels - 1``.
+    backend : {"numpy", "torch"}
+        Array library.
+    device : str
+        For torch: ``cpu`` or ``cuda``.
+    """
+
+    name: ClassVar[str] = "navier_stokes_vorticity"
+    batch: ClassVar[int] = 16
+    periodic: ClassVar[tuple[str, ...]] = ("y", "x")
+    parameters: ClassVar[ParameterSpace] = ParameterSpace(
+        viscosity=Parameter(1e-4, 1e-2, "1", log=True, description="over length times velocity"),
+        force=Parameter(0.05, 0.2, "1", description="amplitude of the force"),
+    )
+    fields: ClassVar[Mapping[str, Field]] = {"vorticity": Field(("time", "y", "x"), "1")}
+    points: int = 64
+    levels: int = 11
+    end: float = 10.0
+    steps: int = 1000
+    backend: Backend = "numpy"
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        self._check(self.points, self.levels, self.end)
+        if self.steps < 1 or self.steps % (self.levels - 1):
+            raise Invalid(f"steps ({self.steps}) must be a multiple of levels - 1 ({self.levels - 1})")
+
+    @classmethod
+    def example(cls) -> Self:
+        """A small one for conformance checks."""
+        return cls(points=16, levels=3, end=0.2, steps=20)
+
+    def coordinates(self) -> Mapping[str, np.ndarray]:
+        """See `Problem.coordinates`."""
+        import numpy as np
+
+        line = np.arange(self.points) / self.points
+        return {"time": np.linspace(0, self.end, self.levels), "y": line, "x": line}
+
+    def axis_units(self) -> Mapping[str, str]:
+        """See `Problem.axis_units`."""
+        return {"time": "1", "x": "1", "y": "1"}
+
+    def _march(self, mu: Mapping[str, np.ndarray], rngs: list[np.random.Generator]) -> Iterator[State]:
+        from sciflow_spectral.equations import navier_stokes
+
+        return navier_stokes(self, mu["viscosity"], mu["force"], rngs)
 
 
 @hookimpl
 def sciflow_components() -> list[type[Component]]:
     """Components of this plugin."""
-    return []
+    return [Burgers, KuramotoSivashinsky, NavierStokes]

@@ -49,8 +49,9 @@ class Signature:
     def to_json(self) -> dict[str, Any]:
         """The signature as plain JSON types."""
         return {
-            "inputs": {k: f.to_json() for k, f in self.inputs.items()},
-            "outputs": {k: f.to_json() for k, f in self.outputs.items()},
+            # Lists: the order of the fields is that of a network's channels, and JSON objects have none.
+            "inputs": [[k, f.to_json()] for k, f in self.inputs.items()],
+            "outputs": [[k, f.to_json()] for k, f in self.outputs.items()],
             "coordinates": {k: [float(c) for c in v] for k, v in self.coordinates.items()},
             "periodic": list(self.periodic),
         }
@@ -61,8 +62,8 @@ class Signature:
         import numpy as np
 
         return cls(
-            {k: Field.from_json(f) for k, f in document["inputs"].items()},
-            {k: Field.from_json(f) for k, f in document["outputs"].items()},
+            {k: Field.from_json(f) for k, f in document["inputs"]},
+            {k: Field.from_json(f) for k, f in document["outputs"]},
             {k: np.asarray(v) for k, v in document["coordinates"].items()},
             tuple(document["periodic"]),
         )

@@ -147,13 +147,13 @@ class Conduction:
         linear = 0
         for iteration in range(1, NEWTON + 1):
             linear += self._correct()
-            size, whole = self._change.norm(), compat.vector_of(self.rise).norm()
+            size, whole = self._norm(self._change.array), self._norm(self.rise.x.array[: self._owned])
             if not np.isfinite(size) or not np.isfinite(whole):
                 raise Diverged(f"Newton's method left the finite numbers in iteration {iteration}")
             if size <= TOLERANCE * max(whole, 1e-30) or size == 0.0:
                 self._positive()
                 return iteration, linear
-        raise Diverged(f"Newton's method did not converge in {NEWTON} iterations, last correction {size / whole:.2e}")
+        raise Diverged(f"Newton's method did not converge in {NEWTON} iterations, last correction {size:.2e} of {whole:.2e} K")
 
     def _correct(self) -> int:
         """One Newton correction; returns the linear iterations."""
@@ -168,12 +168,18 @@ class Conduction:
         self.rise.x.scatter_forward()
         return int(self._solver.getIterationNumber())
 
+    def _norm(self, owned: np.ndarray) -> float:
+        """Euclidean norm over all ranks; PETSc's own is cached and misses changes through numpy."""
+        total = np.empty(1)
+        self.mesh.comm.Allreduce(np.array([owned @ owned]), total)
+        return float(np.sqrt(total[0]))
+
     def _positive(self) -> None:
-        vector = compat.vector_of(self.rise)
-        beta = float(self._beta.value)
-        lowest = 1 + beta * (vector.min()[1] if beta > 0 else vector.max()[1])
-        if lowest <= 0:
-            raise Diverged(f"the conductivity falls to {lowest:.3g} of its reference value")
+        mine = 1 + float(self._beta.value) * self.rise.x.array[: self._owned]
+        lowest = np.empty(1)
+        self.mesh.comm.Allreduce(np.array([mine.min(initial=np.inf)]), lowest, op=MPI.MIN)
+        if lowest[0] <= 0:
+            raise Diverged(f"the conductivity falls to {lowest[0]:.3g} of its reference value")
 
 
 @lru_cache(maxsize=8)

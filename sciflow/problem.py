@@ -68,6 +68,9 @@ class ParameterSpace(Mapping[str, Parameter]):
         except KeyError:
             raise NotFound(f"no parameter {name!r}. {nearest(name, self._parameters)}") from None
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._parameters
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._parameters)
 

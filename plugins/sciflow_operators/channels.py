@@ -90,26 +90,33 @@ class Layout:
         Invalid
             If a field is missing or has another number of time levels.
         """
-        points: tuple[int, ...] = ()
+        shapes = {}
         for name, n in which.items():
             if name not in arrays:
-                raise Invalid(f"the field {name!r} is missing; there is: {', '.join(arrays)}")
-            if n:
-                points = arrays[name].shape[-len(self.space) :]
-        parts = []
-        for name, n in which.items():
-            values = np.asarray(arrays[name], dtype=np.float32)
-            if n == 0:
-                ones = (1,) * len(self.space)
-                part = np.broadcast_to(values.reshape(-1, *ones, 1), (len(values), *points, 1))
-            elif values.ndim == 1 + len(self.space):
-                part = values[..., None]
-            else:
-                part = np.moveaxis(values, 1, -1)
-            if part.shape[-1] != max(1, n):
-                raise Invalid(f"field {name!r} has {part.shape[-1]} time levels, the model was fitted to {n}")
-            parts.append(part)
+                raise Invalid(f"the field {name!r} is missing; there is: {', '.join(arrays) or 'nothing'}")
+            shape = np.shape(arrays[name])
+            shapes[name] = (*shape[:1], *(shape[-len(self.space) :] if n else ()))
+        full = {s for s in shapes.values() if len(s) > 1}
+        if len(full) > 1 or len({s[:1] for s in shapes.values()}) > 1:
+            raise Invalid(f"these fields do not fit together, (batch, *space) is {shapes}")
+        points = full.pop()[1:] if full else (1,) * len(self.space)
+        parts = [
+            self._part(name, np.asarray(arrays[name], dtype=np.float32), n, points)
+            for name, n in which.items()
+        ]
         return np.ascontiguousarray(np.concatenate(parts, axis=-1))
+
+    def _part(self, name: str, values: np.ndarray, n: int, points: tuple[int, ...]) -> np.ndarray:
+        """The channels of one field."""
+        if n == 0:
+            column = values.reshape(-1, *(1,) * (len(points) + 1))
+            return np.broadcast_to(column, (len(values), *points, 1))
+        part = values[..., None] if values.ndim == 1 + len(points) else np.moveaxis(values, 1, -1)
+        if part.ndim != len(points) + 2 or part.shape[-1] != n:
+            raise Invalid(
+                f"field {name!r} has shape {values.shape}; the model takes {n} time levels of {points}"
+            )
+        return part
 
     def unstack(self, values: np.ndarray, axes: Mapping[str, tuple[str, ...]]) -> dict[str, np.ndarray]:
         """Output channels as fields; the inverse of `stack` for outputs.
@@ -136,7 +143,8 @@ class Scale:
     Attributes
     ----------
     mean, spread : ndarray of float32, shape (channel,)
-        In the fields' units; a constant channel has spread 1.
+        In the fields' units. A constant channel has spread 1 among the inputs (nothing is divided
+        by zero) and 0 among the outputs (the constant is predicted).
     """
 
     mean: np.ndarray
@@ -144,7 +152,13 @@ class Scale:
 
     @classmethod
     def of(cls, samples: Samples, layout: Layout, *, inputs: bool) -> Scale:
-        """Computed in one pass over the samples, in double precision."""
+        """Computed in one pass over the samples, in double precision.
+
+        Raises
+        ------
+        Invalid
+            If there are no samples.
+        """
         count, first, second = 0, 0.0, 0.0
         shift: np.ndarray | None = None
         for batch in samples.batches(64, seed=None):
@@ -161,5 +175,12 @@ class Scale:
             raise Invalid("there are no samples to train on")
         mean = first / count
         spread = np.sqrt(np.maximum(second / count - mean**2, 0.0))
-        spread = np.where(spread > 1e-6 * np.maximum(np.abs(mean + shift), 1e-30), spread, 1.0)
+        constant = spread <= 1e-6 * np.abs(mean + shift)
+        spread = np.where(constant, 1.0 if inputs else 0.0, spread)
         return cls((mean + shift).astype(np.float32), spread.astype(np.float32))
+
+    def typical(self, which: Mapping[str, int]) -> list[float]:
+        """Root mean square of each field over all samples, in its unit."""
+        square = self.mean.astype(np.float64) ** 2 + self.spread.astype(np.float64) ** 2
+        parts = np.split(square, np.cumsum([max(1, n) for n in which.values()])[:-1])
+        return [float(np.sqrt(p.mean())) for p in parts]

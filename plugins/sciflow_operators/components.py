@@ -29,7 +29,11 @@ class FNO(Surrogate):
     layers : int
         Fourier layers.
     padding : float
-        Fraction of the domain that is added along axes that are not periodic.
+        Fraction of the domain that is added along axes that are not periodic; a Fourier series is
+        periodic, so without it the two ends of such an axis are neighbours.
+    coordinates : bool
+        Also give the network the grid coordinates. Without them, it commutes with every shift of a
+        periodic domain.
     epochs : int
         Passes over the training members.
     batch : int
@@ -54,6 +58,7 @@ class FNO(Surrogate):
     modes: int = 16
     layers: int = 4
     padding: float = 0.125
+    coordinates: bool = True
     epochs: int = 60
     batch: int = 16
     learning_rate: float = 4e-3

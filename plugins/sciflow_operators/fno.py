@@ -80,7 +80,11 @@ def _tables(points: int, modes: int, kind: str, like: Tensor) -> tuple[Tensor, T
     found = _TABLES.get(key)
     tracing = torch.compiler.is_compiling()
     if found is None or tracing:
-        pair = complex_transforms(points, modes) if kind == "complex" else transforms(points, modes, kind == "half")
+        pair = (
+            complex_transforms(points, modes)
+            if kind == "complex"
+            else transforms(points, modes, kind == "half")
+        )
         there, back = (torch.tensor(m, dtype=like.dtype, device=like.device) for m in pair)
         found = there, back
         if not tracing:
@@ -172,7 +176,9 @@ class SpectralConv(nn.Module):
         a = torch.matmul(f, a.view(batch * k, 2 * width, channels))
         z = a.view(batch, k, 2, q, channels).permute(1, 3, 2, 0, 4).reshape(k * q, 2 * batch, channels)
         re, im = self._mix(z, (k, q))
-        out = torch.stack([re, im]).view(2, k, q, batch, n).permute(3, 1, 0, 2, 4).reshape(batch * k, 2 * q, n)
+        out = (
+            torch.stack([re, im]).view(2, k, q, batch, n).permute(3, 1, 0, 2, 4).reshape(batch * k, 2 * q, n)
+        )
         b = torch.matmul(fi, out).view(batch, 2 * k, width * n)
         rows = gi.reshape(1, height, 2 * k).expand(batch, -1, -1)
         base = skip.reshape(batch, height, width * n)
@@ -304,7 +310,9 @@ class FNONet(nn.Module):
         The period is `1 + padding` times the distance of the end points, so that the modes stay
         the same functions of space when the grid is refined.
         """
-        return 0 if periodic or not self.padding else max(0, round((1 + self.padding) * (points - 1)) - points)
+        return (
+            0 if periodic or not self.padding else max(0, round((1 + self.padding) * (points - 1)) - points)
+        )
 
     def _mesh(self, points: Sequence[int], like: Tensor) -> Tensor:
         """Coordinates in [0, 1], shape (*points, axis); a periodic axis lacks its end point."""

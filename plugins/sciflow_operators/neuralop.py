@@ -50,7 +50,9 @@ def from_neuraloperator(state: Mapping[str, Tensor], layers: int) -> dict[str, T
     return {k: v.detach().clone() for k, v in ours.items()}
 
 
-def to_neuraloperator(ours: Mapping[str, Tensor], like: Mapping[str, Tensor], layers: int) -> dict[str, Tensor]:
+def to_neuraloperator(
+    ours: Mapping[str, Tensor], like: Mapping[str, Tensor], layers: int
+) -> dict[str, Tensor]:
     """Our weights as the ``state_dict`` of a neuraloperator 2.0 ``FNO``.
 
     Parameters

@@ -64,6 +64,8 @@ class ProcessJob(Job):
             if time.monotonic() < self._end:
                 return JobState.RUNNING
             self._stop()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
         if self._cancelled:
             return JobState.CANCELLED
         return JobState.DONE if self._process.returncode == 0 else JobState.FAILED

@@ -1,0 +1,202 @@
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+from sciflow import Cancelled, Context, Diverged, Field, Invalid, Signature
+from sciflow.samples import Batch, Samples
+from sciflow_operators.channels import Layout, Scale
+from sciflow_operators.components import FNO
+from sciflow_operators.training import _rate, relative_l2, torch_threads
+
+K = Field(("x",), "K")
+
+
+class Memory(Samples):
+    """Samples from arrays."""
+
+    def __init__(self, x, y, signature):
+        self.x, self.y, self.signature = x, y, signature
+
+    def __len__(self):
+        return len(next(iter(self.y.values())))
+
+    def batches(self, size, *, seed, epoch=0):
+        order = np.arange(len(self)) if seed is None else np.random.default_rng([seed, epoch]).permutation(len(self))
+        for i in range(0, len(self), size):
+            pick = order[i : i + size]
+            yield Batch({k: v[pick] for k, v in self.x.items()}, {k: v[pick] for k, v in self.y.items()})
+
+
+def smoothing(count, n=32, seed=0, scale=1.0):
+    """The heat flow of random waves: a linear operator."""
+    rng = np.random.default_rng(seed)
+    k = np.arange(n // 2 + 1)
+    z = (rng.standard_normal((count, len(k))) + 1j * rng.standard_normal((count, len(k)))) / (1 + k) ** 1.5
+    z[:, -1] = 0
+    u, v = np.fft.irfft(z, n) * n, np.fft.irfft(z * np.exp(-0.02 * k**2), n) * n
+    line = np.arange(n) / n
+    signature = Signature({"u": K}, {"v": K}, {"x": line}, ("x",))
+    return Memory({"u": scale * u.astype("float32")}, {"v": scale * v.astype("float32")}, signature)
+
+
+SMALL = FNO(width=8, modes=8, layers=2, epochs=6, batch=16, threads=1, device="cpu")
+
+
+def fit(config, samples, valid=None, seed=1, resume=None, stop=None):
+    reports, checkpoint = [], None
+    generator = config.fit(samples, valid or samples, Context(seed=seed), resume)
+    while True:
+        try:
+            report = next(generator)
+        except StopIteration as end:
+            return end.value, reports, checkpoint
+        reports.append(report)
+        if report.epoch == stop:
+            checkpoint = report.checkpoint()
+
+
+def test_a_linear_operator_is_learned_and_carried_to_a_finer_grid():
+    model, reports, _ = fit(SMALL.replace(epochs=60, learning_rate=1e-2), smoothing(200))
+    test, fine = smoothing(50, seed=9), smoothing(50, n=32, seed=9)
+    error = np.linalg.norm(model.predict(test.x)["v"] - test.y["v"]) / np.linalg.norm(test.y["v"])
+    assert error < 0.03
+    assert reports[-1].metrics["train_loss"] < 0.1 * reports[0].metrics["train_loss"]
+    spectrum = np.fft.rfft(fine.x["u"])
+    four = np.fft.irfft(spectrum, 128) * 4
+    predicted = model.predict({"u": four.astype("float32")})["v"]
+    assert predicted.shape == (50, 128)
+    assert np.abs(predicted[:, ::4] - model.predict(fine.x)["v"]).max() < 1e-3 * np.abs(predicted).max()
+
+
+def test_going_on_from_a_checkpoint_gives_the_same_bits():
+    samples = smoothing(40)
+    whole, reports, checkpoint = fit(SMALL, samples, stop=3)
+    assert all(v.dtype.kind in "fiu" for v in checkpoint.values())
+    resumed, later, _ = fit(SMALL, samples, resume=checkpoint)
+    assert [r.epoch for r in later] == [4, 5, 6]
+    assert [r.metrics["train_loss"] for r in later] == [r.metrics["train_loss"] for r in reports[3:]]
+    for name, values in whole.state().items():
+        assert values.tobytes() == resumed.state()[name].tobytes(), name
+
+
+def test_the_seed_decides():
+    one, two, other = (fit(SMALL, smoothing(20), seed=s)[0].state() for s in (1, 1, 2))
+    assert all(one[k].tobytes() == two[k].tobytes() for k in one)
+    assert any(one[k].tobytes() != other[k].tobytes() for k in one)
+
+
+def test_the_unit_of_the_fields_does_not_matter():
+    """1000 times the values (mK instead of K) give 1000 times the prediction."""
+    one, thousand = (fit(SMALL, smoothing(40, scale=s))[0] for s in (1.0, 1000.0))
+    x = smoothing(5, seed=3).x["u"]
+    np.testing.assert_allclose(thousand.predict({"u": 1000 * x})["v"], 1000 * one.predict({"u": x})["v"], rtol=2e-2, atol=5)
+
+
+def test_a_model_comes_back_from_its_arrays():
+    samples = smoothing(20)
+    model, _, _ = fit(SMALL, samples)
+    again = SMALL.load(model.state(), samples.signature)
+    assert again.predict(samples.x)["v"].tobytes() == model.predict(samples.x)["v"].tobytes()
+    broken = {k: v for k, v in model.state().items() if k != "net.blocks.1.gate"}
+    with pytest.raises(Invalid, match="net.blocks.1.gate is missing"):
+        SMALL.load(broken, samples.signature)
+    with pytest.raises(Invalid, match="has shape .* is needed"):
+        SMALL.replace(width=4).load(model.state(), samples.signature)
+
+
+def test_a_loss_that_is_not_finite_ends_training_with_advice():
+    samples = smoothing(20)
+    samples.y["v"][3, 0] = np.nan
+    with pytest.raises(Diverged, match="loss is nan in epoch 1.*smaller learning_rate"):
+        fit(SMALL, samples)
+
+
+def test_training_stops_when_it_is_cancelled():
+    ctx = Context()
+    generator = SMALL.fit(smoothing(20), smoothing(4), ctx)
+    next(generator)
+    ctx.cancelled.set()
+    with pytest.raises(Cancelled):
+        next(generator)
+
+
+def test_thread_counts_are_put_back():
+    before = torch.get_num_threads()
+    with torch_threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+    fit(SMALL.replace(threads=before + 1, epochs=1), smoothing(16))
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("schedule", ["onecycle", "cosine"])
+def test_the_learning_rate_peaks_where_it_should_and_ends_near_zero(schedule):
+    config = FNO(schedule=schedule, learning_rate=0.1)
+    rates = [_rate(config, step, 100) for step in range(101)]
+    assert max(rates) == pytest.approx(0.1)
+    assert rates.index(max(rates)) == (30 if schedule == "onecycle" else 0)
+    assert rates[-1] == pytest.approx(1e-5)
+
+
+def test_relative_error_of_several_fields_is_their_mean():
+    truth = torch.tensor([[[3.0, 4.0]]])
+    guess = torch.tensor([[[3.3, 5.0]]])
+    assert float(relative_l2(guess, truth, [1, 1], [1.0, 1.0])) == pytest.approx((0.1 + 0.25) / 2)
+    assert float(relative_l2(guess, truth, [2], [1.0])) == pytest.approx(np.hypot(0.3, 1.0) / 5)
+
+
+def test_channels_come_back_as_the_fields_they_were():
+    fields = {
+        "q": Field(("y", "x"), "W"),
+        "b": Field((), "K"),
+        "T": Field(("time", "y", "x"), "K"),
+    }
+    axes = {"time": np.arange(3.0), "y": np.arange(4.0), "x": np.arange(5.0)}
+    layout = Layout.of(Signature({"q": fields["q"], "b": fields["b"]}, {"T": fields["T"]}, axes))
+    assert (layout.channels_in, layout.channels_out) == (2, 3)
+    rng = np.random.default_rng(0)
+    values = {"T": rng.random((2, 3, 4, 5), dtype="float32")}
+    stacked = layout.stack(values, layout.outputs)
+    assert stacked.shape == (2, 4, 5, 3)
+    back = layout.unstack(stacked, {"T": fields["T"].axes})
+    np.testing.assert_array_equal(back["T"], values["T"])
+    x = layout.stack({"q": rng.random((2, 4, 5)), "b": np.array([7.0, 8.0])}, layout.inputs)
+    assert (x[0, ..., 1] == 7).all()
+    assert (x[1, ..., 1] == 8).all()
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "message"),
+    [
+        ({"a": ("x",)}, {"b": ("y", "x")}, "fields on one grid"),
+        ({"a": ("z", "y", "x")}, {"b": ("z", "y", "x")}, "one or two spatial axes"),
+        ({"a": ("x",)}, {"b": ()}, "an FNO predicts fields"),
+        ({"a": ("x", "time")}, {"b": ("x",)}, "time must be the first axis"),
+    ],
+)
+def test_signatures_that_cannot_be_fitted_are_refused(inputs, outputs, message):
+    axes = {a: np.arange(4.0) for a in ("time", "x", "y", "z")}
+    fields = [{n: Field(a, "1") for n, a in names.items()} for names in (inputs, outputs)]
+    with pytest.raises(Invalid, match=message):
+        Layout.of(Signature(*fields, axes))
+
+
+def test_scaling_is_computed_without_cancellation():
+    samples = smoothing(50)
+    samples.x["u"] = (samples.x["u"] * 1e-2 + 300).astype("float32")
+    scale = Scale.of(samples, Layout.of(samples.signature), inputs=True)
+    exact = samples.x["u"].astype("float64")
+    assert scale.mean[0] == pytest.approx(exact.mean(), rel=1e-6)
+    assert scale.spread[0] == pytest.approx(exact.std(), rel=1e-3)
+
+
+@pytest.mark.parametrize("change", [{"width": 1}, {"modes": 0}, {"learning_rate": 0.0}, {"padding": -0.1}, {"threads": -1}])
+def test_bad_configurations_are_refused(change):
+    with pytest.raises(Invalid, match=next(iter(change))):
+        FNO(**change)
+
+
+def test_a_gpu_that_is_not_there_is_refused():
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(Invalid, match="torch sees no GPU"):
+        fit(SMALL.replace(device="cuda"), smoothing(8))

@@ -21,7 +21,7 @@ from sciflow.stages.train import Train
 @flow
 async def burgers_fno(
     problem: Burgers = Burgers(),
-    surrogate: FNO = FNO(),
+    surrogate: FNO = FNO(width=64, epochs=60, batch=20),
     members: int = 1200,
     viscosity: float = 0.1,
     seed: int = 0,

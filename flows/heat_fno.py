@@ -24,8 +24,8 @@ from sciflow.stages.train import Train
 @flow
 async def heat_fno(
     problem: Heat = Heat(),
-    surrogate: FNO = FNO(),
-    members: int = 250,
+    surrogate: FNO = FNO(epochs=40, batch=10),
+    members: int = 400,
     ranks: int = 2,
     seed: int = 0,
 ) -> Path:

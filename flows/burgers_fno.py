@@ -1,21 +1,22 @@
 """Learn the flow map of Burgers' equation: u(x, 0) -> u(x, 1), with nothing but numpy and torch.
 
-    u_t + u u_x = nu u_xx,  x in [0, 1) periodic,  u(., 0) a Gaussian random field.
+u_t + u u_x = nu u_xx,  x in [0, 1) periodic,  u(., 0) a Gaussian random field.
 
-    sciflow run flows/burgers_fno.py --set members=400 --set surrogate.epochs=20
+sciflow run flows/burgers_fno.py --set members=400 --set surrogate.epochs=20
 """
 
+import asyncio
 from pathlib import Path
 
 from prefect import flow
-from sciflow_operators.components import FNO
-from sciflow_spectral.components import Burgers
 
 from sciflow import report, run
 from sciflow.stages.design import Design
 from sciflow.stages.evaluate import Evaluate
 from sciflow.stages.simulate import Simulate
 from sciflow.stages.train import Train
+from sciflow_operators.components import FNO
+from sciflow_spectral.components import Burgers
 
 
 @flow
@@ -26,7 +27,7 @@ async def burgers_fno(
     viscosity: float = 0.1,
     seed: int = 0,
 ) -> Path:
-    """Train an FNO on Burgers' equation and test it on members it has never seen.
+    """Train an FNO on Burgers' equation; test it on unseen members, also on the solver's finer grid.
 
     Args:
         problem: The solver.
@@ -41,4 +42,6 @@ async def burgers_fno(
     stage = Train(surrogate, ("u[0]",), ("u[-1]",), train=0.8, valid=1 / 30, seed=seed)
     model = await run(stage, ensemble=data)
     score = await run(Evaluate(), model=model, ensemble=data, training=data)
-    return await report("Burgers' equation: an operator from initial to final state", score, model, data, points)
+    return await report(
+        "Burgers' equation: an operator from initial to final state", score, model, data, points
+    )

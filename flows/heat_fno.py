@@ -11,14 +11,14 @@ source, conductivity slope and boundary temperature to the temperature at all st
 from pathlib import Path
 
 from prefect import flow
-from sciflow_fenics.components import Heat
-from sciflow_operators.components import FNO
 
 from sciflow import Resources, report, run
 from sciflow.stages.design import Design
 from sciflow.stages.evaluate import Evaluate
 from sciflow.stages.simulate import Simulate
 from sciflow.stages.train import Train
+from sciflow_fenics.components import Heat
+from sciflow_operators.components import FNO
 
 
 @flow
@@ -43,4 +43,6 @@ async def heat_fno(
     stage = Train(surrogate, ("source", "beta", "boundary"), ("temperature",), seed=seed)
     model = await run(stage, ensemble=data)
     score = await run(Evaluate(), model=model, ensemble=data, training=data)
-    return await report("Heat conduction: an operator learned from finite elements", score, model, data, points)
+    return await report(
+        "Heat conduction: an operator learned from finite elements", score, model, data, points
+    )

@@ -161,7 +161,7 @@ class Artifact:
         """All fields as a lazily loaded dataset with named axes, units and coordinates."""
         import xarray as xr
 
-        data = xr.open_zarr(self.path / DATA, consolidated=False, chunks=None)
+        data: xr.Dataset = xr.open_zarr(self.path / DATA, consolidated=False, chunks=None)
         labels = self.attributes.get("parameters")
         if labels and "parameter" in data.dims:
             data = data.assign_coords(parameter=labels)
@@ -201,7 +201,9 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         raise Invalid(f"{file} is damaged: {error}") from None
     if not isinstance(version, int) or version > FORMAT:
-        raise Invalid(f"{path} has format {version}; this sciflow reads formats up to {FORMAT}: update sciflow")
+        raise Invalid(
+            f"{path} has format {version}; this sciflow reads formats up to {FORMAT}: update sciflow"
+        )
     if hashlib.sha256(canonical(manifest)).hexdigest() != own:
         raise Invalid(f"{file} was edited or truncated: its own digest does not match")
     return manifest

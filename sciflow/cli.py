@@ -9,7 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-DESCRIPTION = "Workflows for scientific machine learning: solvers over MPI, zarr between the stages, operators."
+DESCRIPTION = (
+    "Workflows for scientific machine learning: solvers over MPI, zarr between the stages, operators."
+)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -28,7 +30,11 @@ def parser() -> argparse.ArgumentParser:
         one = command(name, text)
         one.add_argument("flow", help="a file, or file.py:name where it holds several flows")
         one.add_argument(
-            "--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter, as surrogate.epochs=20"
+            "--set",
+            action="append",
+            default=[],
+            metavar="NAME=VALUE",
+            help="a parameter, as surrogate.epochs=20",
         )
         one.add_argument("--params", metavar="FILE", help="parameters from a JSON, TOML or YAML file")
         one.add_argument("--store", metavar="DIR", help="where artifacts are (default: sciflow-store)")
@@ -48,7 +54,9 @@ def parser() -> argparse.ArgumentParser:
     command("doctor", "check dolfinx, PETSc, MPI, Slurm, GPU, Prefect, BLAS and threads on this machine")
     serve = command("serve", "offer flows in the Prefect UI")
     serve.add_argument("flows", nargs="*", help="files (default: flows/*.py)")
-    serve.add_argument("--host", default="127.0.0.1", help="address of the server; not loopback: asks for a token")
+    serve.add_argument(
+        "--host", default="127.0.0.1", help="address of the server; not loopback: asks for a token"
+    )
     serve.add_argument("--stop", action="store_true", help="stop the local server instead")
     return top
 
@@ -178,13 +186,22 @@ def _show(options: argparse.Namespace) -> int:
     print(f"{artifact.schema.kind}  {artifact.path}\ndigest  {artifact.digest}")
     print("every file has the published content\n" if options.verify else "")
     rows = [
-        (name, " x ".join(f"{a} {n}" for a, n in zip(f.axes, artifact.array(name).shape, strict=True)), f.dtype, f.unit)
+        (
+            name,
+            " x ".join(f"{a} {n}" for a, n in zip(f.axes, artifact.array(name).shape, strict=True)),
+            f.dtype,
+            f.unit,
+        )
         for name, f in artifact.schema.fields.items()
     ]
     _table(("field", "axes", "type", "unit"), rows)
     p = artifact.provenance
     print(f"\nmade by {p['stage']['component']} on {p['host']} in {p['end'] - p['start']:.2f} s")
-    print(json.dumps({k: p[k] for k in ("stage", "inputs", "versions", "commit", "seed", "resources")}, indent=2))
+    print(
+        json.dumps(
+            {k: p[k] for k in ("stage", "inputs", "versions", "commit", "seed", "resources")}, indent=2
+        )
+    )
     return 0
 
 
@@ -248,7 +265,10 @@ def _serve(options: argparse.Namespace) -> int:
     from prefect import serve
 
     deployments = [f.to_deployment(name="local") for file in files for f in flows_in(file).values()]
-    print(f"Prefect UI: {url or os.environ['PREFECT_API_URL']}  ({len(deployments)} flows; Ctrl-C ends)", flush=True)
+    print(
+        f"Prefect UI: {url or os.environ['PREFECT_API_URL']}  ({len(deployments)} flows; Ctrl-C ends)",
+        flush=True,
+    )
     serve(*deployments)
     return 0
 

@@ -54,7 +54,9 @@ class Console:
             elif kind == "log" and event["level"] not in ("DEBUG", "INFO"):
                 self._print(f"  {stage}: {event['message']}")
             elif kind == "end":
-                self._print(f"{stage:<10} {event['state']:<9} {duration(event['seconds']):>12}  {event['detail']}")
+                self._print(
+                    f"{stage:<10} {event['state']:<9} {duration(event['seconds']):>12}  {event['detail']}"
+                )
 
     def _progress(self, stage: str, event: Event) -> None:
         passed = time.monotonic() - self._begin.get(stage, time.monotonic())
@@ -67,7 +69,9 @@ class Console:
         left = f"{duration(passed / share * (1 - share))} left" if 0 < share < 1 else ""
         bar = "#" * round(24 * share) + "." * (24 - round(24 * share))
         note = self._note.get(stage, "")
-        text = f"{stage:<10} [{bar}] {event['done']}/{event['total']} {event['what']}  {left}  {note}".rstrip()
+        text = (
+            f"{stage:<10} [{bar}] {event['done']}/{event['total']} {event['what']}  {left}  {note}".rstrip()
+        )
         if self._live:
             self._stream.write("\r" + text[:150].ljust(len(self._drawn)))
             self._drawn = text[:150]

@@ -27,14 +27,11 @@ class Comm(Protocol):
     the real thing for a library takes ``MPI.COMM_SELF`` when ``size == 1``.
     """
 
-    @property
-    def rank(self) -> int: ...
-    @property
-    def size(self) -> int: ...
-    def barrier(self) -> None: ...
-    def bcast(self, obj: Any, root: int = 0) -> Any: ...
-    def gather(self, obj: Any, root: int = 0) -> list[Any] | None: ...
-    def allgather(self, obj: Any) -> list[Any]: ...
+    rank: int
+    size: int
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
 
 
 class SerialComm:
@@ -45,18 +42,6 @@ class SerialComm:
 
     def barrier(self) -> None:
         """Return at once."""
-
-    def bcast(self, obj: Any, root: int = 0) -> Any:
-        """Return `obj`."""
-        return obj
-
-    def gather(self, obj: Any, root: int = 0) -> list[Any]:
-        """Return ``[obj]``."""
-        return [obj]
-
-    def allgather(self, obj: Any) -> list[Any]:
-        """Return ``[obj]``."""
-        return [obj]
 
 
 TEXT = 1000
@@ -105,7 +90,7 @@ class Context:
     """
 
     seed: int = 0
-    scratch: Path = Path(".")
+    scratch: Path = Path()
     comm: Comm = field(default_factory=SerialComm)
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("sciflow"))
     emit: Callable[[Event], None] = _discard

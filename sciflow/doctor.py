@@ -53,7 +53,12 @@ def _ask(code: str, *, launch: tuple[str, ...] = ()) -> tuple[bool, str]:
     env = {**os.environ, "OMP_NUM_THREADS": "1"} if launch else None
     try:
         done = subprocess.run(
-            [*launch, sys.executable, "-c", code], capture_output=True, text=True, timeout=LIMIT, env=env, check=False
+            [*launch, sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            timeout=LIMIT,
+            env=env,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return False, f"{type(error).__name__}: {error}"
@@ -67,7 +72,9 @@ def _module(name: str, code: str, advice: str) -> Check:
     if find_spec(name) is None:
         return Check(name, "absent", "not installed", advice)
     good, said = _ask(code)
-    return Check(name, "ok" if good else "bad", said, "" if good else f"{name} is installed but does not import")
+    return Check(
+        name, "ok" if good else "bad", said, "" if good else f"{name} is installed but does not import"
+    )
 
 
 def _python() -> Check:
@@ -78,7 +85,11 @@ def _cores() -> Check:
     threads = os.environ.get("OMP_NUM_THREADS")
     text = f"{cores()} of {os.cpu_count()} usable, OMP_NUM_THREADS {threads or 'not set'}"
     crowded = threads is not None and threads.isdigit() and int(threads) > cores()
-    advice = "more threads than cores make everything slower; sciflow sets the count for its jobs" if crowded else ""
+    advice = (
+        "more threads than cores make everything slower; sciflow sets the count for its jobs"
+        if crowded
+        else ""
+    )
     return Check("cores", "bad" if crowded else "ok", text, advice)
 
 
@@ -94,8 +105,12 @@ def _numpy() -> Check:
     if not good:
         return Check("numpy", "bad", said, "numpy and scipy must import; Debian's scipy needs numpy<2")
     numpy, scipy, libraries = json.loads(said)
-    slow = [x for x in libraries if x.startswith("libblas.so") and not any("openblas" in y for y in libraries)]
-    advice = "scipy and PETSc use the slow reference BLAS: apt-get install libopenblas0-pthread" if slow else ""
+    slow = [
+        x for x in libraries if x.startswith("libblas.so") and not any("openblas" in y for y in libraries)
+    ]
+    advice = (
+        "scipy and PETSc use the slow reference BLAS: apt-get install libopenblas0-pthread" if slow else ""
+    )
     found = f"{numpy}, scipy {scipy}, BLAS in use: {', '.join(libraries) or 'none'}"
     return Check("numpy, BLAS", "bad" if slow else "ok", found, advice)
 
@@ -129,7 +144,9 @@ def _mpi() -> Check:
     )
     good, said = _ask_lines(code, launch)
     right = good and "2 ranks" in said
-    advice = "" if right else f"{path} does not start two mpi4py ranks that see each other: are both of one MPI?"
+    advice = (
+        "" if right else f"{path} does not start two mpi4py ranks that see each other: are both of one MPI?"
+    )
     return Check("mpi", "ok" if right else "bad", said + ("" if open_mpi else " (not Open MPI)"), advice)
 
 
@@ -157,7 +174,11 @@ def _prefect() -> Check:
     if not number:
         return Check("prefect", "bad", "not installed", "pip install 'prefect>=3.8.8,<3.9'")
     running = server()
-    where = "your own server" if configured() else (running["url"] if running else "no server running, one is started")
+    where = (
+        "your own server"
+        if configured()
+        else (running["url"] if running else "no server running, one is started")
+    )
     fastapi = version_of("fastapi")
     late = tuple(int(x) for x in fastapi.split(".")[:2]) >= (0, 151) if fastapi else False
     advice = f"fastapi {fastapi} stops the server from starting: pip install 'fastapi<0.151'" if late else ""

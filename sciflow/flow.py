@@ -105,7 +105,9 @@ class Planned:
     recipe: str
 
     def __getattr__(self, attribute: str) -> Any:
-        raise PlanEnds(f"the plan ends here: the flow looks into the result of {self.name!r}, which is not there yet")
+        raise PlanEnds(
+            f"the plan ends here: the flow looks into the result of {self.name!r}, which is not there yet"
+        )
 
 
 _SESSION: ContextVar[Session | None] = ContextVar("sciflow_session", default=None)
@@ -187,7 +189,8 @@ async def run(
     """
     here = session()
     if here.planning:
-        return _plan(stage, inputs, here)
+        planned: Artifact = _plan(stage, inputs, here)
+        return planned
     work = Work(stage, inputs, executor, resources or Resources(), here)
     if _flow_run() is not None:
         from sciflow.prefect_engine import run_task
@@ -235,7 +238,13 @@ class Work:
         resources: Resources,
         here: Session,
     ) -> None:
-        self.stage, self.inputs, self.executor, self.resources, self.here = stage, inputs, executor, resources, here
+        self.stage, self.inputs, self.executor, self.resources, self.here = (
+            stage,
+            inputs,
+            executor,
+            resources,
+            here,
+        )
         self.cached = False
         self.listener: Callable[[Event], None] | None = None
         self._cancelled = threading.Event()

@@ -95,8 +95,6 @@ def parameters_of(function: Callable[..., Any], settings: Sequence[str], file: s
     NotFound
         If the file does not exist.
     """
-    from sciflow.validation import check
-
     signature = inspect.signature(function)
     hints = typing.get_type_hints(function, include_extras=True)
     values: dict[str, Any] = _read(Path(file)) if file else {}
@@ -110,23 +108,27 @@ def parameters_of(function: Callable[..., Any], settings: Sequence[str], file: s
             raise Invalid(f"the flow has no parameter {name!r}. {nearest(name, signature.parameters)}")
     result, problems = {}, []
     for name, parameter in signature.parameters.items():
-        default = parameter.default
-        if name not in values:
-            if default is inspect.Parameter.empty:
-                problems.append(f"{name}: this parameter is required; set it with --set {name}=...")
-            else:
-                result[name] = default
-            continue
-        value = values[name]
-        if isinstance(value, dict) and isinstance(default, Component) and "component" not in value:
-            value = _merge(_plain(default), value)
         try:
-            result[name] = check(hints.get(name, Any), value, name)
+            result[name] = _one(name, parameter.default, values, hints.get(name, Any))
         except Invalid as error:
             problems.append(str(error))
     if problems:
         raise Invalid("\n".join(problems))
     return result
+
+
+def _one(name: str, default: Any, values: dict[str, Any], hint: Any) -> Any:
+    """One checked parameter: its default, changed where the user said so."""
+    from sciflow.validation import check
+
+    if name not in values:
+        if default is inspect.Parameter.empty:
+            raise Invalid(f"{name}: this parameter is required; set it with --set {name}=...")
+        return default
+    value = values[name]
+    if isinstance(value, dict) and isinstance(default, Component):
+        value = _merge(_plain(default), value)
+    return check(hint, value, name)
 
 
 def _value(text: str) -> Any:
@@ -145,7 +147,11 @@ def _set(values: dict[str, Any], path: list[str], value: Any, setting: str) -> N
 
 
 def _merge(base: Any, change: Any) -> Any:
-    if isinstance(base, dict) and isinstance(change, dict) and change.get("component") in (None, base.get("component")):
+    if (
+        isinstance(base, dict)
+        and isinstance(change, dict)
+        and change.get("component") in (None, base.get("component"))
+    ):
         return {**base, **{k: _merge(base.get(k), v) for k, v in change.items()}}
     return change
 
@@ -160,7 +166,7 @@ def _read(path: Path) -> dict[str, Any]:
 
             document: Any = tomllib.loads(text)
         elif path.suffix in (".yaml", ".yml"):
-            import yaml
+            import yaml  # type: ignore[import-untyped]
 
             document = yaml.safe_load(text)
         else:

@@ -282,7 +282,9 @@ def _start(host: str) -> dict[str, Any]:
     process.kill()
     from sciflow.jobs import tail
 
-    raise Failed(f"the Prefect server did not start; its log {log} ends:\n{tail(log, 10)}\nTry --engine plain.")
+    raise Failed(
+        f"the Prefect server did not start; its log {log} ends:\n{tail(log, 10)}\nTry --engine plain."
+    )
 
 
 def stop_server() -> bool:

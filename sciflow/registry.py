@@ -139,7 +139,9 @@ class Registry:
             kinds = ", ".join(c.kind for c in fitting)
             raise NotFound(f"{name!r} is the name of several components ({kinds}): say which kind")
         names = [n for k, n in self._classes if kind in (None, k)]
-        raise NotFound(f"no {kind or 'component'} {name!r} is installed. {nearest(name, names)}{self._broken()}")
+        raise NotFound(
+            f"no {kind or 'component'} {name!r} is installed. {nearest(name, names)}{self._broken()}"
+        )
 
     def build(self, document: Mapping[str, Any], *, kind: str | None = None) -> Component:
         """A component from its JSON.

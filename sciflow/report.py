@@ -8,8 +8,9 @@ import io
 import json
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -188,11 +189,15 @@ def percent(value: float) -> str:
     return "–" if not np.isfinite(value) else f"{100 * value:.3g} %"
 
 
+def _three(value: float, unit: str = "") -> str:
+    return f"{value:.3g}{unit}"
+
+
 def _evaluation(artifact: Artifact) -> Section:
     errors = artifact.read("relative_l2")
-    rows = [
+    rows: list[tuple[str, np.ndarray, Callable[[float], str]]] = [
         ("relative L2", errors, percent),
-        ("VRMSE", artifact.read("vrmse"), lambda v: f"{v:.3g}"),
+        ("VRMSE", artifact.read("vrmse"), _three),
         ("baseline: mean of the training members", artifact.read("baseline_mean"), percent),
         ("baseline: nearest training member", artifact.read("baseline_nearest"), percent),
     ]
@@ -200,7 +205,7 @@ def _evaluation(artifact: Artifact) -> Section:
         if name.startswith("maximum_error_"):
             label = f"maximum error of {name.removeprefix('maximum_error_')}"
             unit = "" if field.unit == "1" else f" {field.unit}"
-            rows.append((label, artifact.read(name), lambda v, u=unit: f"{v:.3g}{u}"))
+            rows.append((label, artifact.read(name), partial(_three, unit=unit)))
     bands = artifact.read("band_errors")
     for i, label in enumerate(("below 4", "4 to 11", "12 and more")):
         rows.append((f"relative L2 in wavenumbers {label} per domain", bands[:, i], percent))
@@ -213,13 +218,17 @@ def _evaluation(artifact: Artifact) -> Section:
         + _img(pictures, "best, median and worst member")
     )
     name = artifact.attributes["example_of"]
+    grid = " x ".join(str(n) for n in artifact.array("example_truth").shape[1:])
     figures = (
-        (percent(float(np.median(errors))), f"median relative L2 error of {name}"),
+        (percent(float(np.median(errors))), f"median relative L2 error of {name}, {grid} values"),
         (str(len(errors)), "members never seen in training"),
-        (percent(float(np.median(artifact.read("baseline_nearest")))), "error of the nearest training member"),
+        (
+            percent(float(np.median(artifact.read("baseline_nearest")))),
+            "error of the nearest training member",
+        ),
     )
     short = f"![errors]({histogram})\n\n![members]({pictures})"
-    return Section("Errors on unseen members", body, figures, short)
+    return Section(f"Errors on unseen members, {name} with {grid} values", body, figures, short)
 
 
 def _histogram(errors: np.ndarray, artifact: Artifact) -> Figure:
@@ -259,7 +268,9 @@ def _examples(artifact: Artifact, errors: np.ndarray) -> Figure:
     return _images(truth, guess, titles, unit)
 
 
-def _lines(x: np.ndarray, truth: np.ndarray, guess: np.ndarray, titles: list[str], axis: str, unit: str) -> Figure:
+def _lines(
+    x: np.ndarray, truth: np.ndarray, guess: np.ndarray, titles: list[str], axis: str, unit: str
+) -> Figure:
     made, axes = figure(3, 2, width=10, height=4.6)
     for column, title in enumerate(titles):
         axes[0, column].plot(x, truth[column], color=INK, lw=1.6, label="truth")
@@ -301,7 +312,9 @@ def _model(artifact: Artifact) -> Section:
     errors = {n: v for n, v in curves.items() if "loss" in n or "error" in n}
     made, axes = figure(width=9, height=2.8)
     for (name, values), colour in zip(errors.items(), (BLUE, ORANGE, INK, GREY), strict=False):
-        axes[0, 0].plot(np.arange(1, len(values) + 1), values, color=colour, lw=1.5, label=name.replace("_", " "))
+        axes[0, 0].plot(
+            np.arange(1, len(values) + 1), values, color=colour, lw=1.5, label=name.replace("_", " ")
+        )
     axes[0, 0].set_yscale("log")
     axes[0, 0].set_xlabel("epoch", fontsize=9)
     axes[0, 0].legend(frameon=False, fontsize=8)
@@ -310,8 +323,8 @@ def _model(artifact: Artifact) -> Section:
     weights = sum(int(np.prod(artifact.array(f"state_{i}").shape)) for i in range(len(about["state"])))
     parts = [len(artifact.read(f"{p}_members")) for p in ("train", "valid", "test")]
     text = (
-        f"<p>{html.escape(about['surrogate']['component'])} with {weights:,} stored numbers, fitted to {parts[0]} "
-        f"members, watched on {parts[1]}, {parts[2]} kept for the test.</p>"
+        f"<p>{html.escape(about['surrogate']['component'])} with {weights:,} stored numbers, fitted to "
+        f"{parts[0]} members, watched on {parts[1]}, {parts[2]} kept for the test.</p>"
     )
     figures = ((str(parts[0]), "members in training"),)
     return Section("Learning curves", text + _img(uri, "learning curves"), figures, f"![curves]({uri})")
@@ -374,7 +387,8 @@ def _design(artifact: Artifact) -> Section:
         axes[0, i].set_ylabel(f"{names[j]}, {units[j]}", fontsize=8)
         if artifact.attributes["log"][i]:
             axes[0, i].set_xscale("log")
-    text = f"<p>{len(points)} points of {len(names)} parameters, {html.escape(artifact.attributes['method'])}.</p>"
+    method = html.escape(artifact.attributes["method"])
+    text = f"<p>{len(points)} points of {len(names)} parameters, {method}.</p>"
     return Section("Design of experiments", text + _img(data_uri(made), "design"))
 
 
@@ -388,7 +402,9 @@ def _stages(here: Session) -> Section:
         made = ""
         if r.artifact is not None:
             p = r.artifact.provenance
-            made = duration(p["end"] - p["start"]) + (f", {p['resources']['ranks']} ranks" if p["resources"]["ranks"] > 1 else "")
+            made = duration(p["end"] - p["start"]) + (
+                f", {p['resources']['ranks']} ranks" if p["resources"]["ranks"] > 1 else ""
+            )
         where = f"<code>{html.escape(r.artifact.path.name if r.artifact else r.reason)}</code>"
         rows.append([r.stage.name, r.state, duration(r.seconds), made, bar, where])
     head = ["stage", "state", "this run", "when computed", "", "artifact"]

@@ -136,7 +136,7 @@ class Stored(Samples):
         ensemble: Artifact,
         inputs: Sequence[str],
         outputs: Sequence[str],
-        members: Sequence[int] | None = None,
+        members: Sequence[int] | np.ndarray | None = None,
     ) -> None:
         import numpy as np
 
@@ -192,7 +192,9 @@ def _select(ensemble: Artifact, text: str, members: np.ndarray) -> tuple[Field, 
     if name in names:
         unit = ensemble.attributes["parameter_units"][names.index(name)]
         return Field((), unit), ensemble.read("parameters")[members, names.index(name)].astype("float32")
-    data_fields = {k: f for k, f in ensemble.schema.fields.items() if f.axes[:1] == ("member",) and len(f.axes) > 1}
+    data_fields = {
+        k: f for k, f in ensemble.schema.fields.items() if f.axes[:1] == ("member",) and len(f.axes) > 1
+    }
     data_fields.pop("parameters", None)
     if name not in data_fields:
         raise NotFound(

@@ -11,8 +11,9 @@ from sciflow.errors import Invalid, nearest
 from sciflow.schema import Schema
 
 if TYPE_CHECKING:
-    from sciflow.artifact import Artifact, Writer
+    from sciflow.artifact import Artifact
     from sciflow.context import Context
+    from sciflow.store import Writer
 
 
 class Stage(Component):

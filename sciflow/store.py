@@ -62,7 +62,9 @@ class Store:
         path.rename(aside)
         import logging
 
-        logging.getLogger("sciflow").warning("%s was damaged; moved to %s, it will be made again", path, aside)
+        logging.getLogger("sciflow").warning(
+            "%s was damaged; moved to %s, it will be made again", path, aside
+        )
         return None
 
     def artifacts(self) -> Iterator[Path]:
@@ -187,7 +189,9 @@ class Writer:
                 raise Invalid(f"field {name!r} already exists as {self._fields[name]}")
             return
         dtype = np.dtype(field.dtype)
-        chunk, shard = _layout(field, shape, dtype.itemsize) if member else (tuple(max(1, n) for n in shape), None)
+        chunk, shard = (
+            _layout(field, shape, dtype.itemsize) if member else (tuple(max(1, n) for n in shape), None)
+        )
         fill: Any = "NaN" if dtype.kind == "f" else (False if dtype.kind == "b" else 0)
         plain = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
         if dtype.itemsize == 1:
@@ -197,7 +201,10 @@ class Writer:
             "configuration": {
                 "chunk_shape": list(chunk),
                 "codecs": plain,
-                "index_codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
+                "index_codecs": [
+                    {"name": "bytes", "configuration": {"endian": "little"}},
+                    {"name": "crc32c"},
+                ],
                 "index_location": "end",
             },
         }

@@ -14,7 +14,6 @@ from pydantic_core import core_schema as cs
 from sciflow.component import Component
 from sciflow.errors import Invalid, SciflowError, nearest
 
-
 T = TypeVar("T", bound=Component)
 
 

@@ -99,7 +99,9 @@ def _solve_one(
     ctx.check()
     ctx.emit({"event": "member", "member": member, "state": "started"})
     begin = time.perf_counter()
-    inner = Context(member_seed(seed, member), ctx.scratch, ctx.comm, ctx.log, ctx.emit, cancelled=ctx.cancelled)
+    inner = Context(
+        member_seed(seed, member), ctx.scratch, ctx.comm, ctx.log, ctx.emit, cancelled=ctx.cancelled
+    )
     collector = Collector(problem, ctx.comm)
     reason = ""
     try:
@@ -218,7 +220,9 @@ class Collector:
         if comm.rank == 0:
             for name, field in problem.fields.items():
                 time_axis = (self._levels,) if "time" in field.axes else ()
-                self.arrays[name] = np.full((*self._lead, *time_axis, *self._shapes[name]), np.nan, field.dtype)
+                self.arrays[name] = np.full(
+                    (*self._lead, *time_axis, *self._shapes[name]), np.nan, field.dtype
+                )
 
     def add(self, state: State) -> None:
         """Take one state; collective.
@@ -268,7 +272,9 @@ class Collector:
         shape = self._shapes[name]
         size = int(np.prod(shape, dtype=np.int64))
         if len(index) != size or not np.array_equal(np.sort(index), np.arange(size)):
-            raise Invalid(f"field {name!r}: the ranks gave {len(index)} positions that are not each of {size} once")
+            raise Invalid(
+                f"field {name!r}: the ranks gave {len(index)} positions that are not each of {size} once"
+            )
         whole = np.empty(size, values.dtype)
         whole[index] = values
         return whole.reshape(shape)

@@ -15,10 +15,10 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 
-import pytest  # noqa: E402  the environment must be set before numerics are imported
+import pytest
 
-from sciflow.flow import _SESSION, Session  # noqa: E402
-from sciflow.store import Store  # noqa: E402
+from sciflow.flow import _SESSION, Session
+from sciflow.store import Store
 
 
 @pytest.fixture

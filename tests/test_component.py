@@ -145,6 +145,11 @@ def test_rules_for_classes():
     class BadName(Sample):
         name: ClassVar[str] = "Bad Name"
 
-    for cls, message in ((NoDataclass, "frozen=True"), (Thawed, "frozen=True"), (BadName, "matching"), (Problem, "define")):
+    for cls, message in (
+        (NoDataclass, "frozen=True"),
+        (Thawed, "frozen=True"),
+        (BadName, "matching"),
+        (Problem, "define"),
+    ):
         with pytest.raises(Invalid, match=message):
             check_class(cls)

@@ -202,7 +202,13 @@ def test_the_whole_chain(plain):
     assert page.count("data:image/png;base64,") >= 5
     assert "http://" not in page
     assert "https://" not in page
-    for word in ("Errors on unseen members", "Learning curves", "Simulations", "Design of experiments", "computed"):
+    for word in (
+        "Errors on unseen members",
+        "Learning curves",
+        "Simulations",
+        "Design of experiments",
+        "computed",
+    ):
         assert word in page
 
 
@@ -224,8 +230,8 @@ def test_evaluating_on_members_that_were_seen_is_refused(plain):
     _, model, data, _, _ = learn(Wave())
     with pytest.raises(Invalid, match="evaluate it with members='test'"):
         asyncio.run(run(Evaluate("all"), model=model, ensemble=data, training=data))
+    other = learn(Wave(points=9))[2]
     with pytest.raises(Invalid, match="was not trained on"):
-        other = learn(Wave(points=9))[2]
         asyncio.run(run(Evaluate(), model=model, ensemble=other, training=other))
 
 
@@ -281,7 +287,8 @@ def test_a_broken_artifact_in_the_store_is_made_again(plain):
 def test_importing_the_core_loads_nothing_heavy():
     code = (
         "import sys, sciflow, sciflow.cli, sciflow.registry as r; r.registry();"
-        "print([m for m in ('numpy','torch','prefect','dolfinx','petsc4py','mpi4py','zarr','pydantic') if m in sys.modules])"
+        "heavy = ('numpy', 'torch', 'prefect', 'dolfinx', 'petsc4py', 'mpi4py', 'zarr', 'pydantic');"
+        "print([m for m in heavy if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -56,7 +56,9 @@ def test_missing_values_are_not_finite():
 
 
 def worker(path):
-    return subprocess.run([sys.executable, "-m", "sciflow.worker", path], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "sciflow.worker", path], capture_output=True, text=True, check=False
+    )
 
 
 def test_a_job_file_of_another_version_is_refused(tmp_path):
@@ -81,7 +83,9 @@ def test_a_job_file_of_another_version_is_refused(tmp_path):
 
 
 def test_a_job_that_fails_leaves_its_reason(tmp_path):
-    spec = JobSpec("members", {"component": "nonsense"}, str(tmp_path), payload={"members": [], "parameters": []})
+    spec = JobSpec(
+        "members", {"component": "nonsense"}, str(tmp_path), payload={"members": [], "parameters": []}
+    )
     done = worker(spec.write(tmp_path))
     assert done.returncode == 1
     record = json.loads((tmp_path / "exit.json").read_text())
@@ -90,7 +94,9 @@ def test_a_job_that_fails_leaves_its_reason(tmp_path):
 
 
 def test_the_command_line_of_the_worker():
-    done = subprocess.run([sys.executable, "-m", "sciflow.worker"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "sciflow.worker"], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 2
     assert "usage:" in done.stderr
 

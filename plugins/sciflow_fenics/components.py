@@ -101,7 +101,7 @@ class Heat(Problem):
         import numpy as np
 
         points = np.linspace(0.0, self.side, self.grid)
-        axes = {
+        axes: dict[str, np.ndarray] = {
             "time": self.end * np.arange(1, self.levels + 1) / self.levels,
             "y": points,
             "x": points,

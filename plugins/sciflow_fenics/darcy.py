@@ -78,7 +78,9 @@ def spectrum(points: int, length: float) -> np.ndarray:
         if values.min() >= -1e-12 * values.max():
             return np.maximum(values, 0.0)
         size *= 2
-    raise Invalid(f"a correlation length of {length} sides is too long for circulant embedding on this lattice")
+    raise Invalid(
+        f"a correlation length of {length} sides is too long for circulant embedding on this lattice"
+    )
 
 
 def gaussian_field(points: int, length: float, rng: np.random.Generator) -> np.ndarray:

@@ -56,7 +56,14 @@ class Conduction:
     """
 
     def __init__(
-        self, comm: Any, cells: int, degree: int, side: float, conductivity: float, capacity: float, weight: float
+        self,
+        comm: Any,
+        cells: int,
+        degree: int,
+        side: float,
+        conductivity: float,
+        capacity: float,
+        weight: float,
     ) -> None:
         self.mesh = square(comm, cells, side)
         self.space = V = compat.function_space(self.mesh, degree)
@@ -153,7 +160,10 @@ class Conduction:
             if size <= TOLERANCE * max(whole, 1e-30) or size == 0.0:
                 self._positive()
                 return iteration, linear
-        raise Diverged(f"Newton's method did not converge in {NEWTON} iterations, last correction {size:.2e} of {whole:.2e} K")
+        raise Diverged(
+            f"Newton's method did not converge in {NEWTON} iterations, "
+            f"last correction {size:.2e} of {whole:.2e} K"
+        )
 
     def _correct(self) -> int:
         """One Newton correction; returns the linear iterations."""
@@ -186,7 +196,9 @@ class Conduction:
 def _system(heat: Heat, handle: int) -> tuple[Conduction, Sampler, DofOrder]:
     """Mesh, forms and solver of a configuration, kept for the next member on the same communicator."""
     weight = 1.0 if heat.scheme == "euler" else 0.5
-    made = Conduction(MPI.Comm.f2py(handle), heat.cells, heat.degree, heat.side, heat.conductivity, heat.capacity, weight)
+    made = Conduction(
+        MPI.Comm.f2py(handle), heat.cells, heat.degree, heat.side, heat.conductivity, heat.capacity, weight
+    )
     order = DofOrder(made.space, heat.cells * heat.degree + 1, heat.side)
     return made, Sampler(made.space, heat.grid, heat.side), order
 

@@ -95,7 +95,7 @@ class FNO(Surrogate):
 
     def load(self, state: Arrays, signature: Signature) -> Model:
         """See `Surrogate.load`."""
-        from sciflow_operators.training import load
+        from sciflow_operators.model import load
 
         return load(self, state, signature)
 

@@ -137,9 +137,7 @@ class SpectralConv(nn.Module):
 
     def _mix(self, z: Tensor, kept: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """Per mode: (mode, 2 * batch, in) -> real and imaginary parts (mode, batch, out)."""
-        weight = self.weight
-        if kept != self.kept:
-            weight = self._cut(kept)
+        weight = self.weight if kept == self.kept else self._cut(kept)
         batch = z.shape[1] // 2
         product = torch.bmm(z, weight)
         n = self.channels_out

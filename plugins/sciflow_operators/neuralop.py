@@ -64,12 +64,10 @@ def to_neuraloperator(
     layers : int
         Number of Fourier layers.
     """
-    theirs = {k: v for k, v in like.items()}
+    theirs = dict(like)
     for name, value in like.items():
-        if not isinstance(value, Tensor):
-            continue
         key = _our_name(name, layers)
-        if key is None:
+        if key is None:  # its metadata
             continue
         if key.endswith("conv.weight"):
             w = ours[key]

@@ -37,7 +37,7 @@ class Spectral(Problem):
         import numpy as np
 
         for state in self._march({k: np.array([v]) for k, v in mu.items()}, [ctx.rng(0)]):
-            fields = {k: v[0] for k, v in state.fields.items() if v is not None}
+            fields = {k: np.asarray(v)[0] for k, v in state.fields.items()}
             for name, values in fields.items():
                 if not np.all(np.isfinite(values)):
                     raise Diverged(f"field {name!r} is not finite at time {state.time:g}")
@@ -159,7 +159,9 @@ class KuramotoSivashinsky(Spectral):
     parameters: ClassVar[ParameterSpace] = ParameterSpace(
         amplitude=Parameter(0.05, 0.5, "1", description="of the initial waves"),
     )
-    fields: ClassVar[Mapping[str, Field]] = {"u": Field(("time", "x"), "1", description="velocity of the flame front")}
+    fields: ClassVar[Mapping[str, Field]] = {
+        "u": Field(("time", "x"), "1", description="velocity of the flame front")
+    }
     points: int = 256
     length: float = 64.0
     levels: int = 141

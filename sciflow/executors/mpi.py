@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -73,10 +74,8 @@ class ProcessJob(Job):
     def wait(self, timeout: float | None = None) -> JobState:
         """See `Job.wait`."""
         until = min(self._end, float("inf") if timeout is None else time.monotonic() + timeout)
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(None if until == float("inf") else max(0.0, until - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            pass
         return self.state()
 
     def _stop(self) -> None:

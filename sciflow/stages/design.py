@@ -70,15 +70,14 @@ class Design(Stage):
     @property
     def space(self) -> ParameterSpace:
         """The parameters with their final bounds."""
-        base = self.problem.parameters if self.problem is not None else ParameterSpace(**dict(self.parameters))
+        base = (
+            self.problem.parameters if self.problem is not None else ParameterSpace(**dict(self.parameters))
+        )
         return base.narrowed(self.bounds)
 
     def identity(self) -> dict[str, object]:
         """The parameters decide the points; the rest of the problem does not."""
-        space = {
-            name: [p.low, p.high, p.unit, p.log]
-            for name, p in self.space.items()
-        }
+        space = {name: [p.low, p.high, p.unit, p.log] for name, p in self.space.items()}
         return {
             "component": self.name,
             "space": [[name, *values] for name, values in space.items()],
@@ -138,9 +137,10 @@ def unit_points(method: Method, dimension: int, count: int, more: tuple[int, ...
     total = count + sum(more)
     if method == "grid":
         levels = np.linspace(0.0, 1.0, count) if count > 1 else np.array([0.5])
-        return np.stack(np.meshgrid(*[levels] * dimension, indexing="ij"), axis=-1).reshape(-1, dimension)
+        mesh = np.meshgrid(*[levels] * dimension, indexing="ij")
+        return np.asarray(np.stack(mesh, axis=-1).reshape(-1, dimension))
     if method == "random":
-        return np.random.default_rng(seed).random((total, dimension))
+        return np.asarray(np.random.default_rng(seed).random((total, dimension)))
     if method == "sobol":
         power = max(0, (total - 1).bit_length())
         points = qmc.Sobol(dimension, scramble=True, seed=np.random.default_rng(seed)).random_base2(power)

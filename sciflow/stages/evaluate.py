@@ -60,7 +60,9 @@ class Evaluate(Stage):
         if seen != inputs["training"].digest:
             raise Invalid(f"{inputs['model'].path} was not trained on {inputs['training'].path}")
         if self.members == "all" and inputs["ensemble"].digest == seen:
-            raise Invalid("the model was trained on members of this ensemble; evaluate it with members='test'")
+            raise Invalid(
+                "the model was trained on members of this ensemble; evaluate it with members='test'"
+            )
 
     def run(self, inputs: Mapping[str, Artifact], out: Writer, ctx: Context) -> None:
         """Predict and score."""
@@ -104,7 +106,9 @@ def score(predicted: Mapping[str, np.ndarray], batch: Batch, signature: Signatur
         rows["band_errors"].append(metrics.band_errors(guess, truth, space, periodic))
         unit = signature.outputs[name].unit
         safe = name.replace("[", "_").replace("]", "").replace("-", "m")
-        out.write(f"maximum_error_{safe}", metrics.maximum_error(guess, truth), Field(("sample",), unit, "float64"))
+        out.write(
+            f"maximum_error_{safe}", metrics.maximum_error(guess, truth), Field(("sample",), unit, "float64")
+        )
     for name, values in rows.items():
         out.write(name, np.sqrt(np.mean(np.square(values), axis=0)), EVALUATION[name])
 
@@ -118,7 +122,9 @@ def baselines(seen: Batch, batch: Batch, out: Writer) -> None:
     nearest = nearest_member(seen.x, batch.x)
     mean_rows, near_rows = [], []
     for name, truth in batch.y.items():
-        centre = np.broadcast_to(seen.y[name].mean(axis=0), truth.shape) if same_grid(seen, batch, name) else None
+        centre = (
+            np.broadcast_to(seen.y[name].mean(axis=0), truth.shape) if same_grid(seen, batch, name) else None
+        )
         if centre is None or nearest is None:
             nothing = np.full(len(truth), np.nan)
             mean_rows.append(nothing)
@@ -127,7 +133,9 @@ def baselines(seen: Batch, batch: Batch, out: Writer) -> None:
         mean_rows.append(metrics.relative_l2(centre, truth))
         near_rows.append(metrics.relative_l2(seen.y[name][nearest], truth))
     out.write("baseline_mean", np.sqrt(np.mean(np.square(mean_rows), axis=0)), EVALUATION["baseline_mean"])
-    out.write("baseline_nearest", np.sqrt(np.mean(np.square(near_rows), axis=0)), EVALUATION["baseline_nearest"])
+    out.write(
+        "baseline_nearest", np.sqrt(np.mean(np.square(near_rows), axis=0)), EVALUATION["baseline_nearest"]
+    )
 
 
 def same_grid(a: Batch, b: Batch, name: str) -> bool:
@@ -161,7 +169,7 @@ def nearest_member(seen: Mapping[str, np.ndarray], asked: Mapping[str, np.ndarra
         distance = (a**2).sum(1)[:, None] - 2 * a @ b.T + (b**2).sum(1)[None]
         total = distance if total is None else total + distance
     assert total is not None
-    return np.argmin(total, axis=1)
+    return np.asarray(np.argmin(total, axis=1))
 
 
 def examples(predicted: Mapping[str, np.ndarray], batch: Batch, signature: Signature, out: Writer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from scipy import fft
@@ -62,7 +63,7 @@ def maximum_error(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
     -------
     ndarray, shape (member,)
     """
-    return np.abs(_flat(predicted) - _flat(truth)).max(axis=1)
+    return np.asarray(np.abs(_flat(predicted) - _flat(truth)).max(axis=1))
 
 
 def band_errors(
@@ -109,7 +110,7 @@ def band_errors(
     edges = (-1.0, BANDS[0] - 0.5, BANDS[1] - 0.5, np.inf)
     norm = np.linalg.norm(_flat(truth), axis=1)
     columns = []
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in pairwise(edges):
         inside = np.broadcast_to((wave > low) & (wave <= high), power.shape)
         columns.append(_ratio(np.sqrt(np.where(inside, power, 0).reshape(len(power), -1).sum(axis=1)), norm))
     return np.stack(columns, axis=1)

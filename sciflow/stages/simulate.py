@@ -91,7 +91,9 @@ class Simulate(Stage):
         units = problem.axis_units()
         sizes = problem.coordinates()
         for axis, values in sizes.items():
-            out.write(axis, np.asarray(values, dtype=np.float64), Field((axis,), units.get(axis, "1"), "float64"))
+            out.write(
+                axis, np.asarray(values, dtype=np.float64), Field((axis,), units.get(axis, "1"), "float64")
+            )
         for name, field in problem.fields.items():
             shape = (len(points), *(len(sizes[a]) for a in field.axes))
             out.create(name, member_field(field), shape, member=True)
@@ -114,7 +116,8 @@ class Simulate(Stage):
         if good < self.minimum * len(points):
             shown = "; ".join(f"member {m}: {r}" for m, r in list(failures.items())[:3])
             raise Failed(
-                f"{good} of {len(points)} members succeeded, fewer than the minimum of {self.minimum:.0%}. {shown}. "
+                f"{good} of {len(points)} members succeeded, fewer than the minimum of "
+                f"{self.minimum:.0%}. {shown}. "
                 f"They are kept: mend the cause and run again, or accept them with a smaller minimum."
             )
         if failures:
@@ -124,7 +127,9 @@ class Simulate(Stage):
         out.write("seed", seeds, ENSEMBLE["seed"])
         for metric in sorted({k for r in records.values() for k in r["metrics"]}):
             values = [records[m]["metrics"].get(metric, np.nan) for m in range(len(points))]
-            out.write(f"solver_{metric}", np.array(values), Field(("member",), "1", "float64", "summed over time"))
+            out.write(
+                f"solver_{metric}", np.array(values), Field(("member",), "1", "float64", "summed over time")
+            )
         out.describe(failures=failures)
 
 
@@ -158,7 +163,9 @@ def points_of(design: Artifact, problem: Problem) -> np.ndarray:
         if name not in units:
             raise Invalid(f"{design.path} has no column for the parameter {name!r} of {problem.name}")
         if units[name] != parameter.unit:
-            raise Invalid(f"{design.path}: {name!r} is in {units[name]!r}, {problem.name} takes {parameter.unit!r}")
+            raise Invalid(
+                f"{design.path}: {name!r} is in {units[name]!r}, {problem.name} takes {parameter.unit!r}"
+            )
     bad = np.argwhere(~np.isfinite(points))
     if len(bad):
         row, column = bad[0]
@@ -270,7 +277,7 @@ class Campaign:
         size, parts = self.problem.batch, parts or self._width
         blocks = [[m for m in members if m // size == b] for b in sorted({m // size for m in members})]
         share = max(1, -(-len(blocks) // parts))
-        return [sum(blocks[i : i + share], []) for i in range(0, len(blocks), share)]
+        return [[m for b in blocks[i : i + share] for m in b] for i in range(0, len(blocks), share)]
 
     def _submit(self, task: Any, members: list[int]) -> Job:
         from sciflow.jobs import JobSpec

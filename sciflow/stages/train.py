@@ -63,7 +63,8 @@ class Train(Stage):
     def __post_init__(self) -> None:
         if not (0 < self.train < 1 and 0 < self.valid < 1 and self.train + self.valid < 1):
             raise Invalid(
-                f"train and valid are fractions that leave some members for the test, got {self.train} and {self.valid}"
+                "train and valid are fractions that leave some members for the test, "
+                f"got {self.train} and {self.valid}"
             )
         if not self.inputs_of or not self.outputs_of:
             raise Invalid("name at least one input and one output field")
@@ -116,7 +117,9 @@ class Train(Stage):
         out.describe(ensemble=ensemble.digest)
 
 
-def split(members: np.ndarray, train: float, valid: float, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def split(
+    members: np.ndarray, train: float, valid: float, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Disjoint training, validation and test members that cover all.
 
     Parameters
@@ -136,11 +139,17 @@ def split(members: np.ndarray, train: float, valid: float, seed: int) -> tuple[n
     import numpy as np
 
     if len(members) < 3:
-        raise Invalid(f"{len(members)} members with a result cannot be split into training, validation and test")
+        raise Invalid(
+            f"{len(members)} members with a result cannot be split into training, validation and test"
+        )
     order = np.random.default_rng(seed).permutation(members)
     n_valid = max(1, round(valid * len(order)))
     n_train = min(max(1, round(train * len(order))), len(order) - n_valid - 1)
-    return np.sort(order[:n_train]), np.sort(order[n_train : n_train + n_valid]), np.sort(order[n_train + n_valid :])
+    return (
+        np.sort(order[:n_train]),
+        np.sort(order[n_train : n_train + n_valid]),
+        np.sort(order[n_train + n_valid :]),
+    )
 
 
 class Checkpoints:
@@ -202,9 +211,7 @@ def store_model(surrogate: Surrogate, model: Model, history: list[dict[str, floa
     for metric in sorted({k for row in history for k in row}):
         curve = np.array([row.get(metric, np.nan) for row in history])
         out.write(f"history_{metric}", curve, Field(("epoch",), "any", "float64"))
-    out.describe(
-        surrogate=surrogate.to_json(), signature=model.signature.to_json(), state=list(state)
-    )
+    out.describe(surrogate=surrogate.to_json(), signature=model.signature.to_json(), state=list(state))
 
 
 def load_model(artifact: Artifact) -> Model:

@@ -125,7 +125,9 @@ def test_the_source_on_the_grid_is_the_gaussian():
 
 
 def test_a_conductivity_that_turns_negative_is_a_failure_of_the_member():
-    with pytest.raises(Diverged, match="time level 0: .*conductivity|time level 0: .*(converge|finite|solver)"):
+    with pytest.raises(
+        Diverged, match="time level 0: .*conductivity|time level 0: .*(converge|finite|solver)"
+    ):
         solve(SMALL, {**MU, "beta": -1.0})
 
 

@@ -16,7 +16,14 @@ SCRIPT = Path(__file__).with_name("ranks.py")
 
 def launch(problem, ranks, file):
     command = Mpi().command(ranks)
-    command = [*command[: command.index(sys.executable)], sys.executable, SCRIPT, json.dumps(problem.to_json()), "3", file]
+    command = [
+        *command[: command.index(sys.executable)],
+        sys.executable,
+        SCRIPT,
+        json.dumps(problem.to_json()),
+        "3",
+        file,
+    ]
     return subprocess.run(
         command, env=environment(1, ranks), capture_output=True, text=True, timeout=120, check=False
     )

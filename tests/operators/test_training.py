@@ -6,7 +6,8 @@ from sciflow import Cancelled, Context, Diverged, Field, Invalid, Signature
 from sciflow.samples import Batch, Samples
 from sciflow_operators.channels import Layout, Scale
 from sciflow_operators.components import FNO
-from sciflow_operators.training import _rate, relative_l2, torch_threads
+from sciflow_operators.model import relative_l2, torch_threads
+from sciflow_operators.training import _rate
 
 K = Field(("x",), "K")
 
@@ -21,7 +22,11 @@ class Memory(Samples):
         return len(next(iter(self.y.values())))
 
     def batches(self, size, *, seed, epoch=0):
-        order = np.arange(len(self)) if seed is None else np.random.default_rng([seed, epoch]).permutation(len(self))
+        order = (
+            np.arange(len(self))
+            if seed is None
+            else np.random.default_rng([seed, epoch]).permutation(len(self))
+        )
         for i in range(0, len(self), size):
             pick = order[i : i + size]
             yield Batch({k: v[pick] for k, v in self.x.items()}, {k: v[pick] for k, v in self.y.items()})
@@ -89,7 +94,9 @@ def test_the_unit_of_the_fields_does_not_matter():
     """1000 times the values (mK instead of K) give 1000 times the prediction."""
     one, thousand = (fit(SMALL, smoothing(40, scale=s))[0] for s in (1.0, 1000.0))
     x = smoothing(5, seed=3).x["u"]
-    np.testing.assert_allclose(thousand.predict({"u": 1000 * x})["v"], 1000 * one.predict({"u": x})["v"], rtol=2e-2, atol=5)
+    np.testing.assert_allclose(
+        thousand.predict({"u": 1000 * x})["v"], 1000 * one.predict({"u": x})["v"], rtol=2e-2, atol=5
+    )
 
 
 def test_a_model_comes_back_from_its_arrays():
@@ -189,7 +196,9 @@ def test_scaling_is_computed_without_cancellation():
     assert scale.spread[0] == pytest.approx(exact.std(), rel=1e-3)
 
 
-@pytest.mark.parametrize("change", [{"width": 1}, {"modes": 0}, {"learning_rate": 0.0}, {"padding": -0.1}, {"threads": -1}])
+@pytest.mark.parametrize(
+    "change", [{"width": 1}, {"modes": 0}, {"learning_rate": 0.0}, {"padding": -0.1}, {"threads": -1}]
+)
 def test_bad_configurations_are_refused(change):
     with pytest.raises(Invalid, match=next(iter(change))):
         FNO(**change)

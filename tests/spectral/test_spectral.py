@@ -64,7 +64,9 @@ def test_burgers_agrees_with_cole_hopf():
     def show(v):
         return {"u": np.fft.irfft(v, n)}
 
-    states = list(march(np.fft.rfft(start)[None], nonlinear, scheme, problem.coordinates()["time"], 400, show))
+    states = list(
+        march(np.fft.rfft(start)[None], nonlinear, scheme, problem.coordinates()["time"], 400, show)
+    )
     potential = (1 - np.cos(2 * np.pi * x)) / (2 * np.pi) + 0.3 * np.sin(4 * np.pi * x) / (4 * np.pi)
     phi = np.fft.rfft(np.exp(-potential / (2 * nu)))
     k = 2 * np.pi * np.arange(n // 2 + 1)
@@ -93,7 +95,9 @@ def test_ensembles_of_two_resolutions_are_the_same_members():
 
 def test_initial_states_have_the_covariance_they_claim():
     n, count = 64, 4000
-    waves = [np.fft.irfft(random_waves(burgers_spread(16), np.random.default_rng(i), n), n) for i in range(count)]
+    waves = [
+        np.fft.irfft(random_waves(burgers_spread(16), np.random.default_rng(i), n), n) for i in range(count)
+    ]
     found = np.cov(np.array(waves).T)[0]
     k = np.arange(1, 17)[:, None]
     x = np.arange(n) / n

@@ -100,7 +100,9 @@ def test_an_exception_on_ranks_is_recorded_too(plain):
 
 
 def test_too_few_successes_fail_the_stage_and_keep_the_members(plain):
-    with pytest.raises(Failed, match=r"\d of 12 members succeeded, fewer than the minimum of 90%.*residual 1e9"):
+    with pytest.raises(
+        Failed, match=r"\d of 12 members succeeded, fewer than the minimum of 90%.*residual 1e9"
+    ):
         go(Wave(fail="diverge", above=1.0), minimum=0.9)
     calls = len(plain.events)
     data = go(Wave(fail="diverge", above=1.0), minimum=0.1)
@@ -164,7 +166,8 @@ problem = registry().find("toy_wave")(pause=0.03)
 async def main():
     design = await run(Design(problem=problem, count=30))
     stage = Simulate(problem)
-    data = await run(stage, design=design, executor=Mpi(), resources=Resources(ranks=int(sys.argv[2]), parallel=1))
+    resources = Resources(ranks=int(sys.argv[2]), parallel=1)
+    data = await run(stage, design=design, executor=Mpi(), resources=resources)
     print(data.digest)
 _SESSION.set(Session(Store(sys.argv[1])))
 asyncio.run(main())
@@ -212,7 +215,10 @@ def kill_and_resume(root, ranks, moments):
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_kill_9_loses_only_what_was_in_flight(tmp_path, ranks):
     whole = subprocess.run(
-        [sys.executable, "-c", DRIVER, str(tmp_path / "a"), str(ranks)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", DRIVER, str(tmp_path / "a"), str(ranks)],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     digest, counts = kill_and_resume(str(tmp_path / "b"), ranks, [(3, 60.0), (12, 60.0)])
     assert digest == whole.stdout.strip()
@@ -229,9 +235,13 @@ def test_kill_9_loses_only_what_was_in_flight(tmp_path, ranks):
 @pytest.mark.torture
 def test_many_kills(tmp_path):
     rng = np.random.default_rng(int(os.environ.get("SCIFLOW_TORTURE_SEED", "0")))
-    whole = subprocess.run([sys.executable, "-c", DRIVER, str(tmp_path / "a"), "2"], capture_output=True, text=True)
+    whole = subprocess.run(
+        [sys.executable, "-c", DRIVER, str(tmp_path / "a"), "2"], capture_output=True, text=True
+    )
     for i in range(10):
-        digest, _ = kill_and_resume(str(tmp_path / f"b{i}"), 2, [(99, delay) for delay in rng.uniform(0.1, 4.0, size=4)])
+        digest, _ = kill_and_resume(
+            str(tmp_path / f"b{i}"), 2, [(99, delay) for delay in rng.uniform(0.1, 4.0, size=4)]
+        )
         assert digest == whole.stdout.strip()
 
 

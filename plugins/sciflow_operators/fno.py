@@ -8,88 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 
-import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812  the name torch uses itself
 from torch import Tensor, nn
 
-
-@lru_cache(maxsize=64)
-def transforms(points: int, modes: int, half: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Forward and inverse transform of one axis of real data.
-
-    Parameters
-    ----------
-    points : int
-        Grid points.
-    modes : int
-        Kept modes, both signs counted.
-    half : bool
-        Keep the modes 0 to ``modes // 2`` of real data (the last axis), else
-        ``-modes // 2`` to ``(modes - 1) // 2``.
-
-    Returns
-    -------
-    forward : ndarray, shape (k, 2, points)
-        Rows cos and -sin, divided by `points`.
-    inverse : ndarray, shape (points, k, 2)
-        Columns cos and -sin, doubled where a mode stands for its conjugate too.
-    """
-    if half:
-        k = np.arange(min(modes // 2, points // 2) + 1)
-        weight = np.where((k == 0) | (2 * k == points), 1.0, 2.0)
-    else:
-        kept = min(modes, points)
-        k = np.arange(-(kept // 2), kept - kept // 2)
-        weight = np.ones(len(k))
-    angle = 2 * np.pi * ((k[:, None] * np.arange(points)) % points) / points
-    both = np.stack([np.cos(angle), -np.sin(angle)], axis=1)
-    return both / points, (both * weight[:, None, None]).transpose(2, 0, 1).copy()
-
-
-@lru_cache(maxsize=64)
-def complex_transforms(points: int, modes: int) -> tuple[np.ndarray, np.ndarray]:
-    """The half transform of the last axis for complex data, as real block matrices.
-
-    Returns
-    -------
-    forward : ndarray, shape (2 k, 2 points)
-        From (re, im) points to (re, im) modes.
-    inverse : ndarray, shape (2 points, 2 k)
-        Back, doubled where a mode stands for its conjugate too.
-    """
-    forward, inverse = transforms(points, modes, True)
-    c, s = forward[:, 0], forward[:, 1]
-    ci, si = inverse[..., 0], inverse[..., 1]
-    # e^{+i a} = cos a - i (-sin a): (re, im) -> (re c + im s, im c - re s) with s = -sin.
-    return np.block([[c, -s], [s, c]]), np.block([[ci, si], [-si, ci]])
-
-
-_TABLES: dict[tuple[object, ...], tuple[Tensor, Tensor]] = {}
-
-
-def _tables(points: int, modes: int, kind: str, like: Tensor) -> tuple[Tensor, Tensor]:
-    """A pair of transforms with the dtype and device of `like`.
-
-    They are kept for the next call, except while a graph is traced: what is made there is no
-    tensor that anything else may use.
-    """
-    key = (points, modes, kind, like.dtype, like.device)
-    found = _TABLES.get(key)
-    tracing = torch.compiler.is_compiling()
-    if found is None or tracing:
-        pair = (
-            complex_transforms(points, modes)
-            if kind == "complex"
-            else transforms(points, modes, kind == "half")
-        )
-        there, back = (torch.tensor(m, dtype=like.dtype, device=like.device) for m in pair)
-        found = there, back
-        if not tracing:
-            _TABLES[key] = found
-    return found
+from sciflow_operators.dft import tables
 
 
 class SpectralConv(nn.Module):
@@ -156,7 +80,7 @@ class SpectralConv(nn.Module):
 
     def _one(self, x: Tensor, skip: Tensor) -> Tensor:
         batch, points, channels = x.shape
-        forward, inverse = _tables(points, self.modes[0], "half", x)
+        forward, inverse = tables(points, self.modes[0], "half", x)
         k = forward.shape[0]
         z = torch.matmul(forward.reshape(2 * k, points), x)
         z = z.view(batch, k, 2, channels).permute(1, 2, 0, 3).reshape(k, 2 * batch, channels)
@@ -167,8 +91,8 @@ class SpectralConv(nn.Module):
     def _two(self, x: Tensor, skip: Tensor) -> Tensor:
         batch, height, width, channels = x.shape
         n = self.channels_out
-        g, gi = _tables(height, self.modes[0], "full", x)
-        f, fi = _tables(width, self.modes[1], "complex", x)
+        g, gi = tables(height, self.modes[0], "full", x)
+        f, fi = tables(width, self.modes[1], "complex", x)
         k, q = g.shape[0], f.shape[0] // 2
         a = torch.matmul(g.reshape(2 * k, height), x.reshape(batch, height, width * channels))
         a = torch.matmul(f, a.view(batch * k, 2 * width, channels))

@@ -84,4 +84,5 @@ create_matrix = dolfinx.fem.petsc.create_matrix
 
 def create_vector(space: Any) -> Any:
     """A ghosted vector that fits a function space."""
-    return vector_of(fem.Function(space)).duplicate()
+    function = fem.Function(space)  # since 0.9 its vector is destroyed together with it
+    return vector_of(function).duplicate()

@@ -51,6 +51,7 @@ inside() {
     unshare --mount --propagation private bash -c '
         set -e
         mount -t proc proc "$0/proc"
+        mount -t sysfs -o ro sysfs "$0/sys"
         mkdir -p "$0/dev/shm"
         mount -t tmpfs tmpfs "$0/dev/shm"
         exec chroot "$0" "$@"' "$tree" env -i \

@@ -72,11 +72,10 @@ class Heat(Problem):
 
     def __post_init__(self) -> None:
         _check_mesh(self.cells, self.degree, self.grid)
-        for name in ("levels", "substeps"):
-            if getattr(self, name) < 1:
-                raise Invalid(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not self.end > 0:
-            raise Invalid(f"end must be positive, got {self.end} s")
+        _check_count("levels", self.levels, 1)
+        _check_count("substeps", self.substeps, 1)
+        if not 0 < self.end < float("inf"):
+            raise Invalid(f"end must be positive and finite, got {self.end} s")
         if self.scheme not in ("euler", "crank_nicolson"):
             raise Invalid(f"scheme {self.scheme!r} is not one of euler, crank_nicolson")
 
@@ -201,12 +200,15 @@ class Darcy(Problem):
 
 
 def _check_mesh(cells: int, degree: Any, grid: int) -> None:
-    if cells < 2:
-        raise Invalid(f"cells must be at least 2, got {cells}")
+    _check_count("cells", cells, 2)
     if degree not in (1, 2):
         raise Invalid(f"degree must be 1 or 2, got {degree}")
-    if grid < 2:
-        raise Invalid(f"grid must be at least 2, got {grid}")
+    _check_count("grid", grid, 2)
+
+
+def _check_count(name: str, value: Any, least: int) -> None:
+    if not isinstance(value, int) or value < least:
+        raise Invalid(f"{name} must be a whole number of at least {least}, got {value!r}")
 
 
 @hookimpl

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ufl
 from dolfinx import fem
-from mpi4py import MPI
 from petsc4py import PETSc
 
 from sciflow.errors import Diverged, Invalid
 from sciflow.problem import State
 from sciflow_fenics import compat
-from sciflow_fenics.lattice import Sampler, communicator, lattice_index, square
+from sciflow_fenics.kept import kept
+from sciflow_fenics.lattice import Sampler, communicator, lattice_index, on_rim, square
 
 if TYPE_CHECKING:
     from sciflow.context import Context
@@ -23,6 +22,9 @@ if TYPE_CHECKING:
 
 LARGEST = 16
 """How many times larger than the domain the torus of the embedding may become, per side."""
+
+SPREAD = 1e30
+"""Largest and one over the smallest permeability; float32, in which it is stored, ends at 3e38."""
 
 
 def covariance(distance: np.ndarray, length: float) -> np.ndarray:
@@ -44,7 +46,6 @@ def covariance(distance: np.ndarray, length: float) -> np.ndarray:
     return np.asarray((1 + s) * np.exp(-s))
 
 
-@lru_cache(maxsize=16)
 def spectrum(points: int, length: float) -> np.ndarray:
     """Eigenvalues of the smallest torus covariance that is positive semi-definite.
 
@@ -68,13 +69,14 @@ def spectrum(points: int, length: float) -> np.ndarray:
     References
     ----------
     C. R. Dietrich and G. N. Newsam, "Fast and exact simulation of stationary Gaussian processes
-    through circulant embedding", SIAM J. Sci. Comput. 18 (1997).
+    through circulant embedding of the covariance matrix", SIAM J. Sci. Comput. 18 (1997), section 3.
     """
     h = 1.0 / (points - 1)
     size = 2 * (points - 1)
     while size <= LARGEST * (points - 1):
         step = np.minimum(np.arange(size), size - np.arange(size)) * h
         values = np.fft.fft2(covariance(np.hypot(step[:, None], step[None, :]), length)).real
+        # What is negative here is round-off of the FFT; a truly negative eigenvalue asks for a larger torus.
         if values.min() >= -1e-12 * values.max():
             return np.maximum(values, 0.0)
         size *= 2
@@ -128,17 +130,13 @@ class Flow:
         p, v = ufl.TrialFunction(self.space), ufl.TestFunction(self.space)
         self._form = fem.form(self.permeability * ufl.inner(ufl.grad(p), ufl.grad(v)) * ufl.dx)
         self._load = fem.form(self.source * v * ufl.dx)
-
-        def rim(x: np.ndarray) -> np.ndarray:
-            return np.asarray((np.minimum(x[0], x[1]) < 1e-9) | (np.maximum(x[0], x[1]) > 1 - 1e-9))
-
-        dofs = fem.locate_dofs_geometrical(self.space, rim)
+        dofs = fem.locate_dofs_geometrical(self.space, on_rim(1.0))
         self._fixed = fem.dirichletbc(PETSc.ScalarType(0.0), dofs, self.space)
         self._owned = self.space.dofmap.index_map.size_local
         self._inner_rim = dofs[dofs < self._owned]
         self._matrix = compat.create_matrix(self._form)
         self._vector, self._result = compat.create_vector(self.space), compat.create_vector(self.space)
-        self._solver = PETSc.KSP().create(comm)
+        self._solver = PETSc.KSP().create(self.mesh.comm)
         self._solver.setType("cg")
         self._solver.getPC().setType("bjacobi")
         self._solver.setTolerances(rtol=1e-11, max_it=5000)
@@ -172,25 +170,32 @@ class Flow:
         self._solver.solve(self._vector, self._result)
         reason = self._solver.getConvergedReason()
         if reason < 0:
-            raise Diverged(f"the conjugate gradients stopped with PETSc reason {reason}")
+            residual = self._solver.getResidualNorm()
+            raise Diverged(
+                f"the conjugate gradients stopped at residual {residual:.2e}, PETSc reason {reason}"
+            )
         self.pressure.x.array[: self._owned] = self._result.array
         self.pressure.x.scatter_forward()
         return int(self._solver.getIterationNumber())
 
 
-@lru_cache(maxsize=8)
-def _system(darcy: Darcy, handle: int) -> tuple[Flow, Sampler, Sampler]:
-    made = Flow(MPI.Comm.f2py(handle), darcy.cells, darcy.degree)
+def _system(darcy: Darcy, comm: Any) -> tuple[Flow, Sampler, Sampler]:
+    made = Flow(comm, darcy.cells, darcy.degree)
     return made, Sampler(made.medium, darcy.grid, 1.0), Sampler(made.space, darcy.grid, 1.0)
 
 
 def solve(darcy: Darcy, mu: Mapping[str, float], ctx: Context) -> Iterator[State]:
     """Yield the one state; see `Problem.solve`."""
+    mu = darcy.parameters.checked(mu)
     for name in ("length", "variance"):
         if mu[name] <= 0:
             raise Invalid(f"{name} must be positive, got {mu[name]}")
-    flow, sample_medium, sample_pressure = _system(darcy, communicator(ctx).py2f())
-    field = gaussian_field(darcy.cells + 1, mu["length"], ctx.rng(0))
-    iterations = flow.solve(np.exp(np.sqrt(mu["variance"]) * field), mu["source"])
+    comm = communicator(ctx)
+    flow, sample_medium, sample_pressure = kept(comm, darcy, lambda: _system(darcy, comm))
+    logarithm = np.sqrt(mu["variance"]) * gaussian_field(darcy.cells + 1, mu["length"], ctx.rng(0))
+    # Every rank holds the whole field, so that all of them come to the same conclusion.
+    if np.abs(logarithm).max() > np.log(SPREAD):
+        raise Diverged(f"the permeability leaves [{1 / SPREAD:.0e}, {SPREAD:.0e}], variance {mu['variance']}")
+    iterations = flow.solve(np.exp(logarithm), mu["source"])
     fields = {"permeability": sample_medium(flow.permeability), "pressure": sample_pressure(flow.pressure)}
     yield State(0.0, fields, {"linear": iterations})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +14,8 @@ from petsc4py import PETSc
 from sciflow.errors import Diverged, Invalid
 from sciflow.problem import State
 from sciflow_fenics import compat
-from sciflow_fenics.lattice import DofOrder, Sampler, communicator, square
+from sciflow_fenics.kept import kept
+from sciflow_fenics.lattice import DofOrder, Sampler, communicator, on_rim, square
 
 if TYPE_CHECKING:
     from sciflow.context import Context
@@ -85,39 +85,38 @@ class Conduction:
         self._residual = fem.form(residual)
         self._jacobian = fem.form(ufl.derivative(residual, self.rise))
 
-        def rim(x: np.ndarray) -> np.ndarray:
-            near = 1e-9 * side
-            return np.asarray((np.minimum(x[0], x[1]) < near) | (np.maximum(x[0], x[1]) > side - near))
-
-        self._rim = fem.locate_dofs_geometrical(V, rim)
+        self._rim = fem.locate_dofs_geometrical(V, on_rim(side))
         self._owned = V.dofmap.index_map.size_local
         self._inner_rim = self._rim[self._rim < self._owned]
         self._fixed = fem.dirichletbc(PETSc.ScalarType(0.0), self._rim, V)
         self._rim_values = fem.Function(V)
         self._matrix = compat.create_matrix(self._jacobian)
         self._vector, self._change = compat.create_vector(V), compat.create_vector(V)
-        self._solver = PETSc.KSP().create(comm)
+        self._solver = PETSc.KSP().create(self.mesh.comm)
         self._solver.setType("gmres")
         self._solver.getPC().setType("bjacobi")
         self._solver.setTolerances(rtol=TOLERANCE, max_it=500)
         self._solver.setOperators(self._matrix)
 
-    def begin(self, beta: float, initial: Values, source: Values) -> None:
-        """Start a member.
+    def begin(self, beta: float, initial: Values | np.ndarray, source: Values) -> None:
+        """Set everything that a step depends on; nothing of an earlier member is left.
 
         Parameters
         ----------
         beta : float
             K-1.
-        initial : callable
-            Rise at the start, K.
+        initial : callable or ndarray
+            Rise at the start, K; an array holds this rank's degrees of freedom and ghosts.
         source : callable
             Heat source, W m-3.
         """
         self._beta.value = beta
         for function, values in ((self.rise, initial), (self.source, source)):
-            function.interpolate(values)
-            function.x.scatter_forward()
+            if isinstance(values, np.ndarray):
+                function.x.array[:] = values
+            else:
+                function.interpolate(values)
+                function.x.scatter_forward()
         self.source_before.x.array[:] = self.source.x.array
 
     def step(self, dt: float, boundary: Values, source: Values | None = None) -> tuple[int, int]:
@@ -173,7 +172,8 @@ class Conduction:
         self._solver.solve(self._vector, self._change)
         reason = self._solver.getConvergedReason()
         if reason < 0:
-            raise Diverged(f"the linear solver stopped with PETSc reason {reason}")
+            residual = self._solver.getResidualNorm()
+            raise Diverged(f"the linear solver stopped at residual {residual:.2e}, PETSc reason {reason}")
         self.rise.x.array[: self._owned] -= self._change.array
         self.rise.x.scatter_forward()
         return int(self._solver.getIterationNumber())
@@ -192,22 +192,21 @@ class Conduction:
             raise Diverged(f"the conductivity falls to {lowest[0]:.3g} of its reference value")
 
 
-@lru_cache(maxsize=8)
-def _system(heat: Heat, handle: int) -> tuple[Conduction, Sampler, DofOrder]:
-    """Mesh, forms and solver of a configuration, kept for the next member on the same communicator."""
+def _system(heat: Heat, comm: Any) -> tuple[Conduction, Sampler, DofOrder]:
+    """Mesh, forms and solver of a configuration."""
     weight = 1.0 if heat.scheme == "euler" else 0.5
-    made = Conduction(
-        MPI.Comm.f2py(handle), heat.cells, heat.degree, heat.side, heat.conductivity, heat.capacity, weight
-    )
+    made = Conduction(comm, heat.cells, heat.degree, heat.side, heat.conductivity, heat.capacity, weight)
     order = DofOrder(made.space, heat.cells * heat.degree + 1, heat.side)
     return made, Sampler(made.space, heat.grid, heat.side), order
 
 
 def solve(heat: Heat, mu: Mapping[str, float], ctx: Context) -> Iterator[State]:
     """Stream the stored time levels; see `Problem.solve`."""
+    mu = heat.parameters.checked(mu)
     if mu["width"] <= 0:
         raise Invalid(f"the width of the source must be positive, got {mu['width']} m")
-    system, sample, order = _system(heat, communicator(ctx).py2f())
+    comm = communicator(ctx)
+    system, sample, order = kept(comm, heat, lambda: _system(heat, comm))
 
     def source(x: np.ndarray) -> np.ndarray:
         square_distance = (x[0] - mu["x"]) ** 2 + (x[1] - mu["y"]) ** 2
@@ -216,19 +215,22 @@ def solve(heat: Heat, mu: Mapping[str, float], ctx: Context) -> Iterator[State]:
     def boundary(x: np.ndarray) -> np.ndarray:
         return np.full(x.shape[1], mu["boundary"])
 
-    system.begin(mu["beta"], lambda x: np.zeros(x.shape[1]), source)
-    first = {"source": sample(system.source)}
+    rise = np.zeros_like(system.rise.x.array)
     dt = heat.end / heat.levels / heat.substeps
     for level in range(heat.levels):
+        # Set anew after every yield: the caller may have solved another member meanwhile.
+        system.begin(mu["beta"], rise, source)
         newton = linear = 0
-        for _ in range(heat.substeps):
+        for step in range(heat.substeps):
             try:
                 counts = system.step(dt, boundary)
             except Diverged as error:
-                raise Diverged(f"time level {level}: {error}") from None
+                raise Diverged(f"time level {level}, step {step}: {error}") from None
             newton, linear = newton + counts[0], linear + counts[1]
-        fields = {**first, "temperature": sample(system.rise)}
+        rise = system.rise.x.array.copy()
+        fields = {"temperature": sample(system.rise)}
+        if level == 0:
+            fields["source"] = sample(system.source)
         if heat.dofs:
             fields["temperature_dof"] = order(system.rise)
-        first = {}
         yield State(heat.end * (level + 1) / heat.levels, fields, {"newton": newton, "linear": linear})

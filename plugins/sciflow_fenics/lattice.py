@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,27 @@ def square(comm: Any, cells: int, side: float) -> Any:
     if counts.min() == 0:
         raise Invalid(f"rank {int(counts.argmin())} of {comm.size} got no cell of the {cells} x {cells} mesh")
     return made
+
+
+def on_rim(side: float) -> Callable[[np.ndarray], np.ndarray]:
+    """A marker of the boundary of a square.
+
+    Parameters
+    ----------
+    side : float
+        Length, m.
+
+    Returns
+    -------
+    callable
+        Takes coordinates of shape (3, n), m, gives booleans of shape (n,).
+    """
+    near = 1e-9 * side
+
+    def rim(x: np.ndarray) -> np.ndarray:
+        return np.asarray((np.minimum(x[0], x[1]) < near) | (np.maximum(x[0], x[1]) > side - near))
+
+    return rim
 
 
 def lattice_index(coordinates: np.ndarray, per_side: int, side: float) -> np.ndarray:
@@ -142,8 +163,12 @@ def mesh_arrays(cells: int, degree: int, side: float) -> Mapping[str, tuple[Fiel
     Returns
     -------
     mapping
-        ``node_x``, ``node_y`` (node), ``triangles`` (face, corner) into the nodes, and ``dof_x``,
-        ``dof_y`` (dof).
+        ``node_x``, ``node_y`` (node), ``triangles`` (face, corner) into the nodes, anticlockwise,
+        and ``dof_x``, ``dof_y`` (dof).
+
+    References
+    ----------
+    UGRID conventions 1.0, two-dimensional unstructured mesh, ``face_node_connectivity``.
     """
     from sciflow_fenics.compat import geometry_cells
 
@@ -151,6 +176,10 @@ def mesh_arrays(cells: int, degree: int, side: float) -> Mapping[str, tuple[Fiel
     index = lattice_index(mesh.geometry.x, cells + 1, side)
     triangles = np.sort(index[geometry_cells(mesh)], axis=1)
     triangles = triangles[np.lexsort(triangles.T[::-1])]
+    row, column = np.divmod(triangles, cells + 1)
+    right, up = np.diff(column, axis=1), np.diff(row, axis=1)
+    clockwise = right[:, 0] * up[:, 1] < right[:, 1] * up[:, 0]
+    triangles[clockwise, 1:] = triangles[clockwise, :0:-1]
 
     def lattice(per_side: int) -> tuple[np.ndarray, np.ndarray]:
         line = np.linspace(0.0, side, per_side)

@@ -1,0 +1,1 @@
+"""Figures that sciflow promises, measured; see `benchmarks.__main__`."""

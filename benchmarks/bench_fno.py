@@ -84,8 +84,9 @@ def bench_burgers() -> Iterator[Figure]:
     """Burgers' equation, viscosity 0.1, 1000 members at 256 points, 60 epochs; then 1024 points."""
     import numpy as np
 
-    from sciflow import Context, Field
+    from sciflow.context import Context
     from sciflow.samples import Batch, Samples, Signature
+    from sciflow.schema import Field
     from sciflow_operators.components import FNO
     from sciflow_spectral.components import Burgers
 

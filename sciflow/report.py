@@ -29,7 +29,8 @@ _DRAWING = threading.Lock()
 
 _STYLE = """
 :root{color-scheme:light}*{box-sizing:border-box}
-body{font:15px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;color:#1b2430;background:#f4f6f8;margin:0}
+body{font:15px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;
+color:#1b2430;background:#f4f6f8;margin:0}
 main{max-width:1080px;margin:0 auto;padding:32px 24px 64px}
 h1{font-size:30px;margin:0 0 4px}h2{font-size:19px;margin:0 0 12px}
 .sub{color:#5b6773;margin:0 0 24px}
@@ -291,10 +292,11 @@ def _images(truth: np.ndarray, guess: np.ndarray, titles: list[str], unit: str) 
         error = np.abs(guess[row] - truth[row])
         for column, (values, label) in enumerate(((truth[row], "truth"), (guess[row], "prediction"))):
             shown = axes[row, column].imshow(values, origin="lower", vmin=low, vmax=high, cmap="inferno")
-            axes[row, column].set_title(f"{label} – {title}" if column == 0 else label)
+            axes[row, column].set_title(label)
         made.colorbar(shown, ax=axes[row, 1], shrink=0.85, label=unit)
         shown = axes[row, 2].imshow(error, origin="lower", vmin=0, cmap="viridis")
         axes[row, 2].set_title("absolute error")
+        axes[row, 0].set_ylabel(title, fontsize=9)
         made.colorbar(shown, ax=axes[row, 2], shrink=0.85, label=unit)
     for ax in axes.flat:
         ax.set_xticks([])

@@ -159,25 +159,22 @@ class Scale:
         Invalid
             If there are no samples.
         """
-        count, first, second = 0, 0.0, 0.0
-        shift: np.ndarray | None = None
+        count, first, second = 0, np.zeros(()), np.zeros(())
         for batch in samples.batches(64, seed=None):
             arrays, which = (batch.x, layout.inputs) if inputs else (batch.y, layout.outputs)
             values = layout.stack(arrays, which).astype(np.float64)
             values = values.reshape(-1, values.shape[-1])
-            # Shifted sums: the spread of a large constant plus something small is not lost.
-            shift = values.mean(axis=0) if shift is None else shift
-            values -= shift
             count += len(values)
             first = first + values.sum(axis=0)
             second = second + (values**2).sum(axis=0)
-        if shift is None:
+        if not count:
             raise Invalid("there are no samples to train on")
         mean = first / count
+        # Sums in double precision leave 1e-8 of the mean, single precision holds 1e-7 of it.
         spread = np.sqrt(np.maximum(second / count - mean**2, 0.0))
-        constant = spread <= 1e-6 * np.abs(mean + shift)
+        constant = spread <= 1e-6 * np.abs(mean)
         spread = np.where(constant, 1.0 if inputs else 0.0, spread)
-        return cls((mean + shift).astype(np.float32), spread.astype(np.float32))
+        return cls(mean.astype(np.float32), spread.astype(np.float32))
 
     def typical(self, which: Mapping[str, int]) -> list[float]:
         """Root mean square of each field over all samples, in its unit."""

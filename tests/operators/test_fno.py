@@ -101,6 +101,24 @@ def test_the_spectral_layer_knows_no_grid():
     torch.testing.assert_close(fine[:, ::4], coarse)
 
 
+def test_a_grid_too_coarse_for_the_modes_keeps_the_right_ones():
+    conv = SpectralConv(1, 1, (8, 8)).double()
+
+    def function(n):
+        x = 2 * torch.pi * torch.arange(n, dtype=torch.float64) / n
+        values = 1 + torch.sin(x)[:, None] * torch.cos(2 * x)
+        return conv(values[None, ..., None], torch.zeros(1, n, n, 1, dtype=torch.float64))
+
+    torch.testing.assert_close(function(20)[:, ::4, ::4], function(5))
+
+
+def test_padding_adds_the_same_length_on_every_grid():
+    net = FNONet(1, 1, 4, (4, 4), 2, (False, True), padding=0.25)
+    for n in (17, 65, 257):
+        assert n + net._extra(n, False) == 1.25 * (n - 1)
+    assert net._extra(64, True) == 0
+
+
 def test_a_grid_too_coarse_for_the_modes_uses_those_it_has():
     net = FNONet(1, 1, 4, (16, 16), 2, (True, True))
     assert torch.isfinite(net(torch.randn(2, 6, 5, 1))).all()

@@ -90,6 +90,19 @@ def test_the_seed_decides():
     assert any(one[k].tobytes() != other[k].tobytes() for k in one)
 
 
+def test_the_order_of_the_samples_depends_on_seed_and_epoch_alone(monkeypatch):
+    asked = []
+    real = Memory.batches
+
+    def batches(self, size, *, seed, epoch=0):
+        asked.append((seed, epoch))
+        return real(self, size, seed=seed, epoch=epoch)
+
+    monkeypatch.setattr(Memory, "batches", batches)
+    fit(SMALL.replace(epochs=3), smoothing(8), seed=7)
+    assert [a for a in asked if a[0] is not None] == [(7, 0), (7, 1), (7, 2)]
+
+
 def test_the_unit_of_the_fields_does_not_matter():
     """1000 times the values (mK instead of K) give 1000 times the prediction."""
     one, thousand = (fit(SMALL, smoothing(40, scale=s))[0] for s in (1.0, 1000.0))
@@ -169,6 +182,38 @@ def test_channels_come_back_as_the_fields_they_were():
     x = layout.stack({"q": rng.random((2, 4, 5)), "b": np.array([7.0, 8.0])}, layout.inputs)
     assert (x[0, ..., 1] == 7).all()
     assert (x[1, ..., 1] == 8).all()
+
+
+def test_fields_that_do_not_fit_together_are_refused():
+    axes = {"x": np.arange(4.0), "time": np.arange(3.0)}
+    layout = Layout.of(Signature({"a": K, "b": K}, {"c": Field(("time", "x"), "K")}, axes))
+    with pytest.raises(Invalid, match="do not fit together"):
+        layout.stack({"a": np.zeros((2, 4)), "b": np.zeros((2, 8))}, layout.inputs)
+    with pytest.raises(Invalid, match="'b' is missing; there is: a"):
+        layout.stack({"a": np.zeros((2, 4))}, layout.inputs)
+    with pytest.raises(Invalid, match="3 time levels"):
+        layout.stack({"c": np.zeros((2, 5, 4))}, layout.outputs)
+
+
+def test_a_constant_output_is_predicted_exactly_and_a_zero_one_does_not_hurt():
+    samples = smoothing(20)
+    samples.y["v"] = np.stack([np.zeros_like(samples.y["v"]), samples.y["v"]], axis=1)
+    axes = {**samples.signature.coordinates, "time": np.arange(2.0)}
+    samples.signature = Signature({"u": K}, {"v": Field(("time", "x"), "K")}, axes, ("x",))
+    samples.y["v"][3] = 0.0
+    model, reports, _ = fit(SMALL, samples)
+    assert (model.predict(samples.x)["v"][:, 0] == 0).all()
+    assert reports[-1].metrics["train_loss"] < 1e3
+
+
+def test_a_checkpoint_of_another_configuration_is_refused():
+    samples = smoothing(20)
+    _, _, checkpoint = fit(SMALL, samples, stop=3)
+    with pytest.raises(Invalid, match="net.lift.first.weight has shape"):
+        fit(SMALL.replace(width=4), samples, resume=checkpoint)
+    del checkpoint["optimiser.0.exp_avg"]
+    with pytest.raises(Invalid, match="optimiser.0.exp_avg is missing"):
+        fit(SMALL, samples, resume=checkpoint)
 
 
 @pytest.mark.parametrize(

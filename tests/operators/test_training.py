@@ -206,6 +206,16 @@ def test_a_constant_output_is_predicted_exactly_and_a_zero_one_does_not_hurt():
     assert reports[-1].metrics["train_loss"] < 1e3
 
 
+def test_a_constant_input_divides_nothing_by_zero():
+    samples = smoothing(20)
+    samples.x["nu"] = np.full(20, 0.1, dtype="float32")
+    samples.signature = Signature(
+        {"u": K, "nu": Field((), "1")}, {"v": K}, samples.signature.coordinates, ("x",)
+    )
+    model, _, _ = fit(SMALL, samples)
+    assert np.isfinite(model.predict(samples.x)["v"]).all()
+
+
 def test_a_checkpoint_of_another_configuration_is_refused():
     samples = smoothing(20)
     _, _, checkpoint = fit(SMALL, samples, stop=3)

@@ -41,7 +41,8 @@ class Heat(Problem):
     end : float
         Final time, s.
     scheme : {"euler", "crank_nicolson"}
-        Implicit time stepping of order 1 or 2.
+        Implicit time stepping of order 1 or 2; the second begins with four Euler steps of half the
+        length.
     dofs : bool
         Also store the degrees of freedom in an order that does not depend on the ranks, and the
         mesh.

@@ -70,6 +70,18 @@ def test_order_in_time(weight, expected):
     assert orders(errors).min() > expected - 0.2
 
 
+@pytest.mark.parametrize(("scheme", "expected"), [("euler", 0.9), ("crank_nicolson", 1.9)])
+def test_a_boundary_that_jumps_does_not_spoil_the_order_in_time(scheme, expected):
+    mu = {**MU, "boundary": 20.0}
+    problem = Heat(cells=24, grid=25, levels=2, dofs=True, scheme=scheme)
+    fine = solve(problem.replace(substeps=128, scheme="crank_nicolson"), mu)["temperature_dof"]
+    errors = []
+    for substeps in (4, 8, 16):
+        found = solve(problem.replace(substeps=substeps), mu)["temperature_dof"]
+        errors.append(np.linalg.norm(found - fine, axis=1))
+    assert orders(errors).min() > expected
+
+
 def test_nothing_heated_stays_cold():
     fields = solve(SMALL, {**MU, "amplitude": 0.0, "boundary": 0.0})
     assert not fields["temperature"].any()
@@ -164,7 +176,7 @@ def test_every_grid_point_lies_in_a_cell(cells, grid):
 @pytest.mark.parametrize("degree", [1, 2])
 def test_dofs_and_mesh_describe_the_same_field_as_the_grid(degree):
     problem = SMALL.replace(dofs=True, degree=degree, grid=8 * degree + 1)
-    fields = solve(problem)
+    fields = solve(problem, {**MU, "x": 0.03, "y": 0.06})
     shape = (3, problem.grid, problem.grid)
     np.testing.assert_allclose(fields["temperature_dof"].reshape(shape), fields["temperature"], rtol=1e-5)
     mesh = {name: values for name, (_, values) in mesh_arrays(8, degree, 0.1).items()}
@@ -187,6 +199,11 @@ def test_the_source_on_the_grid_is_the_gaussian():
 def test_a_conductivity_that_turns_negative_is_a_failure_of_the_member():
     with pytest.raises(Diverged, match="time level 0, step 0: .*(conductivity|converge|finite|solver)"):
         solve(SMALL, {**MU, "beta": -1.0})
+
+
+def test_a_negative_conductivity_is_a_failure_even_where_newton_converges():
+    with pytest.raises(Diverged, match="step 0: the conductivity falls to -0.02 of"):
+        solve(SMALL, {**MU, "amplitude": 0.0, "boundary": 20.0, "beta": -0.051})
 
 
 @pytest.mark.parametrize(
@@ -228,6 +245,13 @@ def test_a_point_that_is_not_complete_is_refused():
 def test_a_source_without_width_is_refused():
     with pytest.raises(Invalid, match="width of the source"):
         solve(SMALL, {**MU, "width": 0.0})
+
+
+def test_the_variance_is_that_of_the_logarithm():
+    problem = Darcy(cells=8, grid=9)
+    mu = {"length": 0.2, "variance": 0.5, "source": 1.0}
+    narrow, wide = solve(problem, mu), solve(problem, {**mu, "variance": 2.0})
+    np.testing.assert_allclose(np.log(wide["permeability"]), 2 * np.log(narrow["permeability"]), atol=1e-5)
 
 
 def test_darcy_members_are_reproducible_and_different():

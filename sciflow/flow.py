@@ -383,7 +383,7 @@ async def report(title: str, *artifacts: Artifact) -> Path:
     here = session()
     if here.planning:
         return here.directory / "report.html"
-    from sciflow.report import build
+    from sciflow.reporting import build
 
     loop = asyncio.get_running_loop()
     document = await loop.run_in_executor(None, build, title, artifacts, here)

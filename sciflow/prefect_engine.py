@@ -23,7 +23,7 @@ from sciflow.errors import Failed, Invalid, Missing
 
 if TYPE_CHECKING:
     from sciflow.flow import Work
-    from sciflow.report import Document
+    from sciflow.reporting import Document
 
 QUIET = {
     "DO_NOT_TRACK": "1",
@@ -35,6 +35,8 @@ QUIET = {
 """Environment that switches every kind of telemetry off."""
 INTERVAL = 1.0
 """Seconds between two looks at a running stage's events."""
+_STARTED: list[subprocess.Popen[bytes]] = []
+"""Servers of this process; they outlive it."""
 START_LIMIT = 120.0
 """Seconds that a server may take to answer on a busy machine."""
 
@@ -270,6 +272,7 @@ def _start(host: str) -> dict[str, Any]:
             command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=env, start_new_session=True
         )
     shown = host if host not in ("0.0.0.0", "::") else socket.gethostname()
+    _STARTED.append(process)
     known = {"url": f"http://{shown}:{port}", "pid": process.pid, "token": token}
     end = time.monotonic() + START_LIMIT
     while time.monotonic() < end and process.poll() is None:
@@ -300,6 +303,8 @@ def stop_server() -> bool:
             break
         time.sleep(0.1)
     (home() / "server.json").unlink(missing_ok=True)
+    for process in _STARTED:
+        process.poll()
     return True
 
 

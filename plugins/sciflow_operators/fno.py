@@ -31,8 +31,9 @@ class SpectralConv(nn.Module):
     ``y = s + F^-1(R_k (F x)_k)`` for the kept ``k``, where ``s`` is what the result is added to.
     The weight ``R`` is real, shape (mode, channel in, 2 * channel out): real parts left, imaginary
     parts right. A transform costs ``O(points * modes)`` per axis instead of
-    ``O(points * log points)``, less for the few modes that are kept: along one axis of 64 to 4096
-    points it is faster than `torch.fft` up to at least a quarter of all modes.
+    ``O(points * log points)``, less for the few modes that are kept. Forward and backward with 32
+    channels on one core, beside `torch.fft`: 1.2 to 3 times as fast up to 128 modes (64 to 4096
+    points), 0.9 times with 256 modes on 1024 points, 0.3 times with 1024 modes on 4096.
     """
 
     def __init__(self, channels_in: int, channels_out: int, modes: Sequence[int]) -> None:

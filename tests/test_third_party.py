@@ -1,0 +1,96 @@
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from importlib.metadata import distributions
+from pathlib import Path
+
+import pytest
+
+from sciflow import Invalid, NotFound, report, run
+from sciflow.registry import Registry
+from sciflow.stages.design import Design
+from sciflow.stages.simulate import Simulate
+from sciflow.testing import check_component, check_problem
+
+DIST = Path(__file__).parent / "dist"
+
+
+def load(monkeypatch, *names):
+    registry = Registry()
+    points = []
+    for name in names:
+        monkeypatch.syspath_prepend(str(DIST / name))
+        for dist in distributions(path=[str(DIST / name)]):
+            points += list(dist.entry_points)
+    registry.load(points)
+    return registry
+
+
+def test_a_third_party_is_a_first_class_citizen(monkeypatch, plain):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(DIST / "good"), os.environ["PYTHONPATH"]]))
+    found = load(monkeypatch, "good")
+    cls = found.find("acme_decay")
+    assert found.origin(cls).label == "acme-good 1.2"
+    check_component(cls())
+    check_problem(cls())
+    monkeypatch.setattr("sciflow.registry.registry", lambda: found)
+    monkeypatch.setattr("sciflow.worker.registry", lambda: found)
+    monkeypatch.setattr("sciflow.reporting.registry", lambda: found)
+
+    async def flow():
+        data = await run(Simulate(cls()), design=await run(Design(problem=cls(), count=4)))
+        return await report("Decay", data)
+
+    assert "decay, as expected" in asyncio.run(flow()).read_text()
+
+
+def test_broken_plugins_are_named_and_disturb_nobody(monkeypatch):
+    found = load(monkeypatch, "broken", "good", "misspelt", "thawed")
+    errors = {p.distribution: p.error for p in found.plugins}
+    assert errors["acme-good"] == ""
+    assert errors["acme-broken"] == "ModuleNotFoundError: No module named 'a_module_that_nobody_has'"
+    assert "no hook 'sciflow_componets'. Did you mean 'sciflow_components'" in errors["acme-misspelt"]
+    assert "must be decorated with @dataclass(frozen=True)" in errors["acme-thawed"]
+    assert [c.name for c, _ in found.components()] == ["acme_decay"]
+    with pytest.raises(
+        NotFound, match=r"Did you mean 'acme_decay'.*acme_broken of acme-broken 1.2 \(ModuleNot"
+    ):
+        found.find("acme_decai")
+
+
+def test_a_name_taken_twice_names_both(monkeypatch):
+    found = load(monkeypatch, "good", "twin")
+    (error,) = [p.error for p in found.plugins if p.error]
+    assert "acme-twin 1.2" in error
+    assert "already provided by acme-good 1.2" in error
+    assert found.origin(found.find("acme_decay")).distribution == "acme-good"
+
+
+def test_something_that_is_no_component_is_refused(monkeypatch):
+    found = load(monkeypatch, "good")
+    with pytest.raises(Invalid, match="a component is written"):
+        found.build({"name": "acme_decay"})
+    assert found.build({"component": "acme_decay"}).to_json() == {"component": "acme_decay"}
+
+
+def test_the_command_line_lists_good_and_broken():
+    path = os.pathsep.join([*(str(DIST / n) for n in ("good", "broken")), os.environ["PYTHONPATH"]])
+    command = [sys.executable, "-m", "sciflow.cli", "plugins"]
+    env = {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run(command, capture_output=True, text=True, env=env, check=True)
+    assert (
+        "acme_decay            problem    acme-good 1.2" in " ".join(done.stdout.split("  "))
+        or "acme_decay" in done.stdout
+    )
+    assert "broken: acme_broken of acme-broken 1.2" in done.stdout
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, env=env, check=True)
+    document = json.loads(done.stdout)
+    assert document["broken"][0]["distribution"] == "acme-broken 1.2"
+    assert {
+        "name": "acme_decay",
+        "kind": "problem",
+        "distribution": "acme-good 1.2",
+        "state": "ready",
+    } in document["components"]

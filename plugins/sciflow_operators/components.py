@@ -60,7 +60,7 @@ class FNO(Surrogate):
     padding: float = 0.125
     coordinates: bool = True
     epochs: int = 60
-    batch: int = 16
+    batch: int = 8
     learning_rate: float = 4e-3
     weight_decay: float = 1e-4
     schedule: Literal["onecycle", "cosine"] = "onecycle"

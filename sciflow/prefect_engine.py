@@ -248,6 +248,7 @@ def _healthy(known: Mapping[str, Any]) -> bool:
 def _free_port(host: str) -> int:
     for port in (4200, 0):
         with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((host, port))
             except OSError:
@@ -262,7 +263,10 @@ def _start(host: str) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     token = "" if host in ("127.0.0.1", "localhost", "::1") else f"sciflow:{secrets.token_urlsafe(18)}"
     # The recorder's batch settings are left alone: with READ_BATCH_SIZE=200 an idle server keeps a core busy.
-    env = {**os.environ, "PREFECT_HOME": str(folder / "prefect")}
+    shown = host if host not in ("0.0.0.0", "::") else socket.gethostname()
+    url = f"http://{shown}:{port}"
+    # Without the second setting the pages of a server on another port ask port 4200 for their data.
+    env = {**os.environ, "PREFECT_HOME": str(folder / "prefect"), "PREFECT_SERVER_UI_API_URL": f"{url}/api"}
     if token:
         env["PREFECT_SERVER_API_AUTH_STRING"] = token
     log = folder / "server.log"
@@ -271,9 +275,8 @@ def _start(host: str) -> dict[str, Any]:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=env, start_new_session=True
         )
-    shown = host if host not in ("0.0.0.0", "::") else socket.gethostname()
     _STARTED.append(process)
-    known = {"url": f"http://{shown}:{port}", "pid": process.pid, "token": token}
+    known = {"url": url, "pid": process.pid, "token": token}
     end = time.monotonic() + START_LIMIT
     while time.monotonic() < end and process.poll() is None:
         if _healthy(known):

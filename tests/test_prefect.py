@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -74,8 +75,6 @@ def sciflow(served, folder, *arguments):
 
 
 def api(served, path, body):
-    import urllib.request
-
     request = urllib.request.Request(
         f"{served['url']}/api/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
@@ -205,6 +204,9 @@ def test_served_flows_run_from_the_api_as_from_the_ui(served, folder):
 def test_a_server_is_reused_and_idle(served):
     known = json.loads((Path(served["home"]) / "server.json").read_text())
     assert known["url"].startswith("http://127.0.0.1:")
+    # Its pages must ask this server for their data, also when it is not on port 4200.
+    with urllib.request.urlopen(f"{known['url']}/ui-settings", timeout=10) as answer:
+        assert json.loads(answer.read())["api_url"] == f"{known['url']}/api"
 
     def ticks():
         return sum(int(n) for n in Path(f"/proc/{known['pid']}/stat").read_text().split()[13:15])

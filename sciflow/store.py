@@ -221,9 +221,10 @@ class Writer:
             "dimension_names": list(field.axes),
             "storage_transformers": [],
         }
-        _atomic(self.path / DATA / name / "zarr.json", json.dumps(document, indent=1).encode())
+        # Members may be committed long before publication: what they belong to must not get lost.
+        _atomic(self.path / DATA / name / "zarr.json", json.dumps(document, indent=1).encode(), sync=member)
         self._fields[name] = field
-        self._write_root()
+        self._write_root(sync=member)
 
     def write(self, name: str, values: Any, field: Field) -> None:
         """Create a field and write it whole.
@@ -252,7 +253,11 @@ class Writer:
         if array.size:
             data = np.ascontiguousarray(array, dtype=field.dtype).tobytes()
             key = ".".join(["c", *["0"] * array.ndim])
-            _atomic(self.path / DATA / name / key, data + google_crc32c.value(data).to_bytes(4, "little"))
+            _atomic(
+                self.path / DATA / name / key,
+                data + google_crc32c.value(data).to_bytes(4, "little"),
+                sync=False,
+            )
 
     def write_member(self, member: int, values: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> None:
         """Write one member's fields and commit it with a journal record.
@@ -345,7 +350,7 @@ class Writer:
                 return False
         return True
 
-    def _write_root(self) -> None:
+    def _write_root(self, *, sync: bool = False) -> None:
         schema = Schema(self._kind, dict(sorted(self._fields.items())))
         attributes = {**self._attributes, KEY: {"format": FORMAT, "schema": schema.to_json()}}
         document = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
@@ -353,7 +358,7 @@ class Writer:
             text = json.dumps(document, indent=1, sort_keys=True, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise Invalid(f"attributes must be plain JSON: {error}") from None
-        _atomic(self.path / DATA / "zarr.json", text.encode())
+        _atomic(self.path / DATA / "zarr.json", text.encode(), sync=sync)
 
     def publish(self, provenance: Mapping[str, Any]) -> Artifact:
         """Make the artifact visible: manifest, then one rename.
@@ -376,6 +381,9 @@ class Writer:
         for file in sorted(p for p in root.rglob("*") if p.is_file()):
             stat = file.stat()
             files[str(file.relative_to(root))] = [stat.st_size, file_digest(file), stat.st_mtime_ns]
+            _sync(file)
+        for folder in {root, *(root / name for name in self._fields)}:
+            _sync(folder)
         manifest = {
             "format": FORMAT,
             "recipe": self.recipe,
@@ -389,7 +397,7 @@ class Writer:
             _atomic(self.path / MANIFEST, seal(manifest))
             final.parent.mkdir(parents=True, exist_ok=True)
             self.path.rename(final)
-            _sync_directory(final.parent)
+            _sync(final.parent)
         except OSError as error:
             raise explain_os_error(error, final, "everything written so far is kept") from error
         shutil.rmtree(self.path.parent, ignore_errors=True)
@@ -441,8 +449,8 @@ def _layout(field: Field, shape: Sequence[int], itemsize: int) -> tuple[tuple[in
     return (1, together, *shape[2:]), shard
 
 
-def _atomic(path: Path, data: bytes) -> None:
-    """Write a file so that a reader sees all of it or nothing, also after a power cut."""
+def _atomic(path: Path, data: bytes, *, sync: bool = True) -> None:
+    """Write a file so that a reader sees all of it or nothing; with `sync` also after a power cut."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
     file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
@@ -450,17 +458,20 @@ def _atomic(path: Path, data: bytes) -> None:
         view = memoryview(data)
         while view:
             view = view[os.write(file, view) :]
-        os.fsync(file)
+        if sync:
+            os.fsync(file)
     except BaseException:
         os.close(file)
         temporary.unlink(missing_ok=True)
         raise
     os.close(file)
     temporary.replace(path)
-    _sync_directory(path.parent)
+    if sync:
+        _sync(path.parent)
 
 
-def _sync_directory(path: Path) -> None:
+def _sync(path: Path) -> None:
+    """Make a file or the names in a directory survive a power cut."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -42,6 +42,7 @@ if [ $# -gt 0 ]; then
     tree=$(cd "$1" && pwd)
 else
     tree=$(mktemp -d)
+    chmod 755 "$tree" # apt's own user must be able to enter it
     # Nothing is ever mounted below it outside the namespaces further down, so this deletes only the tree.
     trap 'rm -rf --one-file-system "$tree"' EXIT
 fi

@@ -22,7 +22,7 @@ from sciflow_spectral.components import Burgers
 @flow
 async def burgers_fno(
     problem: Burgers = Burgers(),
-    surrogate: FNO = FNO(width=64, epochs=60, batch=20),
+    surrogate: FNO = FNO(),
     members: int = 1200,
     viscosity: float = 0.1,
     seed: int = 0,

@@ -98,6 +98,8 @@ def _solve_one(
 ) -> None:
     ctx.check()
     ctx.emit({"event": "member", "member": member, "state": "started"})
+    # No rank may take the job down with this member before it is on record who was being solved.
+    ctx.comm.barrier()
     begin = time.perf_counter()
     inner = Context(
         member_seed(seed, member), ctx.scratch, ctx.comm, ctx.log, ctx.emit, cancelled=ctx.cancelled

@@ -29,7 +29,7 @@ ENSEMBLE = Schema(
         "seed": Field(("member",), "1", "int64", "seed of each member"),
     },
 )
-HOPELESS = 3
+HOPELESS = 5
 """So many jobs in a row that end before a single member is done end the ensemble."""
 
 
@@ -314,14 +314,17 @@ class Campaign:
         Raises
         ------
         Failed
-            If no member can be blamed, the disk is full, or job after job ends without a result.
+            If the disk is full, or job after job ends without a result.
         """
         left = [m for m in one.members if m not in self._done]
         if not left:
             return []
         reason = one.job.reason() or "the job ended without a result"
-        if one.current not in left or "cannot write" in reason or fruitless >= HOPELESS:
+        if "cannot write" in reason or fruitless >= HOPELESS:
             raise Failed(f"{reason} (run directory {one.job.directory}); {len(self._done)} members are kept")
+        if one.current not in left:
+            self.ctx.log.warning("a job ended between members: %s", reason)
+            return left
         self.ctx.log.warning("member %d ended its job: %s", one.current, reason)
         record = {"status": 2, "reason": reason, "metrics": {}, "seconds": 0.0, "crash": True}
         self.out.write_member(one.current, {}, record)

@@ -115,13 +115,11 @@ def test_a_flow_shows_in_the_ui_and_gives_the_artifacts_of_the_plain_engine(serv
             (n, s) for n in ("design", "evaluate", "simulate", "train") for s in ("Cached", "Completed")
         ]
         assert names == expected
-        return runs
+        done = [r for r in runs if r["name"].startswith("simulate") and r["state"]["name"] == "Completed"]
+        arrows = done[0]["task_inputs"].get("design", [])
+        assert any(i["input_type"] == "task_run" for i in arrows), "no arrow from the design"
 
-    runs = eventually(states)
-    simulate = next(r for r in runs if r["name"].startswith("simulate") and r["state"]["name"] == "Completed")
-    assert any(i["input_type"] == "task_run" for i in simulate["task_inputs"]["design"]), (
-        "no arrow from the design"
-    )
+    eventually(states)
 
     def shown():
         keys = {a["key"] for a in api(served, "artifacts/filter", {})}

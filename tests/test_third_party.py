@@ -80,10 +80,8 @@ def test_the_command_line_lists_good_and_broken():
     command = [sys.executable, "-m", "sciflow.cli", "plugins"]
     env = {**os.environ, "PYTHONPATH": path}
     done = subprocess.run(command, capture_output=True, text=True, env=env, check=True)
-    assert (
-        "acme_decay            problem    acme-good 1.2" in " ".join(done.stdout.split("  "))
-        or "acme_decay" in done.stdout
-    )
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert ["acme_decay", "problem", "acme-good", "1.2", "ready"] in rows
     assert "broken: acme_broken of acme-broken 1.2" in done.stdout
     done = subprocess.run([*command, "--json"], capture_output=True, text=True, env=env, check=True)
     document = json.loads(done.stdout)

@@ -116,7 +116,7 @@ def test_a_flow_shows_in_the_ui_and_gives_the_artifacts_of_the_plain_engine(serv
         ]
         assert names == expected
         done = [r for r in runs if r["name"].startswith("simulate") and r["state"]["name"] == "Completed"]
-        arrows = done[0]["task_inputs"].get("design", [])
+        arrows = [i for inputs in done[0]["task_inputs"].values() for i in inputs]
         assert any(i["input_type"] == "task_run" for i in arrows), "no arrow from the design"
 
     eventually(states)

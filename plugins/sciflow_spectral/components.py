@@ -37,6 +37,7 @@ class Spectral(Problem):
         import numpy as np
 
         for state in self._march({k: np.array([v]) for k, v in mu.items()}, [ctx.rng(0)]):
+            # A member that blew up is all NaN (see `march`).
             fields = {k: np.asarray(v)[0] for k, v in state.fields.items()}
             for name, values in fields.items():
                 if not np.all(np.isfinite(values)):

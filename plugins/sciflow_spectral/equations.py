@@ -17,10 +17,30 @@ if TYPE_CHECKING:
 
 def stack_schemes(linear: list[np.ndarray], step: float) -> Scheme:
     """Coefficients for members with different linear parts, stacked along a first axis."""
-    distinct = {values.tobytes(): coefficients(values, step) for values in linear}
-    each = [distinct[values.tobytes()] for values in linear]
+    distinct = {values.tobytes(): values for values in linear}
+    made = {key: coefficients(values, step) for key, values in distinct.items()}
+    each = [made[values.tobytes()] for values in linear]
     names = ("whole", "half", "q", "first", "middle", "last")
     return Scheme(*(np.stack([getattr(s, n) for s in each]) for n in names))
+
+
+def finite(values: np.ndarray) -> np.ndarray:
+    """Fill members that single precision cannot hold with NaN.
+
+    Parameters
+    ----------
+    values : ndarray, shape (member, ...)
+
+    Returns
+    -------
+    ndarray, shape (member, ...)
+    """
+    largest = np.abs(values).reshape(len(values), -1).max(axis=1)
+    lost = ~(largest <= np.finfo(np.float32).max)
+    if lost.any():
+        values = values.copy()
+        values[lost] = np.nan
+    return values
 
 
 def march(
@@ -31,12 +51,39 @@ def march(
     steps: int,
     show: Callable[[Any], dict[str, np.ndarray]],
 ) -> Iterator[State]:
-    """Yield the initial state and then one state after every ``steps / (levels - 1)`` steps."""
-    yield State(float(times[0]), show(v))
-    for time in times[1:]:
-        for _ in range(steps // (len(times) - 1)):
-            v = advance(v, nonlinear, scheme)
-        yield State(float(time), show(v))
+    """Yield the initial state and then one state after every ``steps / (levels - 1)`` steps.
+
+    Parameters
+    ----------
+    v : array, complex, shape (member, ...)
+        Spectral coefficients of the initial state.
+    nonlinear : callable
+        The part of ``v'`` that is not linear.
+    scheme : Scheme
+        Of the step size.
+    times : ndarray, shape (time,)
+        Of the states.
+    steps : int
+        Time steps in all.
+    show : callable
+        From coefficients to fields; a member that blew up is filled with NaN.
+    """
+    for level, time in enumerate(times):
+        # A member may overflow, the others go on; the setting must not leak through the yield.
+        with np.errstate(over="ignore", invalid="ignore"):
+            for _ in range(steps // (len(times) - 1) if level else 0):
+                v = advance(v, nonlinear, scheme)
+            fields = {name: finite(values) for name, values in show(v).items()}
+        yield State(float(time), fields)
+
+
+def band(number: np.ndarray, points: int) -> np.ndarray:
+    """Which wave numbers the nonlinear term sees and feeds: those below a third of the grid points.
+
+    Of a product of two such waves, only what falls outside the band is wrong on the grid (the 2/3
+    rule): ``2 k < points - k``.
+    """
+    return np.asarray(3 * np.abs(number) < points)
 
 
 def random_waves(spread: np.ndarray, rng: np.random.Generator, points: int) -> np.ndarray:
@@ -87,22 +134,24 @@ def burgers(problem: Burgers, viscosity: np.ndarray, rngs: list[np.random.Genera
     rngs : list of numpy Generator
         One a member, for the initial state.
     """
-    xp = Arrays(problem.backend, problem.device)
-    n = problem.solve_points
-    k = 2 * np.pi * np.arange(n // 2 + 1)
-    scheme = xp.scheme(stack_schemes([-nu * k**2 for nu in viscosity], problem.end / problem.steps))
-    factor = xp.take(-0.5j * k * (np.arange(n // 2 + 1) <= n // 3))
-    start = np.stack([random_waves(burgers_spread(), rng, n) for rng in rngs])
+    start = np.stack([random_waves(burgers_spread(), rng, problem.solve_points) for rng in rngs])
+    return burgers_flow(problem, viscosity, start)
 
-    def nonlinear(v: Any) -> Any:
-        u = xp.inverse(v, (n,), (-1,))
-        return factor * xp.forward(u * u, (-1,))
 
-    def show(v: Any) -> dict[str, np.ndarray]:
-        return {"u": xp.give(xp.inverse(v, (n,), (-1,)))[:, :: n // problem.points]}
+def burgers_flow(problem: Burgers, viscosity: np.ndarray, start: np.ndarray) -> Iterator[State]:
+    """`burgers` from given coefficients of the initial velocity.
 
-    times = problem.coordinates()["time"]
-    return march(xp.take(start), nonlinear, scheme, times, problem.steps, show)
+    Parameters
+    ----------
+    problem : Burgers
+        Configuration.
+    viscosity : ndarray, shape (member,)
+    start : ndarray, shape (member, solve_points // 2 + 1)
+        Coefficients for ``irfft``.
+    """
+    k = 2 * np.pi * np.arange(problem.solve_points // 2 + 1)
+    linear = [-nu * k**2 for nu in viscosity]
+    return advected(problem, linear, k, start, problem.solve_points // problem.points)
 
 
 def kuramoto_sivashinsky(
@@ -119,21 +168,59 @@ def kuramoto_sivashinsky(
     rngs : list of numpy Generator
         One a member, for the initial state.
     """
-    xp = Arrays(problem.backend, problem.device)
     n = problem.points
-    number = np.arange(n // 2 + 1)
-    k = 2 * np.pi * number / problem.length
-    linear = k**2 - k**4
-    scheme = xp.scheme(stack_schemes([linear] * len(rngs), problem.end / problem.steps))
-    factor = xp.take(-0.5j * k * (number <= n // 3))
     start = np.stack([a * random_waves(np.ones(8), rng, n) for a, rng in zip(amplitude, rngs, strict=True)])
+    return flame_flow(problem, start)
+
+
+def flame_flow(problem: KuramotoSivashinsky, start: np.ndarray) -> Iterator[State]:
+    """`kuramoto_sivashinsky` from given coefficients of the initial state.
+
+    Parameters
+    ----------
+    problem : KuramotoSivashinsky
+        Configuration.
+    start : ndarray, shape (member, points // 2 + 1)
+        Coefficients for ``irfft``.
+    """
+    k = 2 * np.pi * np.arange(problem.points // 2 + 1) / problem.length
+    return advected(problem, [k**2 - k**4] * len(start), k, start, 1)
+
+
+def advected(
+    problem: Burgers | KuramotoSivashinsky,
+    linear: list[np.ndarray],
+    k: np.ndarray,
+    start: np.ndarray,
+    every: int,
+) -> Iterator[State]:
+    """``u_t + u u_x = L u`` on a periodic line.
+
+    Parameters
+    ----------
+    problem : Burgers or KuramotoSivashinsky
+        Configuration.
+    linear : list of ndarray, shape (mode,)
+        Eigenvalues of L, one array a member.
+    k : ndarray, shape (mode,)
+        Wave numbers.
+    start : ndarray, shape (member, mode)
+        Coefficients for ``irfft``.
+    every : int
+        Every so many grid points are stored.
+    """
+    xp = Arrays(problem.backend, problem.device)
+    n = 2 * (len(k) - 1)
+    scheme = xp.scheme(stack_schemes(linear, problem.end / problem.steps))
+    seen = band(np.arange(len(k)), n)
+    keep, factor = xp.take(seen.astype(float)), xp.take(-0.5j * k * seen)
 
     def nonlinear(v: Any) -> Any:
-        u = xp.inverse(v, (n,), (-1,))
+        u = xp.inverse(keep * v, (n,), (-1,))
         return factor * xp.forward(u * u, (-1,))
 
     def show(v: Any) -> dict[str, np.ndarray]:
-        return {"u": xp.give(xp.inverse(v, (n,), (-1,)))}
+        return {"u": xp.give(xp.inverse(v, (n,), (-1,)))[:, ::every]}
 
     return march(xp.take(start), nonlinear, scheme, problem.coordinates()["time"], problem.steps, show)
 
@@ -204,14 +291,15 @@ def vorticity_flow(
     """
     xp = Arrays(problem.backend, problem.device)
     n = problem.points
-    ky = 2 * np.pi * np.fft.fftfreq(n, 1 / n)[:, None]
-    kx = 2 * np.pi * np.arange(n // 2 + 1)[None, :]
+    rows, columns = np.fft.fftfreq(n, 1 / n)[:, None], np.arange(n // 2 + 1)[None, :]
+    ky, kx = 2 * np.pi * rows, 2 * np.pi * columns
     square = kx**2 + ky**2
-    keep = (np.abs(ky) <= 2 * np.pi * (n // 3)) & (kx <= 2 * np.pi * (n // 3))
+    seen = band(rows, n) & band(columns, n)
+    keep = xp.take(seen.astype(float))
     scheme = xp.scheme(stack_schemes([-nu * square for nu in viscosity], problem.end / problem.steps))
-    stream = np.where(square > 0, 1 / np.where(square > 0, square, 1), 0.0)
+    stream = np.where(square > 0, seen / np.where(square > 0, square, 1), 0.0)
     to_u, to_v = xp.take(1j * ky * stream), xp.take(-1j * kx * stream)
-    dx, dy = xp.take(1j * kx * keep), xp.take(1j * ky * keep)
+    dx, dy = xp.take(1j * kx * seen), xp.take(1j * ky * seen)
     line = np.arange(n) / n
     phase = 2 * np.pi * (line[None, :] + line[:, None])
     pushed = np.fft.rfft2(np.sin(phase) + np.cos(phase))
@@ -220,7 +308,7 @@ def vorticity_flow(
 
     def nonlinear(w: Any) -> Any:
         u, v = xp.inverse(to_u * w, shape, axes), xp.inverse(to_v * w, shape, axes)
-        field = xp.inverse(w, shape, axes)
+        field = xp.inverse(keep * w, shape, axes)
         return push - dx * xp.forward(u * field, axes) - dy * xp.forward(v * field, axes)
 
     def show(w: Any) -> dict[str, np.ndarray]:

@@ -2,14 +2,13 @@ import numpy as np
 import pytest
 from scipy import integrate
 
-from sciflow import Context, Diverged, Invalid
+from sciflow import Context, Invalid
 from sciflow.problem import member_seed
 from sciflow_spectral.components import Burgers, KuramotoSivashinsky, NavierStokes
 from sciflow_spectral.equations import (
+    burgers_flow,
     burgers_spread,
-    march,
     random_waves,
-    stack_schemes,
     vorticity_flow,
     vorticity_waves,
 )
@@ -52,27 +51,16 @@ def test_the_coefficients_lose_no_digits(rate):
 def test_burgers_agrees_with_cole_hopf():
     """u = -2 nu d/dx log phi with phi the heat flow of exp(-int u0 / 2 nu)."""
     nu, n, end = 0.05, 256, 0.5
-    problem = Burgers(points=n, solve_points=n, end=end, steps=400)
+    problem = Burgers(points=64, solve_points=n, end=end, steps=400)
     x = np.arange(n) / n
     start = np.sin(2 * np.pi * x) + 0.3 * np.cos(4 * np.pi * x)
-    scheme = stack_schemes([-nu * (2 * np.pi * np.arange(n // 2 + 1)) ** 2], end / 400)
-    factor = -0.5j * 2 * np.pi * np.arange(n // 2 + 1) * (np.arange(n // 2 + 1) <= n // 3)
-
-    def nonlinear(v):
-        return factor * np.fft.rfft(np.fft.irfft(v, n) ** 2)
-
-    def show(v):
-        return {"u": np.fft.irfft(v, n)}
-
-    states = list(
-        march(np.fft.rfft(start)[None], nonlinear, scheme, problem.coordinates()["time"], 400, show)
-    )
+    states = list(burgers_flow(problem, np.array([nu]), np.fft.rfft(start)[None]))
     potential = (1 - np.cos(2 * np.pi * x)) / (2 * np.pi) + 0.3 * np.sin(4 * np.pi * x) / (4 * np.pi)
     phi = np.fft.rfft(np.exp(-potential / (2 * nu)))
     k = 2 * np.pi * np.arange(n // 2 + 1)
     phi = phi * np.exp(-nu * k**2 * end)
     exact = -2 * nu * np.fft.irfft(1j * k * phi, n) / np.fft.irfft(phi, n)
-    assert np.abs(states[-1].fields["u"][0] - exact).max() < 1e-8
+    assert np.abs(states[-1].fields["u"][0] - exact[::4]).max() < 1e-8
 
 
 def test_burgers_default_step_is_fine_enough():
@@ -149,10 +137,6 @@ class TestEveryEquation:
         other = run(problem.replace(backend="torch"), **mu)
         np.testing.assert_allclose(other, run(problem, **mu), rtol=1e-8, atol=1e-10)
 
-    def test_half_the_step_changes_little(self, problem, mu):
-        coarse, fine = run(problem, **mu), run(problem.replace(steps=2 * problem.steps), **mu)
-        assert np.abs(coarse - fine).max() < 1e-4 * np.abs(fine).max()
-
 
 def test_burgers_loses_energy_at_the_viscous_rate():
     problem = Burgers(points=128, solve_points=128, levels=1601, end=0.2, steps=1600)
@@ -193,14 +177,6 @@ def test_the_flow_commutes_with_translation():
 
     moved = np.roll(start, (5, 11), axis=(0, 1))
     np.testing.assert_allclose(flow(moved), np.roll(flow(start), (5, 11), axis=(0, 1)), atol=1e-12)
-
-
-def test_a_solution_that_blows_up_is_reported():
-    problem = NavierStokes(points=8, levels=2, end=1000.0, steps=2)
-    with np.errstate(all="ignore"):
-        with pytest.raises(Diverged, match="not finite at time 1000"):
-            list(problem.solve({"viscosity": 1e-9, "force": 1e9}, Context()))
-        assert not np.isfinite(run(problem, viscosity=1e-9, force=1e9)[:, 1]).any()
 
 
 @pytest.mark.parametrize(

@@ -40,12 +40,31 @@ def test_the_scheme_has_order_four():
     assert order(errors).min() > 3.8
 
 
-@pytest.mark.parametrize("rate", [0.0, -1e-9, -1e-3, -1.0, -1e4])
+@pytest.mark.parametrize("rate", [0.0, -1e-9, -1e-3, -1.0, -40.0, -1e4, 2.0])
 def test_the_coefficients_lose_no_digits(rate):
-    """The first coefficient is the integral of exp(L (h/2 - s)) over half a step, also where L h -> 0."""
+    """They are integrals of exponentials (Cox and Matthews, equations 26-29), also where L h -> 0."""
     h = 0.1
-    exact, _ = integrate.quad(lambda s: np.exp(rate * s), 0, h / 2, epsabs=0, epsrel=1e-12, limit=500)
-    assert coefficients(np.array([rate]), h).q[0] == pytest.approx(exact, rel=1e-10)
+
+    def phi(k):
+        """The integral of exp((1 - s) h L) s^(k - 1) / (k - 1)! over [0, 1]."""
+        weight = (1.0, 1.0, 0.5)[k - 1]
+        found, _ = integrate.quad(
+            lambda s: np.exp((1 - s) * h * rate) * s ** (k - 1) * weight,
+            0,
+            1,
+            epsabs=0,
+            epsrel=1e-13,
+            limit=500,
+            points=(0.9, 0.99),
+        )
+        return found
+
+    half, _ = integrate.quad(lambda s: np.exp(rate * s), 0, h / 2, epsabs=0, epsrel=1e-12, limit=500)
+    c = coefficients(np.array([rate]), h)
+    assert c.q[0] == pytest.approx(half, rel=1e-10)
+    assert c.first[0] == pytest.approx(h * (phi(1) - 3 * phi(2) + 4 * phi(3)), rel=1e-9)
+    assert c.middle[0] == pytest.approx(h * (phi(2) - 2 * phi(3)), rel=1e-9)
+    assert c.last[0] == pytest.approx(h * (4 * phi(3) - phi(2)), rel=1e-9)
 
 
 def test_burgers_agrees_with_cole_hopf():

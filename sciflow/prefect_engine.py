@@ -121,8 +121,15 @@ class Mirror:
         """Mirror what is left, and the learning curves as a table."""
         await self._take(final=True)
         if self._metrics:
-            from prefect.artifacts import acreate_table_artifact
+            from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 
+            from sciflow.reporting import curves
+
+            loop = asyncio.get_running_loop()
+            picture = await loop.run_in_executor(None, curves, self._metrics)
+            await acreate_markdown_artifact(
+                f"![learning curves]({picture})", key=f"{self._stage}-curves", description="Learning curves"
+            )
             every = max(1, len(self._metrics) // 100)
             rows = [{"step": step, **values} for step, values in self._metrics[::every]]
             await acreate_table_artifact(rows, key=f"{self._stage}-metrics", description="Learning curves")

@@ -8,7 +8,7 @@ import io
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -305,22 +305,39 @@ def _images(truth: np.ndarray, guess: np.ndarray, titles: list[str], unit: str) 
     return made
 
 
+def curves(metrics: Sequence[tuple[int, Mapping[str, float]]]) -> str:
+    """Learning curves as a PNG data URI.
+
+    Parameters
+    ----------
+    metrics : sequence of (int, mapping of str to float)
+        Step and its numbers.
+    """
+    names = sorted({name for _, values in metrics for name in values})
+    with _DRAWING:
+        return data_uri(_curves({n: np.array([v.get(n, np.nan) for _, v in metrics]) for n in names}))
+
+
+def _curves(metrics: Mapping[str, np.ndarray]) -> Figure:
+    """Losses and errors over the epochs, on a logarithmic scale."""
+    shown = {n: v for n, v in metrics.items() if "loss" in n or "error" in n} or metrics
+    made, axes = figure(width=9, height=2.8)
+    for (name, values), colour in zip(shown.items(), (BLUE, ORANGE, INK, GREY), strict=False):
+        steps = np.arange(1, len(values) + 1)
+        axes[0, 0].plot(steps, values, color=colour, lw=1.5, label=name.replace("_", " "))
+    axes[0, 0].set_yscale("log")
+    axes[0, 0].set_xlabel("epoch", fontsize=9)
+    axes[0, 0].legend(frameon=False, fontsize=8)
+    return made
+
+
 def _model(artifact: Artifact) -> Section:
-    curves = {
+    history = {
         name.removeprefix("history_"): artifact.read(name)
         for name in artifact.schema.fields
         if name.startswith("history_")
     }
-    errors = {n: v for n, v in curves.items() if "loss" in n or "error" in n}
-    made, axes = figure(width=9, height=2.8)
-    for (name, values), colour in zip(errors.items(), (BLUE, ORANGE, INK, GREY), strict=False):
-        axes[0, 0].plot(
-            np.arange(1, len(values) + 1), values, color=colour, lw=1.5, label=name.replace("_", " ")
-        )
-    axes[0, 0].set_yscale("log")
-    axes[0, 0].set_xlabel("epoch", fontsize=9)
-    axes[0, 0].legend(frameon=False, fontsize=8)
-    uri = data_uri(made)
+    uri = data_uri(_curves(history))
     about = artifact.attributes
     weights = sum(int(np.prod(artifact.array(f"state_{i}").shape)) for i in range(len(about["state"])))
     parts = [len(artifact.read(f"{p}_members")) for p in ("train", "valid", "test")]

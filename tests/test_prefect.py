@@ -123,7 +123,7 @@ def test_a_flow_shows_in_the_ui_and_gives_the_artifacts_of_the_plain_engine(serv
 
     def shown():
         keys = {a["key"] for a in api(served, "artifacts/filter", {})}
-        assert {"report", "train-metrics"} <= keys
+        assert {"report", "train-metrics", "train-curves"} <= keys
         return next(a for a in api(served, "artifacts/filter", {}) if a["key"] == "report")
 
     assert "data:image/png;base64," in eventually(shown)["data"]

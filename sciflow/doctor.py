@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sciflow.executors.local import cores
+from sciflow.executors.mpi import environment
 
 LIMIT = 60
 """Seconds that one probe may take."""
@@ -50,7 +51,7 @@ def checks() -> Iterator[Check]:
 
 def _ask(code: str, *, launch: tuple[str, ...] = ()) -> tuple[bool, str]:
     """Run Python code in a process of its own, so that a broken library cannot take this one down."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1"} if launch else None
+    env = environment(1, 2) if launch else None
     try:
         done = subprocess.run(
             [*launch, sys.executable, "-c", code],

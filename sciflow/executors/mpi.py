@@ -94,6 +94,7 @@ class ProcessJob(Job):
         if self._process.poll() is None:
             self._cancelled = True
             self._stop()
+        self.state()
 
     def events(self) -> list[Event]:
         """See `Job.events`."""
@@ -128,6 +129,20 @@ def _last_words(log: Path) -> str:
     return f"; its log ends: {' | '.join(words[-3:])}" if words else ""
 
 
+INHERITED = (
+    "PMIX_",
+    "PMI_",
+    "PRTE_",
+    "ORTE_",
+    "OMPI_COMM_",
+    "OMPI_UNIVERSE_",
+    "OMPI_MCA_ess",
+    "OMPI_MCA_orte_",
+)
+"""Variables by which an MPI process knows its job. A launcher that inherits those of another job, or of
+a process that started MPI by itself, ends in silence."""
+
+
 @cache
 def launcher(name: str) -> tuple[str, bool]:
     """Path of the MPI launcher and whether it is Open MPI's.
@@ -159,7 +174,8 @@ def environment(threads: int, ranks: int) -> dict[str, str]:
     """
     count = str(threads or max(1, cores() // ranks))
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-    return {**os.environ, **dict.fromkeys(names, count), "OMPI_MCA_mpi_yield_when_idle": "1"}
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(INHERITED)}
+    return {**clean, **dict.fromkeys(names, count), "OMPI_MCA_mpi_yield_when_idle": "1"}
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,34 @@
 """Conformance checks for components; plain functions that raise AssertionError with a sentence.
 
-A component may define a classmethod ``example()`` that returns a small, fast configuration; the
-checks of the whole registry use it where the default would take long.
+The convention for configurations: a component whose defaults take long, or that cannot be made from
+defaults alone, defines ::
+
+    @classmethod
+    def example(cls) -> Self:
+        return cls(points=16, epochs=2)
+
+a configuration that is solved or fitted within about a second. `example` finds it, and takes the
+defaults where there is none. The checks need no pytest; a third party's whole test may read ::
+
+    from sciflow.testing import check_component, check_problem, example
+
+    check_component(example(Mine))
+    check_problem(example(Mine))
 """
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
-from sciflow.component import Component, check_class
+from sciflow.component import Component, canonical, check_class
 from sciflow.context import Context
 from sciflow.errors import Invalid, SciflowError
 
@@ -23,7 +36,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from sciflow.controller import Controller
-    from sciflow.executor import Executor
+    from sciflow.executor import Executor, Job
     from sciflow.problem import Problem
     from sciflow.samples import Batch, Samples
     from sciflow.stage import Stage
@@ -51,20 +64,35 @@ def check_component(component: Component) -> None:
     Raises
     ------
     AssertionError
-        If JSON does not round trip, a wrong setting is accepted, the class breaks the rules, or its
-        module imports something heavy.
+        If JSON does not round trip, a setting that does not exist or has the wrong type is accepted,
+        a field can be assigned, or its module does not import by itself or imports something heavy.
+    Invalid
+        If the class breaks the rules of components (abstract, not frozen, badly named).
     """
     cls = type(component)
     check_class(cls)
-    again = cls.from_json(component.to_json())
+    again = cls.from_json(json.loads(canonical(component.to_json())))
     assert again == component, f"{cls.name}: to_json and from_json change it to {again}"
     assert again.digest() == component.digest(), f"{cls.name}: its digest is not stable"
+    assert component.replace() == component, f"{cls.name}: replace() without changes changes it"
     _refused(cls, {**component.to_json(), "no_such_setting": 1}, "no_such_setting")
+    hints = get_type_hints(cls)
     for field in dataclasses.fields(component):  # type: ignore[arg-type]
-        if isinstance(getattr(component, field.name), int | float):
-            _refused(cls, {**component.to_json(), field.name: "not a number"}, field.name)
-            break
+        if _typed(hints[field.name]):
+            _refused(cls, {**component.to_json(), field.name: "no such value"}, field.name)
+        try:
+            setattr(component, field.name, getattr(component, field.name))
+        except dataclasses.FrozenInstanceError:
+            continue
+        raise AssertionError(f"{cls.name}: {field.name!r} can be assigned; nothing of it may change")
     _light(cls)
+
+
+def _typed(annotation: Any) -> bool:
+    """Whether the text "no such value" is a wrong value for it."""
+    if get_origin(annotation) is Literal:
+        return "no such value" not in get_args(annotation)
+    return annotation in (int, float, bool)
 
 
 def _refused(cls: type[Component], document: Mapping[str, Any], path: str) -> None:
@@ -111,8 +139,12 @@ def check_problem(problem: Problem, *, seed: int = 3) -> None:
     AssertionError
         If coordinates, shapes, times or units do not fit together, equal seeds do not give equal
         bits, parameters have no effect, or blocks of members differ from members alone.
-    SciflowError
-        If a state breaks the contract of `Problem.solve`.
+    Invalid
+        If states are too many, too few or at other times than in `Problem.coordinates`; if a field
+        is unknown, of another shape, or without ``time`` and yet given again; if a `Part` does not
+        hold every position once.
+    Diverged
+        If a value is missing or not finite.
     """
     assert len(problem.parameters) > 0, f"{problem.name} has no parameters"
     _check_axes(problem)
@@ -132,8 +164,9 @@ def check_problem(problem: Problem, *, seed: int = 3) -> None:
         pass
     else:
         raise AssertionError(f"{problem.name} accepts an unknown parameter")
+    _check_constants(problem)
     if problem.batch > 1:
-        _check_blocks(problem, point(0.5), seed)
+        _check_blocks(problem, [point(0.5), point(0.7)], seed)
 
 
 def _same(
@@ -161,27 +194,47 @@ def _check_axes(problem: Problem) -> None:
         assert axis in sizes, f"{problem.name}: the periodic axis {axis!r} has no coordinates"
 
 
-def _check_blocks(problem: Problem, mu: Mapping[str, float], seed: int) -> None:
+def _check_constants(problem: Problem) -> None:
+    import numpy as np
+
+    for name, (field, values) in problem.constants(Context()).items():
+        array = np.asarray(values)
+        assert array.ndim == len(field.axes), (
+            f"{problem.name}, constant {name!r}: {array.ndim} dimensions for the axes {field.axes}"
+        )
+        assert array.dtype.kind in "fiub", f"{problem.name}, constant {name!r}: no array of numbers"
+
+
+def _check_blocks(problem: Problem, points: list[dict[str, float]], seed: int) -> None:
+    """Members with parameters of their own, in one order and the other, against each of them alone."""
     import numpy as np
 
     from sciflow.problem import member_seed
+
+    members = np.array([4, 9])
+    mu = {n: np.array([p[n] for p in points]) for n in problem.parameters}
+    block = _collect_block(problem, {**mu, "member": members}, seed)
+    turned = _collect_block(problem, {n: v[::-1].copy() for n, v in {**mu, "member": members}.items()}, seed)
+    for i, member in enumerate(members):
+        alone = _collect(problem, points[i], member_seed(seed, int(member)))
+        for name, values in alone.items():
+            scale = np.abs(values).max() or 1.0
+            for word, found in (("its block", block[name][i]), ("a reversed block", turned[name][1 - i])):
+                gap = np.abs(found - values).max() / scale
+                assert gap < 1e-4, (
+                    f"{problem.name}, {name!r}: member {member} alone differs by {gap:.1e} from {word}"
+                )
+
+
+def _collect_block(problem: Problem, mu: Mapping[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
     from sciflow.worker import Collector
 
     ctx = Context(seed=seed)
-    block: dict[str, np.ndarray] = {n: np.full(2, v) for n, v in mu.items()}
-    block["member"] = np.array([4, 9])
-    collector = Collector(problem, ctx.comm, 2)
-    for state in problem.solve_batch(block, ctx):
+    collector = Collector(problem, ctx.comm, len(mu["member"]))
+    for state in problem.solve_batch(mu, ctx):
         collector.add(state)
     collector.finish()
-    for i, member in enumerate(block["member"]):
-        alone = _collect(problem, mu, member_seed(seed, int(member)))
-        for name, values in alone.items():
-            scale = np.abs(values).max() or 1.0
-            gap = np.abs(collector.arrays[name][i] - values).max() / scale
-            assert gap < 1e-4, (
-                f"{problem.name}, {name!r}: member {member} alone differs by {gap:.1e} from its block"
-            )
+    return collector.arrays
 
 
 class _Small:
@@ -228,6 +281,8 @@ class _Small:
 def _fit(
     surrogate: Surrogate, samples: Samples, resume: Any = None, stop: int = 0
 ) -> tuple[Model, list[Report], Any]:
+    import numpy as np
+
     reports: list[Report] = []
     kept = None
     run = surrogate.fit(samples, samples, Context(seed=1), resume)
@@ -238,7 +293,7 @@ def _fit(
             return end.value, reports, kept
         reports.append(report)
         if report.epoch == stop:
-            kept = {k: v.copy() for k, v in report.checkpoint().items()}
+            kept = {k: np.array(v) for k, v in report.checkpoint().items()}
 
 
 def check_surrogate(surrogate: Surrogate) -> None:
@@ -252,10 +307,13 @@ def check_surrogate(surrogate: Surrogate) -> None:
     Raises
     ------
     AssertionError
-        If epochs do not increase, a resumed training or a reloaded model differs by a bit, a
-        checkpoint holds anything but numbers, or the samples of a batch influence each other.
+        If epochs are not counted one by one, a resumed training or a reloaded model differs by a
+        bit, a state or checkpoint holds anything but numbers, or the samples of a batch influence
+        each other.
     """
     import numpy as np
+
+    from sciflow.samples import Signature
 
     small = _Small(12, 0)
     samples = small.samples()
@@ -267,18 +325,24 @@ def check_surrogate(surrogate: Surrogate) -> None:
         f"{name}: metrics are not finite"
     )
     assert len(epochs) > 1, f"{name}: check it with at least two epochs"
-    for key, values in {**kept, **model.state()}.items():
+    assert {r.epochs for r in reports} == {len(epochs)}, (
+        f"{name}: {len(epochs)} epochs, announced as {sorted({r.epochs for r in reports})}"
+    )
+    stored = {k: np.array(v) for k, v in model.state().items()}
+    for key, values in [*kept.items(), *stored.items()]:
         assert np.asarray(values).dtype.kind in "fiub", f"{name}: {key!r} is not an array of numbers"
     resumed, later, _ = _fit(surrogate, samples, resume=kept)
     assert [r.epoch for r in later] == epochs[1:], (
         f"{name}: resuming after epoch 1 gives {[r.epoch for r in later]}"
     )
     x = {"u": small.u}
+    assert model.signature.to_json() == small.signature.to_json(), f"{name}: the model has another signature"
     truth = model.predict(x)["v"]
+    assert np.isfinite(truth).all(), f"{name}: predictions are not finite"
     assert truth.shape == small.v.shape, f"{name}: predicts the shape {truth.shape}, not {small.v.shape}"
     for word, other in (
         ("a resumed training", resumed),
-        ("a reloaded model", surrogate.load(model.state(), small.signature)),
+        ("a reloaded model", surrogate.load(stored, Signature.from_json(small.signature.to_json()))),
     ):
         assert other.predict(x)["v"].tobytes() == truth.tobytes(), f"{name}: {word} predicts other bits"
     order = np.random.default_rng(2).permutation(12)
@@ -294,7 +358,6 @@ def check_stage(stage: Stage) -> None:
     AssertionError
         If the schemas, the identity or the refusal of unknown inputs are not as they must be.
     """
-    from sciflow.component import canonical
     from sciflow.schema import Schema
 
     assert isinstance(stage.output, Schema), f"{stage.name}: output is not a Schema"
@@ -314,63 +377,179 @@ def check_stage(stage: Stage) -> None:
 def check_controller(controller: Controller, *, steps: int = 20) -> None:
     """Check that a controller replays, takes late outcomes, and keeps plain state.
 
+    Parameters
+    ----------
+    controller : Controller
+        Any configuration of it.
+    steps : int
+        How many decisions it makes.
+
     Raises
     ------
     AssertionError
-        If equal seeds give other proposals, an outcome out of order is refused, or an unknown token
-        is accepted.
+        If equal seeds give other proposals, a state holds anything but plain JSON and arrays of
+        numbers or is changed in place, an outcome out of order is refused, or the outcome of an
+        unknown or already reported proposal is accepted.
     """
+    import copy
+
     import numpy as np
 
-    def play() -> tuple[list[Any], Any]:
-        state = controller.init(np.random.default_rng(0))
-        proposals, waiting = [], []
-        for i in range(steps):
-            proposal, state = controller.propose(state, {"step": float(i)})
-            proposals.append(dict(proposal.values))
-            waiting.append(proposal.token)
-            if len(waiting) == 3:  # outcomes arrive late and in reverse
-                for token in reversed(waiting):
-                    state = controller.observe(state, token, 1.0 + token % 3, "ok")
-                waiting.clear()
-        return proposals, state
+    name = controller.name
 
-    first, state = play()
-    assert first == play()[0], f"{controller.name}: equal seeds, other proposals"
-    try:
-        controller.observe(state, 10**9, 1.0, "ok")
-    except LookupError:
-        pass
-    else:
-        raise AssertionError(f"{controller.name} accepts the outcome of a proposal it never made")
+    def play() -> tuple[list[Any], Any, list[int]]:
+        state = controller.init(np.random.default_rng(0))
+        proposals: list[Any] = []
+        tokens: list[int] = []
+        waiting: list[int] = []
+        for i in range(steps):
+            before = copy.deepcopy(state)
+            proposal, after = controller.propose(state, {"step": float(i)})
+            assert _plain_state(state) == _plain_state(before), f"{name}: propose changes the state in place"
+            state = after
+            proposals.append(dict(proposal.values))
+            tokens.append(proposal.token)
+            waiting.append(proposal.token)
+            if len(waiting) == 3:  # outcomes arrive late and in reverse, one of them a failure
+                for token in reversed(waiting):
+                    status = "diverged" if token == waiting[1] else "ok"
+                    state = controller.observe(state, token, 1.0 + i % 3, status)
+                waiting.clear()
+        return proposals, state, tokens
+
+    first, state, tokens = play()
+    again, other, _ = play()
+    assert first == again, f"{name}: equal seeds, other proposals"
+    assert _plain_state(state) == _plain_state(other), f"{name}: equal seeds, another state"
+    assert len(set(tokens)) == len(tokens), f"{name}: two proposals share a token"
+    for word, token in (("a proposal it never made", 10**9), ("the same proposal twice", tokens[0])):
+        try:
+            controller.observe(state, token, 1.0, "ok")
+        except LookupError:
+            continue
+        raise AssertionError(f"{name} accepts the outcome of {word}")
+
+
+def _plain_state(value: Any) -> Any:
+    """A state in a form that can be compared; arrays as their type, shape and bytes."""
+    import numpy as np
+
+    if isinstance(value, np.ndarray):
+        assert value.dtype.kind in "fiub", f"a controller's state holds an array of {value.dtype}"
+        return [str(value.dtype), list(value.shape), value.tobytes()]
+    if isinstance(value, Mapping):
+        assert all(isinstance(k, str) for k in value), "a controller's state has keys that are no text"
+        return {k: _plain_state(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain_state(v) for v in value]
+    assert value is None or isinstance(value, str | bool | int | float), (
+        f"a controller's state holds a {type(value).__name__}: only JSON and arrays can be stored"
+    )
+    return value
 
 
 def check_executor(executor: Executor, directory: Path) -> None:
-    """Check an executor with a job that ends well and one that cannot be run.
+    """Check an executor with a job that ends well, one that cannot be run and one that is cancelled.
 
     Parameters
     ----------
     executor : Executor
         To check.
     directory : Path
-        Empty, for the run directories.
+        Empty, for the run directories; seen by the jobs under the same path.
 
     Raises
     ------
     AssertionError
         If states, reasons or files are not as they must be.
     """
+    _check_bad_job(executor, directory / "bad")
+    found = _some_problem()
+    if found is not None:
+        _check_good_job(executor, directory / "good", found)
+        _check_cancelled_job(executor, directory / "long", found)
+
+
+def _some_problem() -> Problem | None:
+    """An installed problem with nothing missing, which a job finds as well."""
+    from sciflow.problem import Problem
+    from sciflow.registry import missing, registry
+
+    for cls, _ in registry().components():
+        if issubclass(cls, Problem) and not missing(cls) and not cls.requires:
+            made = example(cls)
+            assert isinstance(made, Problem)
+            return made
+    return None
+
+
+def _check_bad_job(executor: Executor, directory: Path) -> None:
     from sciflow.executor import JobState, Resources
     from sciflow.jobs import JobSpec
 
     empty: dict[str, Any] = {"members": [], "parameters": []}
-    nothing = JobSpec("members", {"component": "no_such_problem"}, str(directory / "out"), payload=empty)
-    job = executor.submit(nothing, directory / "bad", Resources())
+    spec = JobSpec("members", {"component": "no_such_problem"}, str(directory / "out"), payload=empty)
+    job = executor.submit(spec, directory, Resources())
     assert job.wait(60) == JobState.FAILED, f"{executor.name}: an unknown problem ends as {job.state()}"
     assert "no_such_problem" in job.reason(), f"{executor.name}: the reason is {job.reason()!r}"
-    assert (directory / "bad" / "job.json").is_file(), f"{executor.name}: no job.json in the run directory"
+    assert (directory / "job.json").is_file(), f"{executor.name}: no job.json in the run directory"
     job.cancel()
     assert job.state() == JobState.FAILED, f"{executor.name}: cancelling an ended job changes its state"
     assert job.id, f"{executor.name}: the job has no id"
     assert isinstance(job.events(), list), f"{executor.name}: events() is no list"
     assert isinstance(job.log(), str), f"{executor.name}: log() is no text"
+
+
+def _submit_members(executor: Executor, directory: Path, problem: Problem, count: int) -> Job:
+    """A job that solves members of one ensemble, as the stage ``simulate`` would submit it."""
+    from sciflow.executor import Resources
+    from sciflow.jobs import JobSpec
+    from sciflow.schema import Schema
+    from sciflow.stages.simulate import member_field
+    from sciflow.store import Writer
+
+    out = Writer(directory / "artifact", Schema("ensemble"), recipe="")
+    sizes = problem.coordinates()
+    for name, field in problem.fields.items():
+        out.create(name, member_field(field), (count, *(len(sizes[a]) for a in field.axes)), member=True)
+    point = [(p.low + p.high) / 2 for p in problem.parameters.values()]
+    payload: dict[str, Any] = {"members": list(range(count)), "parameters": [point] * count}
+    spec = JobSpec("members", problem.to_json(), str(out.path), payload=payload, seed=1)
+    return executor.submit(spec, directory / "run", Resources())
+
+
+def _committed(directory: Path) -> int:
+    from sciflow.store import Writer
+
+    return len(Writer.attach(directory / "artifact").committed())
+
+
+def _check_good_job(executor: Executor, directory: Path, problem: Problem) -> None:
+    from sciflow.executor import JobState
+
+    job = _submit_members(executor, directory, problem, 2)
+    state = job.wait(60)
+    assert state == JobState.DONE, f"{executor.name}: a good job ends as {state}: {job.reason()}"
+    assert job.wait(0) == JobState.DONE, f"{executor.name}: waiting again changes the state"
+    assert job.reason() == "", f"{executor.name}: a good job has the reason {job.reason()!r}"
+    ended = [e["member"] for e in job.events() if e["event"] == "member" and e["state"] == "ok"]
+    assert ended == [0, 1], f"{executor.name}: the events tell of the members {ended}, not of 0 and 1"
+    assert job.events() == [], f"{executor.name}: events() returns an event twice"
+    assert _committed(directory) == 2, f"{executor.name}: {_committed(directory)} of 2 members are there"
+
+
+def _check_cancelled_job(executor: Executor, directory: Path, problem: Problem) -> None:
+    from sciflow.executor import JobState
+
+    job = _submit_members(executor, directory, problem, 20_000)
+    assert job.wait(0.01) == JobState.RUNNING, f"{executor.name}: a long job is {job.state()} at once"
+    assert job.reason() == "", f"{executor.name}: a running job has the reason {job.reason()!r}"
+    until = time.monotonic() + 60
+    while not any(e["event"] == "member" for e in job.events()):
+        assert time.monotonic() < until, f"{executor.name}: a job reports nothing for a minute"
+        job.wait(0.02)
+    job.cancel()
+    assert job.state() == JobState.CANCELLED, f"{executor.name}: a cancelled job is {job.state()}"
+    before = _committed(directory)
+    time.sleep(0.2)
+    assert _committed(directory) == before, f"{executor.name}: a cancelled job goes on solving members"

@@ -90,14 +90,15 @@ class Registry:
             taken = dict(self._classes)
             try:
                 self._load_one(point, plugin)
-            # A plugin is foreign code: whatever it raises must not take the others down.
-            except Exception as error:
+            # A plugin is foreign code: whatever it raises must not take the others down, nor may it
+            # end the process (some call sys.exit where a licence or a library is missing).
+            except (Exception, SystemExit) as error:
                 self._classes = taken
                 text = str(error).strip().splitlines()
                 line = f"{type(error).__name__}: {text[0] if text else ''}"
                 plugin = Plugin(point.name, point.value, name, version, line)
-                if self.manager.has_plugin(point.name):
-                    self.manager.unregister(name=point.name)
+                if self.manager.has_plugin(f"{name}:{point.name}"):
+                    self.manager.unregister(name=f"{name}:{point.name}")
             assert len(self._classes) >= known
             self.plugins.append(plugin)
 
@@ -108,7 +109,8 @@ class Registry:
             if not hasattr(self.manager.hook, hook):
                 known = [n for n in vars(hooks) if n.startswith("sciflow_")]
                 raise Invalid(f"there is no hook {hook!r}. {nearest(hook, known)}")
-        self.manager.register(module, name=point.name)
+        # Two distributions may use the same name for their entry points.
+        self.manager.register(module, name=f"{plugin.distribution}:{point.name}")
         offered = getattr(module, "sciflow_components", None)
         for cls in offered() if offered is not None else []:
             if not (isinstance(cls, type) and issubclass(cls, Component)):

@@ -124,7 +124,7 @@ class Mixed(Block):
     """Solves members together and breaks one rule at a time."""
 
     name: ClassVar[str] = "mixed"
-    fault: Literal["first", "place", "seed"] = "first"
+    fault: Literal["first", "place", "seed", "sorted"] = "first"
 
     def solve(self, mu, ctx):
         shift = ctx.rng(0).random() if self.fault == "seed" else 0.0
@@ -134,13 +134,15 @@ class Mixed(Block):
     def solve_batch(self, mu, ctx):
         if self.fault == "first":  # the parameters of the first member for all
             mu = {k: np.full_like(v, v[0]) for k, v in mu.items()}
+        if self.fault == "sorted":  # by member, and never put back
+            mu = {k: v[np.argsort(mu["member"])] for k, v in mu.items()}
         for state in Block(self.points).solve_batch(mu, ctx):
             place = np.arange(len(mu["a"]))[:, None] if self.fault == "place" else 0.0
             shift = ctx.rng(0).random() if self.fault == "seed" else 0.0
             yield State(state.time, {"u": state.fields["u"] + place + shift})
 
 
-@pytest.mark.parametrize("fault", ["first", "place", "seed"])
+@pytest.mark.parametrize("fault", ["first", "place", "seed", "sorted"])
 def test_members_that_depend_on_their_block_are_caught(fault):
     check_problem(Block())
     with pytest.raises(AssertionError, match="alone differs by .* from (its|a reversed) block"):

@@ -47,17 +47,38 @@ def test_a_third_party_is_a_first_class_citizen(monkeypatch, plain):
 
 
 def test_broken_plugins_are_named_and_disturb_nobody(monkeypatch):
-    found = load(monkeypatch, "broken", "good", "misspelt", "thawed")
+    found = load(monkeypatch, "broken", "good", "misspelt", "thawed", "abstract", "quits")
     errors = {p.distribution: p.error for p in found.plugins}
     assert errors["acme-good"] == ""
     assert errors["acme-broken"] == "ModuleNotFoundError: No module named 'a_module_that_nobody_has'"
     assert "no hook 'sciflow_componets'. Did you mean 'sciflow_components'" in errors["acme-misspelt"]
     assert "must be decorated with @dataclass(frozen=True)" in errors["acme-thawed"]
+    assert "Unfinished does not define: coordinates, solve" in errors["acme-abstract"]
+    assert errors["acme-quits"] == "SystemExit: acme: no licence"
     assert [c.name for c, _ in found.components()] == ["acme_decay"]
+    assert [name for name, _ in found.manager.list_name_plugin()] == ["acme-good:acme_good"]
     with pytest.raises(
         NotFound, match=r"Did you mean 'acme_decay'.*acme_broken of acme-broken 1.2 \(ModuleNot"
     ):
         found.find("acme_decai")
+
+
+@pytest.mark.parametrize("first", ["good", "namesake"])
+def test_two_distributions_may_name_their_entry_points_alike(monkeypatch, first):
+    found = load(monkeypatch, *sorted(["good", "namesake"], key=lambda n: n != first))
+    assert [p.error for p in found.plugins] == ["", ""]
+    assert {c.name: p.label for c, p in found.components()} == {
+        "acme_decay": "acme-good 1.2",
+        "acme_growth": "acme-namesake 1.2",
+    }
+    assert len(found.manager.hook.sciflow_report.get_hookimpls()) == 1
+
+
+def test_what_a_refused_plugin_hooks_into_is_not_called(monkeypatch):
+    """The twin's components are refused after its module was registered."""
+    found = load(monkeypatch, "good", "twin")
+    owners = [impl.plugin_name for impl in found.manager.hook.sciflow_components.get_hookimpls()]
+    assert owners == ["acme-good:acme_good"]
 
 
 def test_a_name_taken_twice_names_both(monkeypatch):

@@ -217,14 +217,15 @@ class Collector:
         self._levels = 1 if self._times is None else len(self._times)
         self._seen = 0
         self._shapes = {name: problem.shape(name) for name in problem.fields}
+        self._arrived = dict.fromkeys(problem.fields, 0)
         self.metrics: dict[str, float] = {}
         self.arrays: dict[str, np.ndarray] = {}
         if comm.rank == 0:
             for name, field in problem.fields.items():
                 time_axis = (self._levels,) if "time" in field.axes else ()
-                self.arrays[name] = np.full(
-                    (*self._lead, *time_axis, *self._shapes[name]), np.nan, field.dtype
-                )
+                shape = (*self._lead, *time_axis, *self._shapes[name])
+                fill = np.nan if field.dtype.startswith("float") else 0
+                self.arrays[name] = np.full(shape, fill, field.dtype)
 
     def add(self, state: State) -> None:
         """Take one state; collective.
@@ -256,6 +257,7 @@ class Collector:
         shape = (*self._lead, *self._shapes[name])
         if tuple(whole.shape) != shape:
             raise Invalid(f"{self._problem.name}, field {name!r}: shape {whole.shape}, declared {shape}")
+        self._arrived[name] += 1
         if "time" in self._problem.fields[name].axes:
             self.arrays[name][(slice(None),) * len(self._lead) + (self._seen,)] = whole
         elif self._seen == 0:
@@ -293,11 +295,23 @@ class Collector:
         """
         if self._seen != self._levels:
             raise Invalid(f"{self._problem.name} yielded {self._seen} of {self._levels} states")
+        missing = self._missing() if self._comm.rank == 0 else ""
+        missing = exchange(self._comm, missing)[0]
+        if missing:
+            raise Invalid(missing)
         if self._lead:
             return
         reason = exchange(self._comm, not_finite(self.arrays, self._problem))[0]
         if reason:
             raise Diverged(reason.removeprefix("Diverged: "))
+
+    def _missing(self) -> str:
+        """The first field that did not come with every state it should come with."""
+        for name, field in self._problem.fields.items():
+            wanted = self._levels if "time" in field.axes else 1
+            if self._arrived[name] != wanted:
+                return f"{self._problem.name}: field {name!r} came {self._arrived[name]} times, not {wanted}"
+        return ""
 
 
 def _gather(part: Part, comm: Comm) -> tuple[np.ndarray | None, np.ndarray | None]:

@@ -109,7 +109,7 @@ class Sloppy(Problem):
         ("nan", "'u' is not finite at time level 1"),
         ("twice", "not each of 4 once"),
         ("again", "no time axis but came with state 1"),
-        ("absent", "'k' is not finite"),
+        ("absent", "'k' came 0 times, not 1"),
         ("unknown", "a field 'w' that it does not declare"),
     ],
 )

@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 from sciflow import (
     Diverged,
     Field,
+    Invalid,
     Model,
     Parameter,
     ParameterSpace,
@@ -161,6 +162,8 @@ class Least(Surrogate):
     def load(self, state, signature):
         import numpy as np
 
+        if "weights" not in state:
+            raise Invalid("the array 'weights' is missing")
         return Line(signature, np.asarray(state["weights"]))
 
 

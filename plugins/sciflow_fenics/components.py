@@ -134,7 +134,7 @@ class Heat(Problem):
             return {}
         from sciflow_fenics.lattice import mesh_arrays
 
-        return mesh_arrays(self.cells, self.degree, self.side)
+        return mesh_arrays(self.cells, self.degree, self.side, "m")
 
 
 @dataclass(frozen=True)
@@ -149,6 +149,9 @@ class Darcy(Problem):
         Polynomial degree of the pressure, 1 or 2.
     grid : int
         Points along each side of the regular grid that the fields are sampled on.
+    dofs : bool
+        Also store the permeability at the mesh nodes and the pressure's degrees of freedom, in an
+        order that does not depend on the ranks, and the mesh.
     """
 
     name: ClassVar[str] = "darcy"
@@ -158,13 +161,10 @@ class Darcy(Problem):
         variance=Parameter(0.1, 2.0, "1", description="variance of the logarithm of the permeability"),
         source=Parameter(0.5, 2.0, "1", description="inflow per area"),
     )
-    fields: ClassVar[Mapping[str, Field]] = {
-        "permeability": Field(("y", "x"), "1", description="log-normal random field"),
-        "pressure": Field(("y", "x"), "1", description="zero on the boundary"),
-    }
     cells: int = 48
     degree: Literal[1, 2] = 1
     grid: int = 64
+    dofs: bool = False
 
     def __post_init__(self) -> None:
         _check_mesh(self.cells, self.degree, self.grid)
@@ -174,16 +174,40 @@ class Darcy(Problem):
         """A small one for conformance checks."""
         return cls(cells=4, grid=5)
 
+    @property
+    def fields(self) -> Mapping[str, Field]:  # type: ignore[override]
+        """Permeability and pressure on the grid, and in the FE spaces where they are asked for."""
+        found = {
+            "permeability": Field(("y", "x"), "1", description="log-normal random field"),
+            "pressure": Field(("y", "x"), "1", description="zero on the boundary"),
+        }
+        if self.dofs:
+            found["permeability_node"] = Field(("node",), "1", "float64", "at the mesh nodes")
+            found["pressure_dof"] = Field(("dof",), "1", "float64", "finite-element solution")
+        return found
+
     def coordinates(self) -> Mapping[str, np.ndarray]:
         """See `Problem.coordinates`."""
         import numpy as np
 
         points = np.linspace(0.0, 1.0, self.grid)
-        return {"y": points, "x": points}
+        axes: dict[str, np.ndarray] = {"y": points, "x": points}
+        if self.dofs:
+            axes["node"] = np.arange((self.cells + 1) ** 2)
+            axes["dof"] = np.arange((self.cells * self.degree + 1) ** 2)
+        return axes
 
     def axis_units(self) -> Mapping[str, str]:
         """See `Problem.axis_units`."""
-        return {"x": "1", "y": "1"}
+        return dict.fromkeys(("x", "y", "node", "dof"), "1")
+
+    def constants(self, ctx: Context) -> Mapping[str, tuple[Field, np.ndarray]]:
+        """The mesh, where degrees of freedom are stored."""
+        if not self.dofs:
+            return {}
+        from sciflow_fenics.lattice import mesh_arrays
+
+        return mesh_arrays(self.cells, self.degree, 1.0, "1")
 
     def solve(self, mu: Mapping[str, float], ctx: Context) -> Iterator[State]:
         """See `Problem.solve`.

@@ -14,7 +14,7 @@ from sciflow.errors import Diverged, Invalid
 from sciflow.problem import State
 from sciflow_fenics import compat
 from sciflow_fenics.kept import kept
-from sciflow_fenics.lattice import Sampler, communicator, lattice_index, on_rim, square
+from sciflow_fenics.lattice import DofOrder, Sampler, communicator, lattice_index, on_rim, square
 
 if TYPE_CHECKING:
     from sciflow.context import Context
@@ -179,9 +179,12 @@ class Flow:
         return int(self._solver.getIterationNumber())
 
 
-def _system(darcy: Darcy, comm: Any) -> tuple[Flow, Sampler, Sampler]:
+def _system(darcy: Darcy, comm: Any) -> tuple[Flow, tuple[Sampler, Sampler], tuple[DofOrder, DofOrder]]:
+    """The solver, and for permeability and pressure how to sample and how to number them."""
     made = Flow(comm, darcy.cells, darcy.degree)
-    return made, Sampler(made.medium, darcy.grid, 1.0), Sampler(made.space, darcy.grid, 1.0)
+    samplers = Sampler(made.medium, darcy.grid, 1.0), Sampler(made.space, darcy.grid, 1.0)
+    nodes = DofOrder(made.medium, darcy.cells + 1, 1.0)
+    return made, samplers, (nodes, DofOrder(made.space, darcy.cells * darcy.degree + 1, 1.0))
 
 
 def solve(darcy: Darcy, mu: Mapping[str, float], ctx: Context) -> Iterator[State]:
@@ -191,11 +194,14 @@ def solve(darcy: Darcy, mu: Mapping[str, float], ctx: Context) -> Iterator[State
         if mu[name] <= 0:
             raise Invalid(f"{name} must be positive, got {mu[name]}")
     comm = communicator(ctx)
-    flow, sample_medium, sample_pressure = kept(comm, darcy, lambda: _system(darcy, comm))
+    flow, samplers, orders = kept(comm, darcy, lambda: _system(darcy, comm))
     logarithm = np.sqrt(mu["variance"]) * gaussian_field(darcy.cells + 1, mu["length"], ctx.rng(0))
     # Every rank holds the whole field, so that all of them come to the same conclusion.
     if np.abs(logarithm).max() > np.log(SPREAD):
         raise Diverged(f"the permeability leaves [{1 / SPREAD:.0e}, {SPREAD:.0e}], variance {mu['variance']}")
     iterations = flow.solve(np.exp(logarithm), mu["source"])
-    fields = {"permeability": sample_medium(flow.permeability), "pressure": sample_pressure(flow.pressure)}
+    fields = {"permeability": samplers[0](flow.permeability), "pressure": samplers[1](flow.pressure)}
+    if darcy.dofs:
+        fields["permeability_node"] = orders[0](flow.permeability)
+        fields["pressure_dof"] = orders[1](flow.pressure)
     yield State(0.0, fields, {"linear": iterations})

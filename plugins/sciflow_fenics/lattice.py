@@ -157,8 +157,17 @@ class DofOrder:
 
 
 @lru_cache(maxsize=4)
-def mesh_arrays(cells: int, degree: int, side: float) -> Mapping[str, tuple[Field, np.ndarray]]:
+def mesh_arrays(cells: int, degree: int, side: float, unit: str) -> Mapping[str, tuple[Field, np.ndarray]]:
     """The mesh as arrays in the lattice order, and the coordinates of the degrees of freedom.
+
+    Parameters
+    ----------
+    cells, degree : int
+        Of the mesh and the elements.
+    side : float
+        Length, in `unit`.
+    unit : str
+        Of the coordinates.
 
     Returns
     -------
@@ -187,7 +196,7 @@ def mesh_arrays(cells: int, degree: int, side: float) -> Mapping[str, tuple[Fiel
 
     node_x, node_y = lattice(cells + 1)
     dof_x, dof_y = lattice(cells * degree + 1)
-    node, dof = Field(("node",), "m", "float64"), Field(("dof",), "m", "float64")
+    node, dof = Field(("node",), unit, "float64"), Field(("dof",), unit, "float64")
     corner = Field(("face", "corner"), "1", "int64", "nodes of each triangle")
     return {
         "node_x": (node, node_x),

@@ -34,7 +34,7 @@ def test_the_pressure_solves_the_equations_assembled_by_hand():
     flow = Flow(MPI.COMM_SELF, cells, 1)
     medium = np.exp(np.random.default_rng(0).standard_normal((cells + 1, cells + 1)))
     flow.solve(medium, 2.0)
-    mesh = {name: values for name, (_, values) in mesh_arrays(cells, 1, 1.0).items()}
+    mesh = {name: values for name, (_, values) in mesh_arrays(cells, 1, 1.0, "1").items()}
     n = (cells + 1) ** 2
     A, b = np.zeros((n, n)), np.zeros(n)
     for face in mesh["triangles"]:

@@ -179,7 +179,7 @@ def test_dofs_and_mesh_describe_the_same_field_as_the_grid(degree):
     fields = solve(problem, {**MU, "x": 0.03, "y": 0.06})
     shape = (3, problem.grid, problem.grid)
     np.testing.assert_allclose(fields["temperature_dof"].reshape(shape), fields["temperature"], rtol=1e-5)
-    mesh = {name: values for name, (_, values) in mesh_arrays(8, degree, 0.1).items()}
+    mesh = {name: values for name, (_, values) in mesh_arrays(8, degree, 0.1, "m").items()}
     assert mesh["triangles"].shape == (128, 3)
     corners = np.stack([mesh["node_x"][mesh["triangles"]], mesh["node_y"][mesh["triangles"]]], axis=-1)
     a, b = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]

@@ -53,8 +53,8 @@ def assert_close(one, other):
     [
         Heat(cells=10, grid=13, levels=2, substeps=2, dofs=True),
         Heat(cells=6, degree=2, grid=13, levels=2, substeps=2, dofs=True, scheme="crank_nicolson"),
-        Darcy(cells=10, grid=13),
-        Darcy(cells=6, degree=2, grid=13),
+        Darcy(cells=10, grid=13, dofs=True),
+        Darcy(cells=6, degree=2, grid=13, dofs=True),
     ],
     ids=["heat-p1", "heat-p2", "darcy-p1", "darcy-p2"],
 )

@@ -2,6 +2,7 @@ import asyncio
 import json
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from typing import ClassVar
@@ -111,14 +112,24 @@ def test_the_same_stage_asked_for_twice_at_once_runs_once(plain):
     assert Count.calls == [4]
 
 
-def test_independent_stages_overlap(plain):
-    async def flow():
-        a, b = await asyncio.gather(run(Count(1)), run(Count(2)))
-        begin = time.monotonic()
-        await asyncio.gather(run(Add(0.5), a=a, b=b), run(Add(0.51), a=a, b=b))
-        return time.monotonic() - begin
+@dataclass(frozen=True)
+class Meet(Count):
+    """Ends only when another one runs at the same time."""
 
-    assert asyncio.run(flow()) < 0.95
+    name: ClassVar[str] = "meet"
+    retries: ClassVar[int] = 0
+    place: ClassVar[threading.Barrier] = threading.Barrier(2)
+
+    def run(self, inputs, out, ctx):
+        self.place.wait(timeout=60)
+        out.write("n", np.array(self.n), NUMBER["n"])
+
+
+def test_independent_stages_run_at_the_same_time(plain):
+    async def flow():
+        return await asyncio.gather(run(Meet(1)), run(Meet(2)))
+
+    assert [int(a.read("n")) for a in asyncio.run(flow())] == [1, 2]
 
 
 def test_a_stage_that_asks_for_it_is_tried_again(plain):
@@ -141,7 +152,7 @@ def test_cancelling_stops_the_stage_and_leaves_no_artifact(plain):
     begin = time.monotonic()
     with pytest.raises((asyncio.CancelledError, Cancelled)):
         asyncio.run(flow())
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 30, "the stage was waited for"
     assert plain.records[-1].state == "cancelled"
     assert len(list(plain.store.artifacts())) == 2
 

@@ -125,8 +125,8 @@ def _run(options: argparse.Namespace) -> int:
     import asyncio
 
     from sciflow import flow as engine
+    from sciflow.component import plain
     from sciflow.console import Console
-    from sciflow.errors import SciflowError
     from sciflow.loading import load_flow, parameters_of
 
     which = _prepare_engine(options.engine)
@@ -135,16 +135,9 @@ def _run(options: argparse.Namespace) -> int:
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     found = load_flow(options.flow)
     parameters = parameters_of(found.fn, options.set, options.params)
-    here = engine.Session(
-        _store(options), found.fn.__name__, engine._json_of(parameters), which, listener=Console()
-    )
-    token = engine._SESSION.set(here)
-    try:
+    here = engine.Session(_store(options), found.fn.__name__, plain(parameters), which, listener=Console())
+    with engine.within(here):
         result = asyncio.run(found(**parameters) if which == "prefect" else found.fn(**parameters))
-    except SciflowError:
-        raise
-    finally:
-        engine._SESSION.reset(token)
     if isinstance(result, Path):
         print(f"report: {result}")
     elif result is not None:
@@ -165,13 +158,11 @@ def _plan(options: argparse.Namespace) -> int:
     found = load_flow(options.flow)
     parameters = parameters_of(found.fn, options.set, options.params)
     here = engine.Session(_store(options), found.fn.__name__, listener=Console(sys.stdout), planning=True)
-    token = engine._SESSION.set(here)
-    try:
-        asyncio.run(found.fn(**parameters))
-    except engine.PlanEnds as end:
-        print(end)
-    finally:
-        engine._SESSION.reset(token)
+    with engine.within(here):
+        try:
+            asyncio.run(found.fn(**parameters))
+        except engine.PlanEnds as end:
+            print(end)
     return 0
 
 

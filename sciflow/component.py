@@ -71,7 +71,7 @@ class Component(ABC):
         dict
             ``{"component": name, field: value, ...}``, nested components likewise.
         """
-        values = {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+        values = {f.name: plain(getattr(self, f.name)) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
         return {"component": self.name, **values}
 
     @classmethod
@@ -110,15 +110,22 @@ class Component(ABC):
         return validation.core_schema(cls, source, handler)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Components, dataclasses, mappings and sequences as plain JSON types.
+
+    Raises
+    ------
+    Invalid
+        If something else is among them.
+    """
     if isinstance(value, Component):
         return value.to_json()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if value is None or isinstance(value, str | bool | int | float):
         return value
     raise Invalid(f"{type(value).__name__} cannot be part of a configuration: {value!r}")

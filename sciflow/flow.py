@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sciflow.artifact import Artifact, explain_os_error
+from sciflow.component import plain
 from sciflow.context import Context, Event
 from sciflow.errors import Cancelled, Failed, Invalid
 from sciflow.executor import Executor, JobState, Resources
@@ -125,6 +127,16 @@ def _flow_run() -> Any:
     return context.FlowRunContext.get() if context is not None else None
 
 
+@contextlib.contextmanager
+def within(here: Session) -> Iterator[Session]:
+    """Make `here` the session of everything that is run inside the block."""
+    token = _SESSION.set(here)
+    try:
+        yield here
+    finally:
+        _SESSION.reset(token)
+
+
 def session() -> Session:
     """The session of the current run; made on first use in a flow that Prefect itself started."""
     here = _SESSION.get()
@@ -138,15 +150,9 @@ def session() -> Session:
     key = str(run_context.flow_run.id)
     if key not in _BY_FLOW_RUN:
         name = re.sub(r"\W+", "_", run_context.flow.name)
-        parameters = _json_of(run_context.parameters or {})
+        parameters = plain(run_context.parameters or {})
         _BY_FLOW_RUN[key] = Session(default_store(), name, parameters, "prefect")
     return _BY_FLOW_RUN[key]
-
-
-def _json_of(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    from sciflow.component import _plain
-
-    return {name: _plain(value) for name, value in parameters.items()}
 
 
 async def run(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sciflow.component import Component, _plain
+from sciflow.component import Component, plain
 from sciflow.errors import Invalid, Missing, NotFound, nearest
 
 
@@ -127,7 +127,7 @@ def _one(name: str, default: Any, values: dict[str, Any], hint: Any) -> Any:
         return default
     value = values[name]
     if isinstance(value, dict) and isinstance(default, Component):
-        value = _merge(_plain(default), value)
+        value = _merge(plain(default), value)
     return check(hint, value, name)
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import logging
 import os
 import secrets
-import shutil
 import socket
 import subprocess
 import sys
@@ -212,9 +212,11 @@ def ensure_server(host: str = "127.0.0.1") -> str:
     if configured():
         return ""
     os.environ["PREFECT_HOME"] = str(home() / "prefect")
-    running = server()
-    if running is None:
-        running = _start(host)
+    home().mkdir(parents=True, exist_ok=True)
+    # Two runs that begin at once must not start two servers over one database.
+    with (home() / "server.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        running = server() or _start(host)
     os.environ["PREFECT_API_URL"] = f"{running['url']}/api"
     if running.get("token"):
         os.environ["PREFECT_API_AUTH_STRING"] = running["token"]
@@ -316,10 +318,3 @@ def stop_server() -> bool:
     for process in _STARTED:
         process.poll()
     return True
-
-
-def available() -> bool:
-    """Whether Prefect is installed, without importing it."""
-    from importlib.util import find_spec
-
-    return find_spec("prefect") is not None and shutil.which(sys.executable) is not None

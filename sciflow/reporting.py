@@ -174,11 +174,17 @@ def _img(uri: str, text: str) -> str:
     return f'<img alt="{html.escape(text)}" src="{uri}">'
 
 
+class Markup(str):
+    """Text that is HTML already."""
+
+    __slots__ = ()
+
+
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """An HTML table; cells that start with ``<`` are HTML already, others are escaped."""
+    """An HTML table; cells that are `Markup` stand as they are, others are escaped."""
 
     def cell(text: str) -> str:
-        return text if text.startswith("<") else html.escape(text)
+        return text if isinstance(text, Markup) else html.escape(text)
 
     top = "".join(f"<th>{cell(h)}</th>" for h in head)
     body = "".join("<tr>" + "".join(f"<td>{cell(c)}</td>" for c in row) + "</tr>" for row in rows)
@@ -425,7 +431,7 @@ def _stages(here: Session) -> Section:
                 f", {p['resources']['ranks']} ranks" if p["resources"]["ranks"] > 1 else ""
             )
         where = f"<code>{html.escape(r.artifact.path.name if r.artifact else r.reason)}</code>"
-        rows.append([r.stage.name, r.state, duration(r.seconds), made, bar, where])
+        rows.append([r.stage.name, r.state, duration(r.seconds), made, Markup(bar), Markup(where)])
     head = ["stage", "state", "this run", "when computed", "", "artifact"]
     return Section("Stages", table(head, rows))
 

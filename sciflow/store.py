@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from sciflow.artifact import DATA, KEY, MANIFEST, Artifact, explain_os_error, file_digest, files_digest, seal
-from sciflow.errors import Invalid, NotFound, SciflowError, nearest
+from sciflow.errors import Invalid, NotFound, nearest
 from sciflow.schema import FORMAT, Field, Schema
 
 if TYPE_CHECKING:
@@ -498,6 +498,3 @@ def open_artifact(text: str, store: Store) -> Artifact:
     if fitting:
         raise NotFound(f"{text!r} fits several artifacts in {store.root}: {', '.join(fitting)}")
     raise NotFound(f"no artifact {text!r} in {store.root}. {nearest(text, names)}")
-
-
-__all__ = ["Artifact", "SciflowError", "Store", "Writer", "open_artifact", "shard_bytes"]

@@ -17,7 +17,7 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 
 import pytest
 
-from sciflow.flow import _SESSION, Session
+from sciflow.flow import Session, within
 from sciflow.store import Store
 
 
@@ -32,6 +32,5 @@ def plain(store):
     events = []
     made = Session(store, "test", listener=lambda stage, event: events.append((stage, event)))
     made.events = events
-    token = _SESSION.set(made)
-    yield made
-    _SESSION.reset(token)
+    with within(made):
+        yield made

@@ -56,13 +56,19 @@ class Spectral(Problem):
     def _march(self, mu: Mapping[str, np.ndarray], rngs: list[np.random.Generator]) -> Iterator[State]:
         raise NotImplementedError
 
-    def _check(self, points: int, levels: int, end: float) -> None:
+    def axis_units(self) -> Mapping[str, str]:
+        """Everything is dimensionless."""
+        return dict.fromkeys(("time", "x", "y"), "1")
+
+    def _check(self, points: int, levels: int, end: float, steps: int) -> None:
         if points < 8 or points % 2:
             raise Invalid(f"points must be even and at least 8, got {points}")
         if levels < 2:
             raise Invalid(f"levels must be at least 2 (the first is the initial state), got {levels}")
         if not end > 0:
             raise Invalid(f"end must be positive, got {end}")
+        if steps < 1 or steps % (levels - 1):
+            raise Invalid(f"steps ({steps}) must be a multiple of levels - 1 ({levels - 1})")
         if self.backend not in ("numpy", "torch"):
             raise Invalid(f"backend {self.backend!r} is not one of numpy, torch")
 
@@ -122,11 +128,9 @@ class Burgers(Spectral):
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        self._check(self.points, self.levels, self.end)
+        self._check(self.points, self.levels, self.end, self.steps)
         if self.solve_points % self.points:
             raise Invalid(f"solve_points ({self.solve_points}) must be a multiple of points ({self.points})")
-        if self.steps < 1 or self.steps % (self.levels - 1):
-            raise Invalid(f"steps ({self.steps}) must be a multiple of levels - 1 ({self.levels - 1})")
 
     @classmethod
     def example(cls) -> Self:
@@ -138,10 +142,6 @@ class Burgers(Spectral):
         import numpy as np
 
         return {"time": np.linspace(0, self.end, self.levels), "x": np.arange(self.points) / self.points}
-
-    def axis_units(self) -> Mapping[str, str]:
-        """See `Problem.axis_units`."""
-        return {"time": "1", "x": "1"}
 
     def _march(self, mu: Mapping[str, np.ndarray], rngs: list[np.random.Generator]) -> Iterator[State]:
         from sciflow_spectral.equations import burgers
@@ -206,11 +206,9 @@ class KuramotoSivashinsky(Spectral):
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        self._check(self.points, self.levels, self.end)
+        self._check(self.points, self.levels, self.end, self.steps)
         if not self.length > 0:
             raise Invalid(f"length must be positive, got {self.length}")
-        if self.steps < 1 or self.steps % (self.levels - 1):
-            raise Invalid(f"steps ({self.steps}) must be a multiple of levels - 1 ({self.levels - 1})")
 
     @classmethod
     def example(cls) -> Self:
@@ -223,10 +221,6 @@ class KuramotoSivashinsky(Spectral):
 
         x = self.length * np.arange(self.points) / self.points
         return {"time": np.linspace(0, self.end, self.levels), "x": x}
-
-    def axis_units(self) -> Mapping[str, str]:
-        """See `Problem.axis_units`."""
-        return {"time": "1", "x": "1"}
 
     def _march(self, mu: Mapping[str, np.ndarray], rngs: list[np.random.Generator]) -> Iterator[State]:
         from sciflow_spectral.equations import kuramoto_sivashinsky
@@ -288,9 +282,7 @@ class NavierStokes(Spectral):
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        self._check(self.points, self.levels, self.end)
-        if self.steps < 1 or self.steps % (self.levels - 1):
-            raise Invalid(f"steps ({self.steps}) must be a multiple of levels - 1 ({self.levels - 1})")
+        self._check(self.points, self.levels, self.end, self.steps)
 
     @classmethod
     def example(cls) -> Self:
@@ -303,10 +295,6 @@ class NavierStokes(Spectral):
 
         line = np.arange(self.points) / self.points
         return {"time": np.linspace(0, self.end, self.levels), "y": line, "x": line}
-
-    def axis_units(self) -> Mapping[str, str]:
-        """See `Problem.axis_units`."""
-        return {"time": "1", "x": "1", "y": "1"}
 
     def _march(self, mu: Mapping[str, np.ndarray], rngs: list[np.random.Generator]) -> Iterator[State]:
         from sciflow_spectral.equations import navier_stokes

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from sciflow.errors import Failed, Invalid, NotFound
+from sciflow.errors import Invalid
 from sciflow.registry import registry, require
 from sciflow.schema import Field, Schema
 from sciflow.stage import Stage
@@ -232,6 +232,3 @@ def load_model(artifact: Artifact) -> Model:
     require(surrogate)
     state = {name: artifact.read(f"state_{i}") for i, name in enumerate(about["state"])}
     return surrogate.load(state, Signature.from_json(about["signature"]))
-
-
-__all__ = ["MODEL", "Checkpoints", "Failed", "NotFound", "Train", "load_model", "split", "store_model"]

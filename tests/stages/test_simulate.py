@@ -155,7 +155,7 @@ def test_an_input_of_the_wrong_kind_is_refused(plain):
 
 DRIVER = """
 import asyncio, sys
-from sciflow.flow import _SESSION, Session, run
+from sciflow.flow import Session, run, within
 from sciflow import Store, Resources
 from sciflow.executors.mpi import Mpi
 from sciflow.stages.design import Design
@@ -168,8 +168,8 @@ async def main():
     resources = Resources(ranks=int(sys.argv[2]), parallel=1)
     data = await run(stage, design=design, executor=Mpi(), resources=resources)
     print(data.digest)
-_SESSION.set(Session(Store(sys.argv[1])))
-asyncio.run(main())
+with within(Session(Store(sys.argv[1]))):
+    asyncio.run(main())
 """
 
 

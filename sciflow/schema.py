@@ -10,7 +10,7 @@ from typing import Any
 
 from sciflow.errors import Invalid, NotFound, nearest
 
-FORMAT = 1
+FORMAT = 2
 """Version of the artifact layout; a reader refuses a newer one."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
@@ -32,12 +32,15 @@ class Field:
         numpy name of the element type on disk.
     description : str
         One line for a reader of the file.
+    attributes : mapping of str to str or int
+        Further attributes in the file, those of the CF conventions (``mesh``, ``location``).
     """
 
     axes: tuple[str, ...]
     unit: str
     dtype: str = "float32"
     description: str = ""
+    attributes: Mapping[str, Any] = _field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if self.dtype not in _DTYPES:
@@ -55,6 +58,7 @@ class Field:
             "unit": self.unit,
             "dtype": self.dtype,
             "description": self.description,
+            **({"attributes": dict(self.attributes)} if self.attributes else {}),
         }
 
     @classmethod
@@ -65,6 +69,7 @@ class Field:
             document["unit"],
             document["dtype"],
             document.get("description", ""),
+            document.get("attributes", {}),
         )
 
 

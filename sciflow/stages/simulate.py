@@ -109,7 +109,7 @@ class Simulate(Stage):
     def _seal(self, out: Writer, points: np.ndarray, ctx: Context) -> None:
         import numpy as np
 
-        records = out.committed(verify=False)
+        records = out.committed()
         status = np.array([records[m]["status"] for m in range(len(points))], dtype=np.uint8)
         failures = {str(m): records[m]["reason"] for m in range(len(points)) if status[m] != 1}
         good = int((status == 1).sum())

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sciflow.component import canonical, digest_of
-from sciflow.errors import Failed, Invalid, NotFound, nearest
+from sciflow.errors import Invalid, NotFound, nearest
 from sciflow.schema import FORMAT, Schema
 
 if TYPE_CHECKING:
     import numpy as np
     import xarray as xr
     import zarr
+
+    from sciflow.artifact.gather import Gather, Verify
 
 DATA = "data.zarr"
 MANIFEST = "meta/manifest.json"
@@ -64,7 +66,7 @@ class Artifact:
             If it is damaged, edited, or of a newer format.
         """
         path = Path(path).resolve()
-        artifact = cls(path, _read_manifest(path))
+        artifact = cls(path, read_manifest(path))
         if verify:
             artifact.verify()
         return artifact
@@ -75,43 +77,24 @@ class Artifact:
         Parameters
         ----------
         full : bool
-            Hash every file; otherwise only those whose modification time changed.
+            Hash every file; otherwise only those whose modification time changed. See
+            `sciflow.artifact.verify.findings` for deeper checks.
 
         Raises
         ------
         Invalid
             Naming every file that is missing, foreign, truncated or changed.
         """
-        findings = list(self._findings(full))
-        if findings:
-            shown = "\n  ".join(findings[:10])
-            more = f"\n  and {len(findings) - 10} more" if len(findings) > 10 else ""
+        from sciflow.artifact.verify import findings
+
+        found = [str(f) for f in findings(self.path, "sha256" if full else "manifest") if f.severe]
+        if found:
+            shown = "\n  ".join(found[:10])
+            more = f"\n  and {len(found) - 10} more" if len(found) > 10 else ""
             raise Invalid(
                 f"{self.path} is damaged:\n  {shown}{more}\n"
                 "Move it away and run the flow again; the stage that made it will be repeated."
             )
-
-    def _findings(self, full: bool) -> Iterator[str]:
-        root = self.path / DATA
-        listed: dict[str, list[Any]] = self._manifest["files"]
-        if files_digest(listed) != self.digest:
-            yield f"{MANIFEST}: the list of files does not match the digest"
-        found = {str(p.relative_to(root)): p for p in root.rglob("*") if p.is_symlink() or not p.is_dir()}
-        for name in sorted(found.keys() - listed.keys()):
-            yield f"{DATA}/{name}: was not published with this artifact"
-        for name, (size, sha256, modified) in listed.items():
-            file = found.get(name)
-            if file is None:
-                yield f"{DATA}/{name}: missing"
-                continue
-            if file.is_symlink():
-                yield f"{DATA}/{name}: a symbolic link, not a file"
-                continue
-            stat = file.stat()
-            if stat.st_size != size:
-                yield f"{DATA}/{name}: {stat.st_size} bytes, published with {size}"
-            elif (full or stat.st_mtime_ns != modified) and file_digest(file) != sha256:
-                yield f"{DATA}/{name}: its content changed after publication"
 
     def group(self) -> zarr.Group:
         """The zarr group, read only."""
@@ -123,10 +106,10 @@ class Artifact:
     def attributes(self) -> dict[str, Any]:
         """What the stage noted beside the fields, plain JSON."""
         document = json.loads((self.path / DATA / "zarr.json").read_bytes())
-        return {k: v for k, v in document["attributes"].items() if k != KEY}
+        return {k: v for k, v in document["attributes"].items() if k not in (KEY, "Conventions")}
 
     def array(self, name: str) -> zarr.Array[Any]:
-        """The zarr array of one field.
+        """The zarr array of one field, as it is stored: degrees of freedom in the solver's order.
 
         Raises
         ------
@@ -142,6 +125,9 @@ class Artifact:
     def read(self, name: str) -> np.ndarray:
         """One whole field as an array, in the schema's axes and unit.
 
+        Members that are not there are NaN. Degrees of freedom come in the order that does not
+        depend on the number of ranks.
+
         Raises
         ------
         NotFound
@@ -152,20 +138,70 @@ class Artifact:
         import numpy as np
 
         array = self.array(name)
+        if array.shards is not None:
+            return self.gather(name, verify="always").whole(np.arange(array.shape[0]))
         try:
             return np.asarray(array[...])
         except (ValueError, RuntimeError) as error:
             raise Invalid(f"{self.path}, field {name!r}: {error}") from None
 
+    def gather(self, name: str, *, verify: Verify = "first") -> Gather:
+        """A reader of random time levels of a member-wise field.
+
+        Parameters
+        ----------
+        name : str
+            Of the field.
+        verify : {"off", "first", "always"}
+            When checksums are compared.
+
+        Raises
+        ------
+        NotFound
+            If there is no such field.
+        Invalid
+            If it is not stored member by member.
+        """
+        from sciflow.artifact.gather import Gather
+
+        if name not in self.schema.fields:
+            raise NotFound(f"{self.path}: no field {name!r}. {nearest(name, self.schema.fields)}")
+        return Gather(self.path / DATA / name, verify=verify, inverse=self.numbering(name))
+
+    def numbering(self, name: str) -> dict[int, np.ndarray]:
+        """Where the canonical positions of a field are in the members' stored order.
+
+        Returns
+        -------
+        dict of int to ndarray of int64, shape (dof,)
+            By member: ``canonical = stored[..., order]``. Empty where nothing is reordered.
+        """
+        import numpy as np
+
+        names: list[str] = self.attributes.get("numberings", {}).get(name, [])
+        if not names:
+            return {}
+        orders = [np.argsort(self.read(n)) for n in names]
+        which = self.read(f"{name}_numbering")
+        return {member: orders[k] for member, k in enumerate(which.tolist()) if k >= 0}
+
+    def members(self) -> np.ndarray:
+        """Indices of the members that ended well, int64."""
+        import numpy as np
+
+        return np.flatnonzero(self.read("status") == 1)
+
     def to_xarray(self) -> xr.Dataset:
         """All fields as a lazily loaded dataset with named axes, units and coordinates."""
-        import xarray as xr
+        from sciflow.artifact.view import dataset
 
-        data: xr.Dataset = xr.open_zarr(self.path / DATA, consolidated=False, chunks=None)
-        labels = self.attributes.get("parameters")
-        if labels and "parameter" in data.dims:
-            data = data.assign_coords(parameter=labels)
-        return data
+        return dataset(self)
+
+    def to_datatree(self) -> xr.DataTree:
+        """The same as a tree: fields at the root, then ``solver``, ``mesh`` and ``numbering``."""
+        from sciflow.artifact.view import tree
+
+        return tree(self)
 
     def __repr__(self) -> str:
         return f"<{self.schema.kind} {self.digest[:12]} at {self.path}>"
@@ -176,19 +212,22 @@ def files_digest(files: Mapping[str, list[Any]]) -> str:
     return digest_of({name: [size, sha256] for name, (size, sha256, *_) in files.items()})
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 of one file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def seal(manifest: dict[str, Any]) -> bytes:
     """The manifest as text with a digest of its own, so that a hand edit is seen."""
     document = {**manifest, "self": digest_of(manifest)}
     return json.dumps(document, indent=1, sort_keys=True, allow_nan=False).encode()
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a published artifact, without its own digest.
+
+    Raises
+    ------
+    NotFound
+        If there is none.
+    Invalid
+        If it was edited or truncated, or is of a newer format.
+    """
     if not path.is_dir():
         raise NotFound(f"{path}: no such artifact")
     file = path / MANIFEST
@@ -207,23 +246,3 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     if hashlib.sha256(canonical(manifest)).hexdigest() != own:
         raise Invalid(f"{file} was edited or truncated: its own digest does not match")
     return manifest
-
-
-def explain_os_error(error: OSError, path: Path, kept: str) -> Failed:
-    """A full disk or a vanished directory in words a user can act on.
-
-    Parameters
-    ----------
-    error : OSError
-        What the system said.
-    path : Path
-        What was being written.
-    kept : str
-        What is safe, for example ``"17 members are kept"``.
-    """
-    import errno
-
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    reason = "the disk is full" if full else (error.strerror or str(error))
-    todo = "free some space and run again" if full else "run again when it is mended"
-    return Failed(f"cannot write {path}: {reason}; {kept}; {todo}")

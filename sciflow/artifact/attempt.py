@@ -1,0 +1,216 @@
+"""Attempts at a member: whose unfinished files may be continued, and from which time level."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import shutil
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sciflow.artifact.checksum import crc32c, crc32c_extend, little
+from sciflow.artifact.disk import Disk, remove_folder, write_at
+from sciflow.artifact.layout import Layout
+
+if TYPE_CHECKING:
+    import numpy as np
+
+PARTS = "meta/parts"
+_ours: set[Path] = set()
+_guard = threading.Lock()
+
+
+def _started(pid: int) -> str:
+    """When a process of this machine started, in clock ticks since boot; empty if there is none."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return ""
+    return text.rpartition(")")[2].split()[19]
+
+
+def _name(member: int) -> str:
+    pid = os.getpid()
+    return f"{member}.{pid}.{_started(pid)}.{os.urandom(4).hex()}.{platform.node()}"
+
+
+def may_continue(folder: Path) -> bool:
+    """Whether the process that made an attempt is known to be gone (or is this one, and done with it)."""
+    _, pid, started, _, host = folder.name.split(".", 4)
+    if host != platform.node():
+        return False
+    if int(pid) == os.getpid() and started == _started(os.getpid()):
+        return folder not in _ours
+    return _started(int(pid)) != started or not started
+
+
+def attempts(parts: Path, member: int | None = None) -> list[Path]:
+    """Directories of all attempts, of one member or of all."""
+    pattern = "*.*.*.*.*" if member is None else f"{member}.*.*.*.*"
+    return sorted(parts.glob(pattern))
+
+
+def begin(parts: Path, member: int, disk: Disk) -> Path:
+    """Make a directory for an attempt at a member, with what an earlier one left.
+
+    Files of a process that is gone are taken over by renaming their directory, which only one
+    taker can do. Those of a process on another machine are copied, as it may still be writing.
+    """
+    folder = parts / _name(member)
+    with _guard:
+        _ours.add(folder)
+    best = max(attempts(parts, member), key=_progress, default=None)
+    if best is not None:
+        if may_continue(best):
+            with contextlib.suppress(FileNotFoundError):
+                disk.rename(best, folder)
+                return folder
+        elif best.name.split(".", 4)[4] != platform.node():
+            with contextlib.suppress(OSError):
+                shutil.copytree(best, folder)
+                return folder
+    disk.make_folder(folder)
+    return folder
+
+
+def end(folder: Path) -> None:
+    """Forget an attempt that this process does not go on with; its files stay."""
+    with _guard:
+        _ours.discard(folder)
+
+
+def clear(parts: Path, member: int) -> None:
+    """Delete what attempts at a committed member left, but not those of running processes."""
+    for folder in attempts(parts, member):
+        if may_continue(folder):
+            remove_folder(folder)
+
+
+def _progress(folder: Path) -> int:
+    with contextlib.suppress(OSError):
+        return sum(f.stat().st_size for f in folder.iterdir())
+    return -1
+
+
+@dataclass(frozen=True)
+class Safe:
+    """The undamaged beginning of a part.
+
+    Attributes
+    ----------
+    levels : int
+        Time levels.
+    sums : tuple of int
+        Checksums of its complete chunks.
+    """
+
+    levels: int
+    sums: tuple[int, ...]
+
+
+def examine(handle: int, layout: Layout) -> Safe:
+    """Find out how many time levels of a part are there and undamaged; memory of one chunk."""
+    sums: list[int] = []
+    for chunk in range(layout.chunks):
+        data = os.pread(handle, layout.record, chunk * layout.record)
+        values, check = data[: layout.chunk_bytes], data[layout.chunk_bytes :]
+        if len(data) == layout.record and little(crc32c(values)) == check:
+            sums.append(crc32c(values))
+            continue
+        return Safe(chunk * layout.together + _inside(data, layout), tuple(sums))
+    return Safe(layout.levels, tuple(sums))
+
+
+def _inside(data: bytes, layout: Layout) -> int:
+    """Time levels of an incomplete chunk: the most whose checksum follows them."""
+    found, running, step = 0, 0, layout.sample_bytes
+    for k in range(1, layout.together):
+        running = crc32c_extend(running, data[(k - 1) * step : k * step])
+        if data[k * step : k * step + 4] == little(running):
+            found = k
+    return found
+
+
+def rewind(handle: int, layout: Layout, levels: int) -> int:
+    """Cut a part back to `levels` time levels; returns the checksum of its incomplete chunk."""
+    chunk, inside = divmod(levels, layout.together)
+    start = chunk * layout.record
+    if not inside:
+        os.ftruncate(handle, start)
+        return 0
+    crc: int = crc32c(os.pread(handle, inside * layout.sample_bytes, start))
+    end_ = write_at(handle, [little(crc)], start + inside * layout.sample_bytes)
+    os.ftruncate(handle, end_)
+    return crc
+
+
+@dataclass(frozen=True)
+class Restart:
+    """What a solver needs to go on, as it was after some time level.
+
+    Attributes
+    ----------
+    level : int
+        Time levels that were written before.
+    note : mapping
+        Plain JSON: metrics so far, ranks, numberings.
+    arrays : mapping of str to ndarray
+        This rank's, from ``State.restart``.
+    """
+
+    level: int
+    note: Mapping[str, Any]
+    arrays: Mapping[str, np.ndarray]
+
+    def write(self, folder: Path, rank: int) -> None:
+        """Write it over the one before the last; a torn one is noticed by its checksum."""
+        import numpy as np
+
+        arrays = {n: np.ascontiguousarray(a) for n, a in self.arrays.items()}
+        head = {
+            "level": self.level,
+            "note": dict(self.note),
+            "arrays": [[n, a.dtype.str, list(a.shape)] for n, a in arrays.items()],
+        }
+        pieces: list[Any] = [json.dumps(head, allow_nan=False).encode() + b"\n"]
+        pieces += [a.reshape(-1).view(np.uint8) for a in arrays.values()]
+        size, crc = sum(len(p) for p in pieces), 0
+        for piece in pieces:
+            crc = crc32c_extend(crc, piece)
+        path = folder / f"restart.{rank}.{self.level % 2}"
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+        try:
+            write_at(handle, [size.to_bytes(8, "little"), *pieces, little(crc)], 0)
+        finally:
+            os.close(handle)
+
+    @classmethod
+    def read(cls, folder: Path, rank: int) -> Iterator[Restart]:
+        """The undamaged ones of this rank, at most two."""
+        for slot in (0, 1):
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                yield cls._parse((folder / f"restart.{rank}.{slot}").read_bytes())
+
+    @classmethod
+    def _parse(cls, data: bytes) -> Restart:
+        import numpy as np
+
+        end_ = 8 + int.from_bytes(data[:8], "little")
+        body = data[8:end_]
+        if little(crc32c(body)) != data[end_ : end_ + 4]:
+            raise ValueError("torn")
+        line, _, raw = body.partition(b"\n")
+        head = json.loads(line)
+        arrays, at = {}, 0
+        for name, dtype, shape in head["arrays"]:
+            if np.dtype(dtype).hasobject:
+                raise ValueError("objects are not restart points")
+            count = int(np.prod(shape, dtype=np.int64))
+            arrays[name] = np.frombuffer(raw, dtype, count, at).reshape(shape).copy()
+            at += count * np.dtype(dtype).itemsize
+        return cls(head["level"], head["note"], arrays)

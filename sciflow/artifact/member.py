@@ -1,0 +1,416 @@
+"""Member: one simulation being written, level by level, by one process or by all ranks of a job."""
+
+from __future__ import annotations
+
+import filecmp
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from sciflow.artifact import attempt
+from sciflow.artifact.attempt import PARTS, Restart
+from sciflow.artifact.checksum import combine, crc32c, crc32c_extend, little
+from sciflow.artifact.disk import Disk, explain_os_error, remove_folder, write_at
+from sciflow.artifact.journal import Journal
+from sciflow.artifact.layout import Layout
+from sciflow.artifact.share import Share, Shares
+from sciflow.context import Comm, SerialComm, exchange
+from sciflow.errors import Diverged, Failed, Invalid
+
+if TYPE_CHECKING:
+    import numpy as np
+
+CONFLICTS = "meta/conflicts"
+DATA = "data.zarr"
+
+
+class _Part:
+    """One field of a member on its way: an open file and the checksums of what is in it."""
+
+    def __init__(self, layout: Layout, path: Path) -> None:
+        self.layout, self.path = layout, path
+        self.handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        self.sums: list[int] = []
+        self.running = 0
+        self.levels = 0
+
+    def safe(self) -> int:
+        """Undamaged time levels that an earlier attempt left."""
+        found = attempt.examine(self.handle, self.layout)
+        self.sums, self.levels = list(found.sums), found.levels
+        return found.levels
+
+    def rewind(self, levels: int) -> None:
+        self.running = attempt.rewind(self.handle, self.layout, levels)
+        self.sums = self.sums[: levels // self.layout.together]
+        self.levels = levels
+
+    def add(self, data: np.ndarray) -> None:
+        """Append one time level and its checksum in one system call."""
+        fresh = self.levels % self.layout.together == 0
+        crc = crc32c(data) if fresh else crc32c_extend(self.running, data)
+        write_at(self.handle, [data.reshape(-1), little(crc)], self.layout.place(self.levels))
+        self.count(crc)
+
+    def seal(self, crc: int) -> None:
+        """Write the checksum of a level that the ranks have written; `crc` is that of the level."""
+        fresh = self.levels % self.layout.together == 0
+        whole = crc if fresh else combine(self.running, crc, self.layout.sample_bytes)
+        place = self.layout.place(self.levels) + self.layout.sample_bytes
+        write_at(self.handle, [little(whole)], place)
+        self.count(whole)
+
+    def count(self, crc: int) -> None:
+        self.running = crc
+        self.levels += 1
+        if self.levels % self.layout.together == 0:
+            self.sums.append(crc)
+
+    def fill(self, values: np.ndarray) -> None:
+        """Write all time levels at once."""
+        rows = values.reshape(self.layout.chunks, -1)
+        self.sums = [crc32c(row) for row in rows]
+        buffers = [b for row, crc in zip(rows, self.sums, strict=True) for b in (row, little(crc))]
+        write_at(self.handle, [*buffers, self.layout.index(self.layout.chunks)], 0)
+        self.levels = self.layout.levels
+
+    def finish(self) -> None:
+        """Pad a chunk that was left incomplete, and write the index."""
+        import numpy as np
+
+        layout = self.layout
+        missing = -self.levels % layout.together
+        if missing:
+            fill = np.nan if layout.dtype.kind == "f" else 0
+            pad = np.full((missing, *layout.sample_shape), fill, layout.dtype)
+            crc = crc32c_extend(self.running, pad)
+            write_at(self.handle, [pad.reshape(-1), little(crc)], layout.place(self.levels))
+            self.sums.append(crc)
+        write_at(self.handle, [layout.index(len(self.sums))], len(self.sums) * layout.record)
+        os.ftruncate(self.handle, layout.size(len(self.sums)))
+
+    def summary(self) -> list[int]:
+        """Size of the finished file, and a checksum over those of its chunks."""
+        import numpy as np
+
+        return [self.layout.size(len(self.sums)), int(crc32c(np.array(self.sums, dtype="<u4")))]
+
+
+class Member:
+    """One member on its way into an artifact; from `Writer.member`.
+
+    Used as a context manager: what was appended is kept on an error (so that a later attempt can
+    go on) unless `drop` was called.
+
+    Parameters
+    ----------
+    root : Path
+        The artifact being written.
+    member : int
+        Its index.
+    layouts : mapping of str to Layout
+        Of every member-wise field.
+    disk : Disk
+        Durability.
+    journal : Journal or None
+        Where it is committed; of rank 0.
+    comm : Comm
+        The ranks that write it together; every method is collective.
+
+    Attributes
+    ----------
+    resume_from : int
+        Time levels that an earlier attempt left, and that need not be appended again.
+    restart : Restart or None
+        What the solver noted then; None where `resume_from` is 0.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        member: int,
+        layouts: Mapping[str, Layout],
+        disk: Disk,
+        journal: Journal | None,
+        comm: Comm | None = None,
+    ) -> None:
+        self._root, self.member, self._layouts = root, member, layouts
+        self._disk, self._journal = disk, journal
+        self._comm: Comm = comm or SerialComm()
+        self._first = self._comm.rank == 0
+        self._shares = Shares(self._comm, root / DATA, disk)
+        self.restart: Restart | None = None
+        self.resume_from = 0
+        self._open()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- beginning ---------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        folder = ""
+        if self._first:
+            folder = attempt.begin(self._root / PARTS, self.member, self._disk).name
+        self._folder = self._root / PARTS / exchange(self._comm, folder)[0]
+        # Rank 0 makes the files; the others open them for the shares that they write themselves.
+        parts = self._make_parts() if self._first else {}
+        self._comm.barrier()
+        self._parts = parts or self._make_parts()
+        mine = {r.level: r for r in Restart.read(self._folder, self._comm.rank) if r.level <= self._safe()}
+        usable = [v for v, r in mine.items() if r.note.get("ranks") == self._comm.size]
+        self.resume_from = max(self._shares.common_levels(sorted(usable)), default=0)
+        self.restart = mine[self.resume_from] if self.resume_from else None
+        self._comm.barrier()
+        for part in self._parts.values():
+            levels = self.resume_from if part.layout.timed else min(self.resume_from, 1)
+            if self._first:
+                part.rewind(levels)
+            part.levels = levels
+        self._comm.barrier()
+        note = self.restart.note if self.restart else {}
+        self.level = self.resume_from
+        self.metrics: dict[str, float] = dict(note.get("metrics", {}))
+        self._shares.expected = note.get("numberings", {})
+
+    def _safe(self) -> int:
+        """Time levels of which every field is there and undamaged."""
+        found = {name: part.safe() for name, part in self._parts.items()}
+        if any(not found[n] for n, part in self._parts.items()):
+            return 0
+        return min((found[n] for n, p in self._parts.items() if p.layout.timed), default=1)
+
+    def _make_parts(self) -> dict[str, _Part]:
+        return {name: _Part(layout, self._folder / name) for name, layout in self._layouts.items()}
+
+    # -- appending ---------------------------------------------------------------------------
+
+    def append(
+        self,
+        values: Mapping[str, np.ndarray | Share | None],
+        *,
+        restart: Callable[[], Mapping[str, np.ndarray]] | None = None,
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """Append one time level; memory is bounded by it.
+
+        Parameters
+        ----------
+        values : mapping of str to ndarray or Share
+            In the shape of one level. Arrays are taken from rank 0, shares from every rank. A
+            field without time comes with the first level.
+        restart : callable or None
+            Gives what this rank needs to go on after this level.
+        metrics : mapping of str to float
+            Added to those of the member.
+
+        Raises
+        ------
+        Invalid
+            On every rank: a field is unknown, comes at the wrong level or in the wrong shape.
+        Diverged
+            On every rank: a value is not finite.
+        Failed
+            On every rank: the file system refused.
+        """
+        problem: Exception | None = None
+        sums: list[int] = []
+        shared = [n for n, v in values.items() if isinstance(v, Share)]
+        try:
+            for name in shared:
+                sums.append(self._write_share(name, values[name]))
+            if self._first:
+                self._write_arrays({n: v for n, v in values.items() if n not in shared})
+        except (Invalid, Diverged) as error:
+            problem = error
+        except OSError as error:
+            problem = explain_os_error(error, self._root / DATA, "members committed before are kept")
+        everyone = self._shares.agree(problem, sums, shared)
+        for name, pieces in zip(shared, everyone, strict=True):
+            self._seal_share(name, pieces)
+        self.level += 1
+        for key, number in (metrics or {}).items():
+            self.metrics[key] = self.metrics.get(key, 0.0) + float(number)
+        if restart is not None and self._disk.durability != "none":
+            self._note_restart(restart())
+
+    def _write_arrays(self, values: Mapping[str, Any]) -> None:
+        ready = {n: self._checked(n, v) for n, v in values.items() if v is not None}
+        for name, data in ready.items():
+            self._parts[name].add(data)
+
+    def _checked(self, name: str, value: Any) -> np.ndarray:
+        """The array as it is stored: dtype, order; refused before a byte is written."""
+        import numpy as np
+
+        part = self._part(name)
+        array = np.asarray(value, dtype=part.layout.dtype, order="C")
+        if array.shape != part.layout.sample_shape:
+            raise Invalid(
+                f"member {self.member}, field {name!r}: shape {array.shape}, "
+                f"the ensemble has {part.layout.sample_shape}"
+            )
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise Diverged(f"field {name!r} is not finite at time level {self.level}")
+        return array
+
+    def _part(self, name: str) -> _Part:
+        part = self._parts.get(name)
+        if part is None:
+            raise Invalid(f"member {self.member}: the ensemble has no field {name!r}")
+        if not part.layout.timed and self.level > 0:
+            raise Invalid(f"field {name!r} has no time axis but came with state {self.level}")
+        if self.level >= part.layout.levels:
+            raise Invalid(f"member {self.member}: more than {part.layout.levels} states")
+        return part
+
+    def _write_share(self, name: str, value: Any) -> int:
+        import numpy as np
+
+        part = self._part(name)
+        data = np.ascontiguousarray(value.values, dtype=part.layout.dtype)
+        start = self._shares.start(name, value, part.layout)
+        if not np.isfinite(data).all():
+            raise Diverged(f"field {name!r} is not finite at time level {self.level}")
+        write_at(part.handle, [data], part.layout.place(self.level) + start * data.itemsize)
+        return int(crc32c(data))
+
+    def _seal_share(self, name: str, pieces: list[tuple[int, int]]) -> None:
+        part, crc = self._parts[name], 0
+        for piece, count in pieces:
+            crc = combine(crc, piece, count * part.layout.dtype.itemsize)
+        if self._first:
+            part.seal(crc)
+        else:
+            part.levels += 1
+
+    def _note_restart(self, arrays: Mapping[str, np.ndarray]) -> None:
+        note = {
+            "ranks": self._comm.size,
+            "metrics": self.metrics,
+            "numberings": self._shares.numberings(),
+        }
+        Restart(self.level, note, arrays).write(self._folder, self._comm.rank)
+
+    def fill(self, values: Mapping[str, np.ndarray]) -> None:
+        """Write whole fields at once, each of shape ``(time, ...)``; serial.
+
+        Raises
+        ------
+        Invalid
+            If a field is missing or unknown or has another shape than the ensemble.
+        """
+        import numpy as np
+
+        for name in self._layouts.keys() | values.keys():
+            if name not in values or name not in self._layouts:
+                raise Invalid(f"member {self.member}: fields {sorted(values)} for {sorted(self._layouts)}")
+            layout = self._layouts[name]
+            array = np.ascontiguousarray(values[name], dtype=layout.dtype)
+            if array.shape != layout.shape:
+                raise Invalid(
+                    f"member {self.member}, field {name!r}: shape {array.shape}, "
+                    f"the ensemble has {layout.shape}"
+                )
+            self._parts[name].fill(array)
+        self.level = max((p.layout.levels for p in self._parts.values()), default=0)
+
+    # -- ending ------------------------------------------------------------------------------
+
+    def commit(self, record: Mapping[str, Any]) -> bool:
+        """Make the member a lasting part of the artifact; when this returns it is acknowledged.
+
+        Parameters
+        ----------
+        record : mapping
+            Plain JSON, kept in the journal.
+
+        Returns
+        -------
+        bool
+            False if another process had committed this member with other content. The first one
+            stays; this one is kept aside and recorded.
+
+        Raises
+        ------
+        Invalid
+            If a field did not come with every level.
+        Failed
+            If the file system refused; what was appended is kept.
+        """
+        problem: Exception | None = None
+        won = True
+        try:
+            if self._shares.any():
+                for part in self._parts.values():
+                    self._disk.sync(part.handle)
+            self._comm.barrier()
+            if self._first:
+                won = self._publish(record)
+        except (Invalid, Failed) as error:
+            problem = error
+        except OSError as error:
+            problem = explain_os_error(error, self._root / DATA, "members committed before are kept")
+        self._shares.agree(problem, [], [])
+        outcome = exchange(self._comm, "" if won else "lost")[0]
+        self.close()
+        if self._first:
+            remove_folder(self._folder)
+            attempt.clear(self._root / PARTS, self.member)
+        return not outcome
+
+    def _publish(self, record: Mapping[str, Any]) -> bool:
+        """File, its name, its directory, the journal: in the order that loses nothing."""
+        for part in self._parts.values():
+            wanted = self.level if part.layout.timed else 1
+            if part.levels != wanted:
+                raise Invalid(f"field {part.layout.name!r} came {part.levels} times, not {wanted}")
+            part.finish()
+            self._disk.sync(part.handle)
+        files = {}
+        for name, part in sorted(self._parts.items()):
+            final = self._root / DATA / name / part.layout.key(self.member)
+            if not self._disk.publish(part.path, final) and not _same(final, part):
+                return self._lose(record, name)
+            files[f"{name}/{final.name}"] = part.summary()
+        for name in self._parts:
+            self._disk.sync_path(self._root / DATA / name)
+        assert self._journal is not None, "rank 0 has the journal"
+        numberings = self._shares.numberings()
+        more = {"numberings": numberings} if numberings else {}
+        self._journal.append({**record, "member": self.member, "levels": self.level, "files": files, **more})
+        return True
+
+    def _lose(self, record: Mapping[str, Any], name: str) -> bool:
+        """Keep a member aside that came second with other content."""
+        assert self._journal is not None, "rank 0 has the journal"
+        aside = self._root / CONFLICTS / self._folder.name
+        self._disk.make_folder(aside.parent)
+        self._disk.rename(self._folder, aside)
+        self._journal.append({**record, "conflict": self.member, "field": name, "kept": aside.name})
+        return False
+
+    def drop(self) -> None:
+        """Forget what was appended; for a member that failed."""
+        self.close()
+        self._comm.barrier()
+        if self._first:
+            remove_folder(self._folder)
+
+    def close(self) -> None:
+        """Close the files; what was appended stays for the next attempt."""
+        for part in self._parts.values():
+            if part.handle >= 0:
+                os.close(part.handle)
+                part.handle = -1
+        if self._first:
+            attempt.end(self._folder)
+
+
+def _same(final: Path, part: _Part) -> bool:
+    """Whether a file that is there already has the content of a part."""
+    return filecmp.cmp(final, part.path, shallow=False)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sciflow.artifact import Artifact
+    from sciflow.artifact.share import Share
     from sciflow.component import Component
     from sciflow.context import Context
     from sciflow.controller import Controller, Proposal
@@ -46,6 +47,7 @@ _WHERE = {
     "Samples": "samples",
     "Schema": "schema",
     "SciflowError": "errors",
+    "Share": "artifact.share",
     "Signature": "samples",
     "Stage": "stage",
     "State": "problem",

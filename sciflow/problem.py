@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -14,6 +14,7 @@ from sciflow.schema import Field
 if TYPE_CHECKING:
     import numpy as np
 
+    from sciflow.artifact.share import Share
     from sciflow.context import Context
 
 
@@ -149,15 +150,19 @@ class State:
     fields : mapping of str to ndarray or Part
         Arrays without the ``time`` axis, in the shape of `Problem.shape`. A whole array may be
         given by rank 0 alone (other ranks give an empty mapping or the same names with ``None``);
-        a `Part` is given by every rank. A field without a ``time`` axis comes with the first
-        state only.
+        a `Part` (gathered) or a `Share` (written by each rank itself) is given by every rank. A
+        field without a ``time`` axis comes with the first state only.
     metrics : mapping of str to float
         Solver figures of this step (iterations, residual); kept per member.
+    restart : callable or None
+        Gives the arrays that this rank needs to go on after this state, for `Problem.resume`; with
+        it an interrupted member loses at most one step. Called before the next state is asked for.
     """
 
     time: float
-    fields: Mapping[str, np.ndarray | Part | None]
+    fields: Mapping[str, np.ndarray | Part | Share | None]
     metrics: Mapping[str, float] | None = None
+    restart: Callable[[], Mapping[str, np.ndarray]] | None = None
 
 
 def member_seed(seed: int, member: int) -> int:
@@ -209,7 +214,8 @@ class Problem(Component):
         -------
         mapping of str to ndarray, shape (n_axis,)
             Also fixes the size of each axis; ``time`` holds the times of the states that `solve`
-            yields, in order. Cheap: it is called before any job starts.
+            yields, in order. A problem that chooses its steps itself has an axis ``step`` instead,
+            as long as the most states that it may yield. Cheap: it is called before any job starts.
         """
 
     @abstractmethod
@@ -226,13 +232,33 @@ class Problem(Component):
         Yields
         ------
         State
-            One for every entry of ``coordinates()["time"]``, or exactly one where there is none.
+            One for every entry of ``coordinates()["time"]``; at most one for every entry of
+            ``coordinates()["step"]``, with increasing times; or exactly one where there is neither.
 
         Raises
         ------
         Diverged
             If the solver fails; it ends this member and no other.
         """
+
+    def resume(
+        self, mu: Mapping[str, float], ctx: Context, restart: Mapping[str, np.ndarray]
+    ) -> Iterator[State]:
+        """Stream what follows a state that `solve` has yielded, with the same bits.
+
+        Parameters
+        ----------
+        mu, ctx
+            As in `solve`; the number of ranks is the same.
+        restart : mapping of str to ndarray
+            What ``State.restart`` gave on this rank.
+
+        Raises
+        ------
+        Diverged
+            As in `solve`.
+        """
+        raise NotImplementedError(f"{self.name} yields states with a restart point and must define resume")
 
     def constants(self, ctx: Context) -> Mapping[str, tuple[Field, np.ndarray]]:
         """Arrays shared by all members (a mesh, a mask), stored once; none by default."""
@@ -249,11 +275,15 @@ class Problem(Component):
         if name not in self.fields:
             raise NotFound(f"{self.name} has no field {name!r}. {nearest(name, self.fields)}")
         sizes = self.coordinates()
-        return tuple(len(sizes[a]) for a in self.fields[name].axes if a != "time")
+        return tuple(len(sizes[a]) for a in self.fields[name].axes if a not in ("time", "step"))
 
     def axis_units(self) -> Mapping[str, str]:
-        """Units of the coordinates; ``s`` for time and ``m`` for space unless overridden."""
-        return {a: "s" if a == "time" else "m" for f in self.fields.values() for a in f.axes}
+        """Units of the coordinates; ``s`` for time and ``m`` for space unless overridden.
+
+        That of an adaptive problem's times is the one of ``time``, though its axis is ``step``.
+        """
+        known = {"time": "s", "step": "1", "dof": "1"}
+        return {"time": "s", **{a: known.get(a, "m") for f in self.fields.values() for a in f.axes}}
 
     def solve_batch(self, mu: Mapping[str, np.ndarray], ctx: Context) -> Iterator[State]:
         """Stream the solutions of several members at once; used where `batch` is above one.

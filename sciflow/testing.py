@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from sciflow.component import Component, canonical, check_class
-from sciflow.context import Context
+from sciflow.context import Context, SerialComm
 from sciflow.errors import Invalid, SciflowError
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def _light(cls: type[Component]) -> None:
 
 
 def _collect(problem: Problem, mu: Mapping[str, float], seed: int) -> dict[str, np.ndarray]:
-    from sciflow.worker import Collector
+    from sciflow.states import Collector
 
     ctx = Context(seed=seed)
     collector = Collector(problem, ctx.comm)
@@ -165,6 +165,7 @@ def check_problem(problem: Problem, *, seed: int = 3) -> None:
     else:
         raise AssertionError(f"{problem.name} accepts an unknown parameter")
     _check_constants(problem)
+    _check_restart(problem, point(0.5), seed, one)
     if problem.batch > 1:
         _check_blocks(problem, [point(0.5), point(0.7)], seed)
 
@@ -192,6 +193,31 @@ def _check_axes(problem: Problem) -> None:
         assert np.all(np.diff(values) > 0), f"{problem.name}: coordinates of {axis!r} do not increase"
     for axis in problem.periodic:
         assert axis in sizes, f"{problem.name}: the periodic axis {axis!r} has no coordinates"
+
+
+def _check_restart(
+    problem: Problem, mu: Mapping[str, float], seed: int, whole: Mapping[str, np.ndarray]
+) -> None:
+    """A member that goes on after any of its states has the bits of one that was not interrupted."""
+    import numpy as np
+
+    from sciflow.states import Assembler, as_parts
+
+    saved = []
+    for state in problem.solve(mu, Context(seed=seed)):
+        saved.append(None if state.restart is None else {k: v.copy() for k, v in state.restart().items()})
+    for count, arrays in enumerate(saved[:-1], 1):
+        if arrays is None:
+            continue
+        made = Assembler(problem, SerialComm(), seen=count)
+        for state in problem.resume(mu, Context(seed=seed), arrays):
+            level = made.seen
+            for name, value in made.take(as_parts(state, SerialComm())).items():
+                again = np.asarray(value, dtype=whole[name].dtype)
+                assert again.tobytes() == whole[name][level].tobytes(), (
+                    f"{problem.name}, {name!r}: resumed after {count} states, other bits in state {level}"
+                )
+        made.finish()
 
 
 def _check_constants(problem: Problem) -> None:
@@ -227,7 +253,7 @@ def _check_blocks(problem: Problem, points: list[dict[str, float]], seed: int) -
 
 
 def _collect_block(problem: Problem, mu: Mapping[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
-    from sciflow.worker import Collector
+    from sciflow.states import Collector
 
     ctx = Context(seed=seed)
     collector = Collector(problem, ctx.comm, len(mu["member"]))

@@ -9,7 +9,7 @@ import pytest
 
 from sciflow import Context, Field, Invalid, NotFound, Parameter, ParameterSpace, Part, Problem, State
 from sciflow.jobs import EventLog, EventReader, JobSpec, tail
-from sciflow.worker import Collector
+from sciflow.states import Collector
 from tests.toys import Wave
 
 X = np.arange(8.0)

@@ -93,7 +93,8 @@ class Heat(Problem):
             "temperature": Field(("time", "y", "x"), "K", description="rise over the ambient temperature"),
         }
         if self.dofs:
-            found["temperature_dof"] = Field(("time", "dof"), "K", "float64", "finite-element solution")
+            axis, notes = _space(self.degree)
+            found["temperature_dof"] = Field(("time", axis), "K", "float64", "finite-element solution", notes)
         return found
 
     def coordinates(self) -> Mapping[str, np.ndarray]:
@@ -107,12 +108,12 @@ class Heat(Problem):
             "x": points,
         }
         if self.dofs:
-            axes["dof"] = np.arange((self.cells * self.degree + 1) ** 2)
+            axes[_space(self.degree)[0]] = np.arange((self.cells * self.degree + 1) ** 2)
         return axes
 
     def axis_units(self) -> Mapping[str, str]:
         """See `Problem.axis_units`."""
-        return {"time": "s", "x": "m", "y": "m", "dof": "1"}
+        return {"time": "s", "x": "m", "y": "m", "node": "1", "dof": "1"}
 
     def solve(self, mu: Mapping[str, float], ctx: Context) -> Iterator[State]:
         """See `Problem.solve`.
@@ -127,6 +128,14 @@ class Heat(Problem):
         from sciflow_fenics.heat import solve
 
         return solve(self, mu, ctx)
+
+    def resume(
+        self, mu: Mapping[str, float], ctx: Context, restart: Mapping[str, np.ndarray]
+    ) -> Iterator[State]:
+        """See `Problem.resume`."""
+        from sciflow_fenics.heat import solve
+
+        return solve(self, mu, ctx, restart)
 
     def constants(self, ctx: Context) -> Mapping[str, tuple[Field, np.ndarray]]:
         """The mesh, where degrees of freedom are stored."""
@@ -182,8 +191,9 @@ class Darcy(Problem):
             "pressure": Field(("y", "x"), "1", description="zero on the boundary"),
         }
         if self.dofs:
-            found["permeability_node"] = Field(("node",), "1", "float64", "at the mesh nodes")
-            found["pressure_dof"] = Field(("dof",), "1", "float64", "finite-element solution")
+            axis, notes = _space(self.degree)
+            found["permeability_node"] = Field(("node",), "1", "float64", "at the mesh nodes", _space(1)[1])
+            found["pressure_dof"] = Field((axis,), "1", "float64", "finite-element solution", notes)
         return found
 
     def coordinates(self) -> Mapping[str, np.ndarray]:
@@ -194,7 +204,7 @@ class Darcy(Problem):
         axes: dict[str, np.ndarray] = {"y": points, "x": points}
         if self.dofs:
             axes["node"] = np.arange((self.cells + 1) ** 2)
-            axes["dof"] = np.arange((self.cells * self.degree + 1) ** 2)
+            axes[_space(self.degree)[0]] = np.arange((self.cells * self.degree + 1) ** 2)
         return axes
 
     def axis_units(self) -> Mapping[str, str]:
@@ -222,6 +232,13 @@ class Darcy(Problem):
         from sciflow_fenics.darcy import solve
 
         return solve(self, mu, ctx)
+
+
+def _space(degree: int) -> tuple[str, dict[str, str]]:
+    """Axis and attributes of a Lagrange space: of degree 1 its values are those at the nodes."""
+    if degree == 1:
+        return "node", {"mesh": "mesh", "location": "node", "element": "Lagrange 1 triangle"}
+    return "dof", {"mesh": "mesh", "element": f"Lagrange {degree} triangle", "cell_dofs": "cell_dofs"}
 
 
 def _check_mesh(cells: int, degree: Any, grid: int) -> None:

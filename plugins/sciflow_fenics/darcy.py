@@ -10,8 +10,9 @@ import ufl
 from dolfinx import fem
 from petsc4py import PETSc
 
+from sciflow.artifact.share import Share
 from sciflow.errors import Diverged, Invalid
-from sciflow.problem import State
+from sciflow.problem import Part, State
 from sciflow_fenics import compat
 from sciflow_fenics.kept import kept
 from sciflow_fenics.lattice import DofOrder, Sampler, communicator, lattice_index, on_rim, square
@@ -200,7 +201,10 @@ def solve(darcy: Darcy, mu: Mapping[str, float], ctx: Context) -> Iterator[State
     if np.abs(logarithm).max() > np.log(SPREAD):
         raise Diverged(f"the permeability leaves [{1 / SPREAD:.0e}, {SPREAD:.0e}], variance {mu['variance']}")
     iterations = flow.solve(np.exp(logarithm), mu["source"])
-    fields = {"permeability": samplers[0](flow.permeability), "pressure": samplers[1](flow.pressure)}
+    fields: dict[str, Part | Share] = {
+        "permeability": samplers[0](flow.permeability),
+        "pressure": samplers[1](flow.pressure),
+    }
     if darcy.dofs:
         fields["permeability_node"] = orders[0](flow.permeability)
         fields["pressure_dof"] = orders[1](flow.pressure)

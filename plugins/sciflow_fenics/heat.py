@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,8 +12,9 @@ from dolfinx import fem
 from mpi4py import MPI
 from petsc4py import PETSc
 
+from sciflow.artifact.share import Share
 from sciflow.errors import Diverged, Invalid
-from sciflow.problem import State
+from sciflow.problem import Part, State
 from sciflow_fenics import compat
 from sciflow_fenics.kept import kept
 from sciflow_fenics.lattice import DofOrder, Sampler, communicator, on_rim, square
@@ -214,8 +216,10 @@ def _steps(heat: Heat, level: int) -> list[tuple[float, float]]:
     return [(dt / 2, 1.0)] * (2 * damped) + [(dt, 0.5)] * (heat.substeps - damped)
 
 
-def solve(heat: Heat, mu: Mapping[str, float], ctx: Context) -> Iterator[State]:
-    """Stream the stored time levels; see `Problem.solve`."""
+def solve(
+    heat: Heat, mu: Mapping[str, float], ctx: Context, restart: Mapping[str, np.ndarray] | None = None
+) -> Iterator[State]:
+    """Stream the stored time levels, all or those after a restart point; see `Problem.solve`."""
     mu = heat.parameters.checked(mu)
     if mu["width"] <= 0:
         raise Invalid(f"the width of the source must be positive, got {mu['width']} m")
@@ -229,8 +233,10 @@ def solve(heat: Heat, mu: Mapping[str, float], ctx: Context) -> Iterator[State]:
     def boundary(x: np.ndarray) -> np.ndarray:
         return np.full(x.shape[1], mu["boundary"])
 
-    rise = np.zeros_like(system.rise.x.array)
-    for level in range(heat.levels):
+    rise, first = np.zeros_like(system.rise.x.array), 0
+    if restart is not None:
+        rise, first = restart["rise"], int(restart["level"])
+    for level in range(first, heat.levels):
         # Set anew after every yield: the caller may have solved another member meanwhile.
         system.begin(mu["beta"], rise, source)
         newton = linear = 0
@@ -242,9 +248,11 @@ def solve(heat: Heat, mu: Mapping[str, float], ctx: Context) -> Iterator[State]:
                 raise Diverged(f"time level {level}, step {step}: {error}") from None
             newton, linear = newton + counts[0], linear + counts[1]
         rise = system.rise.x.array.copy()
-        fields = {"temperature": sample(system.rise)}
+        fields: dict[str, Part | Share] = {"temperature": sample(system.rise)}
         if level == 0:
             fields["source"] = sample(system.source)
         if heat.dofs:
             fields["temperature_dof"] = order(system.rise)
-        yield State(heat.end * (level + 1) / heat.levels, fields, {"newton": newton, "linear": linear})
+        saved: Callable[[], dict[str, np.ndarray]] = partial(dict, rise=rise, level=np.array(level + 1))
+        counts_of = {"newton": newton, "linear": linear}
+        yield State(heat.end * (level + 1) / heat.levels, fields, counts_of, saved)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from mpi4py import MPI
 
+from sciflow.artifact.share import Share
 from sciflow.errors import Invalid
 from sciflow.problem import Part
 from sciflow.schema import Field
@@ -134,7 +135,7 @@ class Sampler:
 
 
 class DofOrder:
-    """This rank's degrees of freedom in the lattice order.
+    """This rank's degrees of freedom, and where they are in the lattice order.
 
     Parameters
     ----------
@@ -151,9 +152,9 @@ class DofOrder:
         self._size = size
         self.index = lattice_index(space.tabulate_dof_coordinates()[:size], per_side, side)
 
-    def __call__(self, function: Any) -> Part:
-        """This rank's values and their positions in the lattice."""
-        return Part(self.index, np.array(function.x.array[: self._size], dtype=np.float64))
+    def __call__(self, function: Any) -> Share:
+        """This rank's values, to be written as they are, and their positions in the lattice."""
+        return Share(index=self.index, values=np.array(function.x.array[: self._size], dtype=np.float64))
 
 
 @lru_cache(maxsize=4)
@@ -172,8 +173,9 @@ def mesh_arrays(cells: int, degree: int, side: float, unit: str) -> Mapping[str,
     Returns
     -------
     mapping
-        ``node_x``, ``node_y`` (node), ``triangles`` (face, corner) into the nodes, anticlockwise,
-        and ``dof_x``, ``dof_y`` (dof).
+        ``mesh``, whose attributes describe the others; ``node_x``, ``node_y`` (node); ``triangles``
+        (face, corner) into the nodes, anticlockwise. For degree 2 also ``dof_x``, ``dof_y`` (dof)
+        and ``cell_dofs`` (face, local): corners, then the middles of the edges 01, 12, 20.
 
     References
     ----------
@@ -196,12 +198,27 @@ def mesh_arrays(cells: int, degree: int, side: float, unit: str) -> Mapping[str,
 
     node_x, node_y = lattice(cells + 1)
     dof_x, dof_y = lattice(cells * degree + 1)
-    node, dof = Field(("node",), unit, "float64"), Field(("dof",), unit, "float64")
-    corner = Field(("face", "corner"), "1", "int64", "nodes of each triangle")
-    return {
-        "node_x": (node, node_x),
-        "node_y": (node, node_y),
-        "triangles": (corner, triangles),
-        "dof_x": (dof, dof_x),
-        "dof_y": (dof, dof_y),
+    role = {"cf_role": "face_node_connectivity", "start_index": 0}
+    topology = {
+        "cf_role": "mesh_topology",
+        "topology_dimension": 2,
+        "node_coordinates": "node_x node_y",
+        "face_node_connectivity": "triangles",
     }
+    found = {
+        "mesh": (Field((), "1", "int32", "topology of the mesh", topology), np.zeros((), np.int32)),
+        "node_x": (Field(("node",), unit, "float64", "x of the nodes"), node_x),
+        "node_y": (Field(("node",), unit, "float64", "y of the nodes"), node_y),
+        "triangles": (Field(("face", "corner"), "1", "int64", "nodes of each triangle", role), triangles),
+    }
+    if degree == 2:
+        row, column = np.divmod(triangles, cells + 1)
+        corners = 2 * row * (2 * cells + 1) + 2 * column
+        middles = (corners + np.roll(corners, -1, axis=1)) // 2
+        local = Field(("face", "local"), "1", "int64", "degrees of freedom of each triangle")
+        found |= {
+            "dof_x": (Field(("dof",), unit, "float64", "x of the degrees of freedom"), dof_x),
+            "dof_y": (Field(("dof",), unit, "float64", "y of the degrees of freedom"), dof_y),
+            "cell_dofs": (local, np.concatenate([corners, middles], axis=1)),
+        }
+    return found

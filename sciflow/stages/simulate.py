@@ -97,6 +97,9 @@ class Simulate(Stage):
         for name, field in problem.fields.items():
             shape = (len(points), *(len(sizes[a]) for a in field.axes))
             out.create(name, member_field(field), shape, member=True)
+        if "step" in sizes:
+            times = Field(("member", "step"), units.get("time", "s"), "float64", "time of each step")
+            out.create("time", times, (len(points), len(sizes["step"])), member=True)
         out.write("parameters", points, ENSEMBLE["parameters"])
         out.describe(
             parameters=list(problem.parameters),
@@ -131,11 +134,37 @@ class Simulate(Stage):
                 f"solver_{metric}", np.array(values), Field(("member",), "1", "float64", "summed over time")
             )
         out.describe(failures=failures)
+        if "step" in self.problem.coordinates():
+            steps = np.array([records[m].get("levels", 0) for m in range(len(points))], dtype=np.int64)
+            out.write("n_steps", steps, Field(("member",), "1", "int64", "steps of each member"))
+        _seal_numberings(out, records, len(points))
+
+
+def _seal_numberings(out: Writer, records: Mapping[int, Mapping[str, Any]], count: int) -> None:
+    """Note for each member in which order its degrees of freedom are stored."""
+    import numpy as np
+
+    found: dict[str, set[str]] = {}
+    for record in records.values():
+        for field, name in record.get("numberings", {}).items():
+            found.setdefault(field, set()).add(name)
+    names = {field: sorted(group) for field, group in sorted(found.items())}
+    for name in sorted({n for group in names.values() for n in group}):
+        out.adopt(name)
+    for field, group in names.items():
+        which = np.full(count, -1, dtype=np.int32)
+        for member, record in records.items():
+            if field in record.get("numberings", {}):
+                which[member] = group.index(record["numberings"][field])
+        text = f"which of the attribute numberings[{field}] holds; -1 none"
+        out.write(f"{field}_numbering", which, Field(("member",), "1", "int32", text))
+    if names:
+        out.describe(numberings=names)
 
 
 def member_field(field: Field) -> Field:
     """The field of a problem with the ``member`` axis of an ensemble in front."""
-    return Field(("member", *field.axes), field.unit, field.dtype, field.description)
+    return Field(("member", *field.axes), field.unit, field.dtype, field.description, field.attributes)
 
 
 def points_of(design: Artifact, problem: Problem) -> np.ndarray:
@@ -216,6 +245,7 @@ class Campaign:
         """
         self._constants()
         # A crash may have had a passing cause (memory, a lost node): it is tried again once a run.
+        self.out.recover()
         self._done = {m for m, r in self.out.committed().items() if not r.get("crash")}
         queue = self._split(self._missing())
         running: list[_Running] = []

@@ -12,7 +12,8 @@ import numpy as np
 
 from sciflow import Context
 from sciflow.errors import SciflowError
-from sciflow.worker import Collector, communicator
+from sciflow.states import Collector
+from sciflow.worker import communicator
 from sciflow_fenics.components import sciflow_components
 
 

@@ -8,7 +8,7 @@ from dolfinx.fem import Function
 from mpi4py import MPI
 
 from sciflow import Context, Diverged, Invalid
-from sciflow.worker import Collector
+from sciflow.states import Collector
 from sciflow_fenics.compat import function_space
 from sciflow_fenics.components import Darcy, Heat
 from sciflow_fenics.heat import Conduction
@@ -186,7 +186,12 @@ def test_dofs_and_mesh_describe_the_same_field_as_the_grid(degree):
     area = (a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]) / 2
     np.testing.assert_allclose(area, 0.01 / 128, err_msg="corners go anticlockwise")
     np.testing.assert_array_equal(np.unique(mesh["triangles"], axis=0), mesh["triangles"])
-    assert len(mesh["dof_x"]) == len(problem.coordinates()["dof"])
+    axis = "node" if degree == 1 else "dof"
+    assert len(mesh[f"{axis}_x"]) == len(problem.coordinates()[axis])
+    if degree == 2:
+        at = np.stack([mesh["dof_x"], mesh["dof_y"]], axis=-1)[mesh["cell_dofs"]]
+        np.testing.assert_allclose(at[:, :3], corners, atol=1e-15)
+        np.testing.assert_allclose(at[:, 3:], (corners + np.roll(corners, -1, axis=1)) / 2, atol=1e-15)
 
 
 def test_the_source_on_the_grid_is_the_gaussian():

@@ -1,22 +1,17 @@
-"""Samples: the one seam between storage and training; a stored ensemble read in shuffled batches."""
+"""Samples: the one seam between storage and training."""
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sciflow.errors import Invalid, NotFound, nearest
+from sciflow.errors import NotFound, nearest
 from sciflow.schema import Field
 
 if TYPE_CHECKING:
     import numpy as np
-
-    from sciflow.artifact import Artifact
-
-_SELECT = re.compile(r"([a-z][a-z0-9_]*)(?:\[(-?\d+)\])?\Z")
 
 
 @dataclass(frozen=True)
@@ -108,108 +103,3 @@ class Samples(ABC):
         epoch : int
             Number of the epoch.
         """
-
-
-class Stored(Samples):
-    """Members of an ensemble artifact as samples, held in memory.
-
-    Parameters
-    ----------
-    ensemble : Artifact
-        Of kind ``ensemble``.
-    inputs, outputs : sequence of str
-        Names of fields or parameters. ``"u"`` takes all time levels as they are, ``"u[0]"`` the
-        first, ``"u[-1]"`` the last.
-    members : sequence of int or None
-        Which members, in this order; ``None`` takes all that ended well.
-
-    Raises
-    ------
-    NotFound
-        If a name or member does not exist.
-    Invalid
-        If a member failed, or a time level is selected from a field without a time axis.
-    """
-
-    def __init__(
-        self,
-        ensemble: Artifact,
-        inputs: Sequence[str],
-        outputs: Sequence[str],
-        members: Sequence[int] | np.ndarray | None = None,
-    ) -> None:
-        import numpy as np
-
-        status = ensemble.read("status")
-        good = np.flatnonzero(status == 1)
-        chosen = good if members is None else np.asarray(members, dtype=np.int64)
-        bad = sorted(set(chosen.tolist()) - set(good.tolist()))
-        if bad:
-            raise Invalid(f"{ensemble.path}: members {bad[:10]} have no result (they failed or do not exist)")
-        self.members = chosen
-        fields: dict[str, Field] = {}
-        self._arrays: dict[str, np.ndarray] = {}
-        self._inputs, self._outputs = tuple(inputs), tuple(outputs)
-        for name in (*inputs, *outputs):
-            if name not in self._arrays:
-                fields[name], self._arrays[name] = _select(ensemble, name, chosen)
-        axes = {axis for field in fields.values() for axis in field.axes}
-        self.signature = Signature(
-            {n: fields[n] for n in inputs},
-            {n: fields[n] for n in outputs},
-            {axis: ensemble.read(axis) for axis in sorted(axes)},
-            tuple(ensemble.attributes.get("periodic", ())),
-        )
-
-    def __len__(self) -> int:
-        return len(self.members)
-
-    def batches(self, size: int, *, seed: int | None, epoch: int = 0) -> Iterator[Batch]:
-        """See `Samples.batches`."""
-        import numpy as np
-
-        order = np.arange(len(self))
-        if seed is not None:
-            order = np.random.default_rng([seed, epoch]).permutation(len(self))
-        for start in range(0, len(self), size):
-            pick = order[start : start + size]
-            yield Batch(
-                {n: self._arrays[n][pick] for n in self._inputs},
-                {n: self._arrays[n][pick] for n in self._outputs},
-            )
-
-    def all(self) -> Batch:
-        """Every sample in member order."""
-        return next(self.batches(max(1, len(self)), seed=None))
-
-
-def _select(ensemble: Artifact, text: str, members: np.ndarray) -> tuple[Field, np.ndarray]:
-    match = _SELECT.match(text)
-    if match is None:
-        raise Invalid(f"{text!r} is not a field: write 'name', or 'name[i]' for one time level")
-    name, level = match.group(1), match.group(2)
-    names = list(ensemble.attributes.get("parameters", ()))
-    if name in names:
-        unit = ensemble.attributes["parameter_units"][names.index(name)]
-        return Field((), unit), ensemble.read("parameters")[members, names.index(name)].astype("float32")
-    data_fields = {
-        k: f for k, f in ensemble.schema.fields.items() if f.axes[:1] == ("member",) and len(f.axes) > 1
-    }
-    data_fields.pop("parameters", None)
-    if name not in data_fields:
-        raise NotFound(
-            f"{ensemble.path}: no field or parameter {name!r}. {nearest(name, [*data_fields, *names])}"
-        )
-    field = data_fields[name]
-    axes = field.axes[1:]
-    values = ensemble.array(name).oindex[members] if len(members) else ensemble.read(name)[:0]
-    if level is None:
-        return Field(axes, field.unit, field.dtype, field.description), values
-    if "time" not in axes:
-        raise Invalid(f"{text!r}: the field {name!r} has no time axis (axes {axes})")
-    position = axes.index("time")
-    steps = values.shape[position + 1]
-    if not -steps <= int(level) < steps:
-        raise Invalid(f"{text!r}: there are {steps} time levels")
-    kept = tuple(a for a in axes if a != "time")
-    return Field(kept, field.unit, field.dtype, field.description), values.take(int(level), position + 1)

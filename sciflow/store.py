@@ -107,6 +107,31 @@ class Store:
         if base.is_dir():
             yield from sorted(p for p in base.iterdir() if p.is_dir())
 
+    def snapshot(self, name: str) -> Artifact:
+        """What an artifact holds now, whether it is published or still being written.
+
+        Parameters
+        ----------
+        name : str
+            Of its directory, ``<kind>-<recipe>``.
+
+        Returns
+        -------
+        Artifact
+            A `Snapshot` of an ensemble that is being written: take another one to see more.
+
+        Raises
+        ------
+        NotFound
+            If there is neither.
+        """
+        from sciflow.artifact.snapshot import Snapshot
+
+        try:
+            return Snapshot(self.root / "partial" / name / "artifact")
+        except NotFound:
+            return Artifact.open(self.root / "artifacts" / name)
+
     @contextlib.contextmanager
     def writer(self, schema: Schema, recipe: str) -> Iterator[Writer]:
         """Write the artifact with this recipe; the only process to do so.

@@ -17,6 +17,7 @@ from sciflow import (
     Part,
     Problem,
     Report,
+    Share,
     State,
     Surrogate,
     hookimpl,
@@ -110,6 +111,94 @@ class Block(Problem):
             yield State(t, {"u": u})
 
 
+@dataclass(frozen=True)
+class March(Problem):
+    """A recurrence that can go on from any state, with degrees of freedom spread over the ranks.
+
+    Every level that is computed is noted in the job's scratch directory.
+    """
+
+    name: ClassVar[str] = "toy_march"
+    parameters: ClassVar[ParameterSpace] = SPACE
+    levels: int = 6
+    points: int = 7
+    pause: float = 0.0
+
+    @property
+    def fields(self):
+        return {
+            "u": Field(("time", "x"), "K"),
+            "v": Field(("time", "dof"), "Pa", "float64"),
+            "q": Field(("x",), "W"),
+        }
+
+    def coordinates(self):
+        import numpy as np
+
+        return {
+            "time": np.arange(1.0, self.levels + 1),
+            "x": np.linspace(0, 1, self.points),
+            "dof": np.arange(float(self.points)),
+        }
+
+    def solve(self, mu, ctx):
+        import numpy as np
+
+        return self.resume(mu, ctx, {"w": np.linspace(0, mu["a"], self.points), "level": 0})
+
+    def resume(self, mu, ctx, restart):
+        import time
+
+        import numpy as np
+
+        rank, size = ctx.comm.rank, ctx.comm.size
+        mine = np.arange(self.points)[::-1][rank::size]
+        w = np.array(restart["w"])
+        for level in range(int(restart["level"]), self.levels):
+            time.sleep(self.pause)
+            w = mu["a"] * np.cos(3 * w + level) + mu["b"]
+            if rank == 0 and str(ctx.scratch) != ".":
+                ctx.scratch.mkdir(parents=True, exist_ok=True)
+                with (ctx.scratch.parent.parent / "computed").open("a") as file:
+                    file.write(f"{ctx.seed} {level}\n")
+            fields = {"v": Share(w[mine], mine)}
+            if rank == 0:
+                fields |= {"u": w} | ({"q": w + 1} if level == 0 else {})
+            yield State(
+                level + 1.0,
+                fields,
+                {"steps": 1},
+                lambda w=w, level=level: {"w": w, "level": np.array(level + 1)},
+            )
+
+
+@dataclass(frozen=True)
+class Steps(Problem):
+    """Chooses its steps itself: members end after different numbers of them."""
+
+    name: ClassVar[str] = "toy_steps"
+    parameters: ClassVar[ParameterSpace] = SPACE
+    fields: ClassVar[dict] = {"u": Field(("step", "x"), "K")}
+    most: int = 9
+    back: bool = False
+
+    def coordinates(self):
+        import numpy as np
+
+        return {"step": np.arange(float(self.most)), "x": np.linspace(0, 1, 5)}
+
+    def times(self, a):
+        import numpy as np
+
+        return np.cumsum(np.full(2 + int(3 * a), a))
+
+    def solve(self, mu, ctx):
+        import numpy as np
+
+        for t in self.times(mu["a"]):
+            yield State(-t if self.back else t, {"u": mu["b"] + t * np.linspace(0, 1, 5)})
+
+
 class Line(Model):
     """y = x W + c by least squares."""
 
@@ -167,7 +256,7 @@ class Least(Surrogate):
         return Line(signature, np.asarray(state["weights"]))
 
 
-TOYS = (Wave, Block, Least)
+TOYS = (Wave, Block, March, Steps, Least)
 
 
 @hookimpl

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 from collections.abc import Mapping
@@ -44,6 +45,10 @@ class _Shards(dict[int, memoryview]):
             raise NotFound(
                 f"{self._path}: member {member} is not there (failed, or not yet computed)"
             ) from None
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise Invalid(f"{self._path / key} is a symbolic link, not a file; it is not followed") from None
+            raise
         try:
             size = os.fstat(handle).st_size
             chunks, rest = divmod(size - layout.size(0), layout.record)
@@ -225,7 +230,7 @@ class Gather:
         layout = self.layout
         fill = np.nan if layout.dtype.kind == "f" else 0
         out = np.full((len(members), *layout.shape), fill, layout.dtype)
-        rows = out.reshape(len(members), layout.levels, -1)
+        rows = out.reshape(len(members), layout.levels, layout.sample_bytes // layout.dtype.itemsize)
         for row, member in enumerate(members.tolist()):
             try:
                 levels = len(self._shards[member]) // layout.record * layout.together
@@ -233,7 +238,7 @@ class Gather:
                 continue
             if levels:
                 one = self.read(np.array([member]), np.array([0]), levels)
-                rows[row, :levels] = one.reshape(levels, -1)
+                rows[row, :levels] = one.reshape(levels, rows.shape[2])
         return out
 
     def prefetch(self, members: np.ndarray, levels: np.ndarray, count: int = 1) -> None:

@@ -66,7 +66,7 @@ class Evaluate(Stage):
 
     def run(self, inputs: Mapping[str, Artifact], out: Writer, ctx: Context) -> None:
         """Predict and score."""
-        from sciflow.samples import Stored
+        from sciflow.stored import Stored
 
         model = load_model(inputs["model"])
         names = tuple(model.signature.inputs), tuple(model.signature.outputs)

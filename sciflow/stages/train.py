@@ -81,7 +81,7 @@ class Train(Stage):
         """Also refuse fields that the ensemble does not have."""
         super().check(inputs)
         require(self.surrogate)
-        from sciflow.samples import Stored
+        from sciflow.stored import Stored
 
         Stored(inputs["ensemble"], self.inputs_of, self.outputs_of, members=())
 
@@ -89,7 +89,7 @@ class Train(Stage):
         """Fit, keeping checkpoints, and store the model."""
         import numpy as np
 
-        from sciflow.samples import Stored
+        from sciflow.stored import Stored
 
         ensemble = inputs["ensemble"]
         good = np.flatnonzero(ensemble.read("status") == 1)

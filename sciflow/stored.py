@@ -1,0 +1,318 @@
+"""Stored: members of an ensemble on disk as training samples, in shuffled batches."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sciflow.artifact.gather import Gather, Verify
+from sciflow.errors import Invalid, NotFound, nearest
+from sciflow.samples import Batch, Samples, Signature
+from sciflow.schema import Field
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from sciflow.artifact import Artifact
+
+AHEAD = 2
+"""Batches that the system is asked to read in advance."""
+CACHED = 1.5e9
+"""Bytes per second above which data come from memory, so that asking in advance only costs."""
+
+_SELECT = re.compile(r"([a-z][a-z0-9_]*)(?:\[(-?\d+)\])?\Z")
+
+
+@dataclass
+class _Source:
+    """Where the values of one input or output come from.
+
+    Attributes
+    ----------
+    field : Field
+        As it stands in a batch.
+    values : ndarray, shape (member,), or None
+        Of a parameter.
+    gather : Gather or None
+        Of a field.
+    shift : int or ndarray, shape (member,)
+        First time level relative to the sample's.
+    count : int
+        How many time levels.
+    """
+
+    field: Field
+    values: np.ndarray | None = None
+    gather: Gather | None = None
+    shift: int | np.ndarray = 0
+    count: int = 1
+
+    def levels(self, members: np.ndarray, levels: np.ndarray) -> np.ndarray:
+        """First time level to read for samples that begin at `levels`."""
+        assert self.gather is not None
+        if not self.gather.layout.timed:
+            return levels * 0
+        return levels + (self.shift if isinstance(self.shift, int) else self.shift[members])
+
+    def read(self, members: np.ndarray, levels: np.ndarray) -> np.ndarray:
+        """Values of some samples, shape (batch, ...)."""
+        if self.gather is None:
+            assert self.values is not None
+            return self.values[members]  # type: ignore[no-any-return]
+        found = self.gather.read(members, self.levels(members, levels), self.count)
+        kept = any(a in ("time", "step", "lead") for a in self.field.axes)
+        return found if kept else found[:, 0]
+
+
+class Stored(Samples):
+    """Members of an ensemble artifact as samples, read when they are asked for.
+
+    It holds no data, no locks and no threads; a data loader's processes may be forked from it, and
+    it can be sent to others.
+
+    Parameters
+    ----------
+    ensemble : Artifact
+        Of kind ``ensemble``, or a `Snapshot` of one that is still being written.
+    inputs, outputs : sequence of str
+        Names of fields or parameters. ``"u"`` takes all time levels as they are, ``"u[0]"`` the
+        first, ``"u[-1]"`` the last. With a window plain names alone.
+    members : sequence of int or None
+        Which members, in this order; ``None`` takes all that ended well.
+    window : tuple of int or None
+        ``(k, l)``: a sample is ``k`` consecutive time levels of the inputs (axis ``time``; none
+        for one) and the ``l`` that follow of the outputs (axis ``lead``), at every level where
+        they fit.
+    block : int or None
+        Shuffle among so many members at a time, so that a disk reads them together; ``None``
+        shuffles everything.
+    shard : tuple of int
+        Rank and number of data-parallel ranks. All get equally many samples; the first ones are
+        given twice where the number does not divide.
+    verify : {"off", "first", "always"}
+        When checksums are compared.
+
+    Raises
+    ------
+    NotFound
+        If a name or member does not exist.
+    Invalid
+        If a member failed, a time level is selected from a field without a time axis, or the
+        window is longer than the trajectories.
+    """
+
+    def __init__(
+        self,
+        ensemble: Artifact,
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        members: Sequence[int] | np.ndarray | None = None,
+        *,
+        window: tuple[int, int] | None = None,
+        block: int | None = None,
+        shard: tuple[int, int] = (0, 1),
+        verify: Verify = "first",
+    ) -> None:
+        import numpy as np
+
+        if not 0 <= shard[0] < shard[1]:
+            raise Invalid(f"shard {shard}: the rank must be below the number of ranks")
+        if block is not None and block < 1:
+            raise Invalid(f"a block holds at least one member, got {block}")
+        good = ensemble.members()
+        chosen = good if members is None else np.asarray(members, dtype=np.int64)
+        bad = sorted(set(chosen.tolist()) - set(good.tolist()))
+        if bad:
+            raise Invalid(f"{ensemble.path}: members {bad[:10]} have no result (they failed or do not exist)")
+        self.members = chosen
+        self._block, self._shard = block, shard
+        choose = _Chooser(ensemble, window, verify)
+        self._inputs = {n: choose(n, "in") for n in inputs}
+        self._outputs = {n: choose(n, "out") for n in outputs}
+        self._member, self._level = choose.places(chosen)
+        fields = [s.field for s in (*self._inputs.values(), *self._outputs.values())]
+        self.signature = Signature(
+            {n: s.field for n, s in self._inputs.items()},
+            {n: s.field for n, s in self._outputs.items()},
+            {axis: choose.coordinate(axis) for axis in sorted({a for f in fields for a in f.axes})},
+            tuple(ensemble.attributes.get("periodic", ())),
+        )
+
+    def __len__(self) -> int:
+        return (len(self._member) + self._shard[1] - 1) // self._shard[1]
+
+    def order(self, seed: int | None, epoch: int = 0) -> np.ndarray:
+        """This rank's samples of one epoch in the order of the batches; a function of its arguments.
+
+        Returns
+        -------
+        ndarray of int64, shape (len(self),)
+            Positions for `take`.
+        """
+        import numpy as np
+
+        count = len(self._member)
+        order = np.arange(count)
+        if seed is not None:
+            rng = np.random.default_rng([seed, epoch])
+            if self._block is None:
+                order = rng.permutation(count)
+            else:
+                _, number = np.unique(self._member, return_inverse=True)
+                blocks = number // self._block
+                shuffled = [
+                    rng.permutation(np.flatnonzero(blocks == b)) for b in rng.permutation(blocks.max() + 1)
+                ]
+                order = np.concatenate(shuffled)
+        rank, ranks = self._shard
+        return np.resize(order, len(self) * ranks)[rank::ranks] if count else order
+
+    def batches(self, size: int, *, seed: int | None, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
+        """One epoch of batches; see `Samples.batches`.
+
+        Parameters
+        ----------
+        size, seed, epoch
+            See `Samples.batches`.
+        start : int
+            Skip so many batches, to go on in the middle of an epoch.
+        """
+        order = self.order(seed, epoch)
+        picks = [order[i : i + size] for i in range(start * size, len(order), size)]
+        ahead = True
+        for number, pick in enumerate(picks):
+            if ahead:
+                for coming in picks[number + 1 : number + 1 + AHEAD]:
+                    self.prefetch(coming)
+            begin = time.perf_counter()
+            batch = self.take(pick)
+            read = sum(a.nbytes for part in (batch.x, batch.y) for a in part.values())
+            ahead = read < CACHED * (time.perf_counter() - begin)
+            yield batch
+
+    def take(self, samples: np.ndarray | Sequence[int]) -> Batch:
+        """Some samples by their positions in member order."""
+        import numpy as np
+
+        pick = np.asarray(samples, dtype=np.int64)
+        members, levels = self._member[pick], self._level[pick]
+        return Batch(
+            {n: s.read(members, levels) for n, s in self._inputs.items()},
+            {n: s.read(members, levels) for n, s in self._outputs.items()},
+        )
+
+    def prefetch(self, samples: np.ndarray) -> None:
+        """Ask the system to begin reading samples that `take` will want soon."""
+        members, levels = self._member[samples], self._level[samples]
+        for source in (*self._inputs.values(), *self._outputs.values()):
+            if source.gather is not None:
+                source.gather.prefetch(members, source.levels(members, levels), source.count)
+
+    def all(self) -> Batch:
+        """Every sample in member order."""
+        import numpy as np
+
+        return self.take(np.arange(len(self._member)))
+
+    def __getitem__(self, sample: int) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        """One sample as inputs and outputs; with ``len`` what a torch ``DataLoader`` asks for."""
+        return self.__getitems__([sample])[0]
+
+    def __getitems__(self, samples: Sequence[int]) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+        """Several samples in one go, as a ``DataLoader`` asks for them since torch 2.0."""
+        batch = self.take(samples)
+        return [
+            ({n: a[i] for n, a in batch.x.items()}, {n: a[i] for n, a in batch.y.items()})
+            for i in range(len(samples))
+        ]
+
+
+class _Chooser:
+    """Finds the sources of named inputs and outputs in an ensemble."""
+
+    def __init__(self, ensemble: Artifact, window: tuple[int, int] | None, verify: Verify) -> None:
+        if window is not None and min(window) < 1:
+            raise Invalid(f"a window has at least one level in and one out, got {window}")
+        self._ensemble, self._window, self._verify = ensemble, window, verify
+        self._gathers: dict[str, Gather] = {}
+        self._parameters: list[str] = list(ensemble.attributes.get("parameters", ()))
+        self._fields = {
+            k: f
+            for k, f in ensemble.schema.fields.items()
+            if f.axes[:1] == ("member",) and len(f.axes) > 1 and k != "parameters"
+        }
+
+    def __call__(self, text: str, side: str) -> _Source:
+        match = _SELECT.match(text)
+        if match is None:
+            raise Invalid(f"{text!r} is not a field: write 'name', or 'name[i]' for one time level")
+        name, level = match.group(1), match.group(2)
+        ensemble = self._ensemble
+        if name in self._parameters:
+            column = self._parameters.index(name)
+            unit = ensemble.attributes["parameter_units"][column]
+            return _Source(Field((), unit), ensemble.read("parameters")[:, column].astype("float32"))
+        if name not in self._fields:
+            known = [*self._fields, *self._parameters]
+            raise NotFound(f"{ensemble.path}: no field or parameter {name!r}. {nearest(name, known)}")
+        if name not in self._gathers:
+            self._gathers[name] = ensemble.gather(name, verify=self._verify)
+        return self._of_field(text, self._gathers[name], None if level is None else int(level), side)
+
+    def _of_field(self, text: str, gather: Gather, level: int | None, side: str) -> _Source:
+        layout = gather.layout
+        axes, steps = layout.field.axes[1:], layout.levels
+        old = layout.field
+        if level is not None:
+            if not layout.timed:
+                raise Invalid(f"{text!r}: the field {layout.name!r} has no time axis (axes {axes})")
+            if self._window is not None:
+                raise Invalid(f"{text!r}: a window chooses the time levels; name the field alone")
+            if not -steps <= level < steps:
+                raise Invalid(f"{text!r}: there are {steps} time levels")
+            field = Field(axes[1:], old.unit, old.dtype, old.description)
+            if axes[0] == "step" and level < 0:
+                return _Source(field, gather=gather, shift=self._ensemble.read("n_steps") + level)
+            return _Source(field, gather=gather, shift=level % steps)
+        if not layout.timed:
+            return _Source(Field(axes, old.unit, old.dtype, old.description), gather=gather)
+        if self._window is None:
+            if axes[0] == "step":
+                raise Invalid(f"{text!r}: members have steps of their own; select a level or give a window")
+            return _Source(Field(axes, old.unit, old.dtype, old.description), gather=gather, count=steps)
+        before, after = self._window
+        count, axis = (before, "time") if side == "in" else (after, "lead")
+        field = Field((*((axis,) if count > 1 else ()), *axes[1:]), old.unit, old.dtype, old.description)
+        return _Source(field, gather=gather, shift=0 if side == "in" else before, count=count)
+
+    def places(self, members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Member and first time level of every sample."""
+        import numpy as np
+
+        if self._window is None:
+            return members, np.zeros(len(members), dtype=np.int64)
+        timed = [g.layout.levels for g in self._gathers.values() if g.layout.timed]
+        if not timed:
+            raise Invalid("a window needs a field with a time axis")
+        steps = np.full(len(members), min(timed))
+        if "n_steps" in self._ensemble.schema.fields:
+            steps = self._ensemble.read("n_steps")[members]
+        counts = np.maximum(steps - sum(self._window) + 1, 0)
+        if len(members) and not counts.any():
+            raise Invalid(
+                f"a window of {self._window} levels is longer than the trajectories ({steps.max()})"
+            )
+        first = np.repeat(np.cumsum(counts) - counts, counts)
+        return np.repeat(members, counts), np.arange(counts.sum()) - first
+
+    def coordinate(self, axis: str) -> np.ndarray:
+        """Coordinates of an axis of the signature."""
+        import numpy as np
+
+        if self._window is not None and axis in ("time", "lead"):
+            before, after = self._window
+            return np.arange(1.0 - before, 1.0) if axis == "time" else np.arange(1.0, after + 1.0)
+        return self._ensemble.read(axis)

@@ -345,7 +345,7 @@ def _model(artifact: Artifact) -> Section:
     }
     uri = data_uri(_curves(history))
     about = artifact.attributes
-    weights = sum(int(np.prod(artifact.array(f"state_{i}").shape)) for i in range(len(about["state"])))
+    weights = about["weights"]
     parts = [len(artifact.read(f"{p}_members")) for p in ("train", "valid", "test")]
     text = (
         f"<p>{html.escape(about['surrogate']['component'])} with {weights:,} stored numbers, fitted to "

@@ -26,12 +26,14 @@ _guard = threading.Lock()
 
 
 def _started(pid: int) -> str:
-    """When a process of this machine started, in clock ticks since boot; empty if there is none."""
+    """When a process of this machine started, in clock ticks since boot; empty if it is gone."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return ""
-    return text.rpartition(")")[2].split()[19]
+    numbers = text.rpartition(")")[2].split()
+    # One that has ended and whose parent has not asked yet is a zombie: it writes no more.
+    return "" if numbers[0] in "ZX" else numbers[19]
 
 
 def _name(member: int) -> str:

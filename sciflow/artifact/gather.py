@@ -47,7 +47,9 @@ class _Shards(dict[int, memoryview]):
             ) from None
         except OSError as error:
             if error.errno == errno.ELOOP:
-                raise Invalid(f"{self._path / key} is a symbolic link, not a file; it is not followed") from None
+                raise Invalid(
+                    f"{self._path / key} is a symbolic link, not a file; it is not followed"
+                ) from None
             raise
         try:
             size = os.fstat(handle).st_size

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sciflow.artifact.gather import Gather, Verify
 
 DATA = "data.zarr"
+FILES = "files"
 MANIFEST = "meta/manifest.json"
 KEY = "sciflow"
 
@@ -107,6 +108,20 @@ class Artifact:
         """What the stage noted beside the fields, plain JSON."""
         document = json.loads((self.path / DATA / "zarr.json").read_bytes())
         return {k: v for k, v in document["attributes"].items() if k not in (KEY, "Conventions")}
+
+    def file(self, name: str) -> Path:
+        """A file that the stage wrote beside the fields (weights, a configuration).
+
+        Raises
+        ------
+        NotFound
+            If there is none of this name.
+        """
+        path = self.path / FILES / name
+        there = [p.name for p in (self.path / FILES).glob("*")]
+        if name not in there:
+            raise NotFound(f"{self.path}: no file {name!r}. {nearest(name, there)}")
+        return path
 
     def array(self, name: str) -> zarr.Array[Any]:
         """The zarr array of one field, as it is stored: degrees of freedom in the solver's order.

@@ -12,7 +12,7 @@ from sciflow.artifact import journal
 from sciflow.artifact.checksum import crc32c, little
 from sciflow.artifact.layout import Layout
 from sciflow.artifact.scan import scan
-from sciflow.artifact.sealed import DATA, MANIFEST, Artifact, files_digest, read_manifest
+from sciflow.artifact.sealed import DATA, FILES, MANIFEST, Artifact, files_digest, read_manifest
 from sciflow.errors import Invalid, NotFound, nearest
 
 Level = Literal["manifest", "crc", "sha256", "semantic"]
@@ -95,15 +95,21 @@ def findings(path: Path, level: str = "manifest") -> Iterator[Finding]:
 
 
 def _against_manifest(path: Path, manifest: Mapping[str, Any], *, full: bool) -> Iterator[Finding]:
-    root = path / DATA
     listed: dict[str, list[Any]] = manifest["files"]
     if files_digest(listed) != manifest["digest"]:
         yield Finding("manifest", MANIFEST, "the list of files does not match the digest")
-    found = {str(p.relative_to(root)): p for p in root.rglob("*") if p.is_symlink() or not p.is_dir()}
-    for name in sorted(found.keys() - listed.keys()):
-        yield Finding("foreign", f"{DATA}/{name}", "was not published with this artifact")
+    if manifest["format"] == 1:  # which knew no files beside the zarr group
+        listed = {f"{DATA}/{name}": entry for name, entry in listed.items()}
+    found = {
+        str(p.relative_to(path))
+        for folder in (DATA, FILES)
+        for p in (path / folder).rglob("*")
+        if p.is_symlink() or not p.is_dir()
+    }
+    for name in sorted(found - listed.keys()):
+        yield Finding("foreign", name, "was not published with this artifact")
     for name, (size, sha256, modified) in listed.items():
-        yield from _file(root / name, f"{DATA}/{name}", size, sha256, None if full else modified)
+        yield from _file(path / name, name, size, sha256, None if full else modified)
     for name, (size, sha256) in manifest.get("meta", {}).items():
         yield from _file(path / "meta" / name, f"meta/{name}", size, sha256, None)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from sciflow.artifact.journal import Journal
 from sciflow.artifact.layout import Layout, whole_document
 from sciflow.artifact.member import DATA, Member
 from sciflow.artifact.scan import scan
-from sciflow.artifact.sealed import KEY, MANIFEST, Artifact, files_digest, seal
+from sciflow.artifact.sealed import FILES, KEY, MANIFEST, Artifact, files_digest, seal
 from sciflow.artifact.share import write_whole
 from sciflow.errors import Failed, Invalid, NotFound
 from sciflow.schema import FORMAT, Field, Schema
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 META = "meta"
 SPEC = "meta/spec.json"
 DAMAGED = "meta/damaged"
+
+_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 
 
 class Writer:
@@ -175,6 +178,25 @@ class Writer:
         write_whole(self.path / DATA, name, array, field, self.disk, sync=False)
         if name not in self._fields:
             self._register(name, field)
+
+    def write_file(self, name: str, data: bytes) -> None:
+        """Write a file beside the zarr group (``files/<name>``): weights, a configuration.
+
+        Parameters
+        ----------
+        name : str
+            Letters, digits, ``.``, ``_`` and ``-``.
+        data : bytes
+            Its content.
+
+        Raises
+        ------
+        Invalid
+            If the name could be a path.
+        """
+        if not _FILE.match(name):
+            raise Invalid(f"file name {name!r} must match {_FILE.pattern}")
+        self.disk.replace(self.path / FILES / name, data, sync=False)
 
     def _register(self, name: str, field: Field, *, sync: bool = False) -> None:
         self._fields[name] = field
@@ -351,19 +373,22 @@ class Writer:
             stray.unlink()
         files: dict[str, list[Any]] = {}
         damaged: list[Path] = []
-        for file in sorted(p for p in root.rglob("*") if p.is_file()):
-            layout = self.layouts.get(file.parent.name) if file.name != "zarr.json" else None
+        beside = self.path / FILES
+        for file in sorted(p for folder in (root, beside) for p in folder.rglob("*") if p.is_file()):
+            ours = file.parent.parent == root and file.name != "zarr.json"
+            layout = self.layouts.get(file.parent.name) if ours else None
             found = scan(file, layout)
-            files[str(file.relative_to(root))] = [found.size, found.sha256, file.stat().st_mtime_ns]
+            files[str(file.relative_to(self.path))] = [found.size, found.sha256, file.stat().st_mtime_ns]
             if found.problems:
                 damaged.append(file)
             self.disk.sync_path(file)
         if damaged:
             self._set_aside(damaged)
         for name in files:
-            os.chmod(root / name, 0o444)  # noqa: PTH101
-        for folder in (root, *(root / name for name in self._fields)):
-            self.disk.sync_path(folder)
+            os.chmod(self.path / name, 0o444)  # noqa: PTH101
+        for folder in (root, beside, *(root / name for name in self._fields)):
+            if folder.is_dir():
+                self.disk.sync_path(folder)
         return files
 
     def _set_aside(self, files: Iterable[Path]) -> None:

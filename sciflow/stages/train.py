@@ -153,7 +153,7 @@ def split(
 
 
 class Checkpoints:
-    """Checkpoints of a training run as ``.npz`` files, newest last; no pickle in them.
+    """Checkpoints of a training run as safetensors, newest last; no pickle in them.
 
     Parameters
     ----------
@@ -168,50 +168,55 @@ class Checkpoints:
         """Write one checkpoint whole or not at all, and drop the older ones."""
         import numpy as np
 
-        path = self._directory / f"checkpoint-{len(history):06d}.npz"
-        temporary = path.with_suffix(".partial")
-        text = np.frombuffer(json.dumps(history).encode(), dtype=np.uint8)
-        with temporary.open("wb") as file:
-            np.savez(file, **{"history": text, **{f"state:{k}": v for k, v in state.items()}})
-            file.flush()
-            import os
+        from sciflow.artifact.disk import Disk
 
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        for old in sorted(self._directory.glob("checkpoint-*.npz"))[:-1]:
+        path = self._directory / f"checkpoint-{len(history):06d}.safetensors"
+        text = np.frombuffer(json.dumps(history).encode(), dtype=np.uint8)
+        Disk().replace(path, tensors({"history": text, **{f"state:{k}": v for k, v in state.items()}}))
+        for old in sorted(self._directory.glob("checkpoint-*"))[:-1]:
             old.unlink()
 
     def latest(self) -> tuple[list[dict[str, float]], dict[str, np.ndarray] | None]:
         """The newest readable checkpoint, or an empty history and None."""
-        import zipfile
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
 
-        import numpy as np
-
-        for path in sorted(self._directory.glob("checkpoint-*.npz"), reverse=True):
+        for path in sorted(self._directory.glob("checkpoint-*.safetensors"), reverse=True):
             try:
-                with np.load(path, allow_pickle=False) as data:
-                    history: list[dict[str, float]] = json.loads(bytes(data["history"]))
-                    return history, {
-                        k.removeprefix("state:"): data[k] for k in data.files if k.startswith("state:")
-                    }
-            except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+                data = load(path.read_bytes())
+                history: list[dict[str, float]] = json.loads(bytes(data["history"]))
+                return history, {
+                    k.removeprefix("state:"): v for k, v in data.items() if k.startswith("state:")
+                }
+            except (OSError, ValueError, KeyError, SafetensorError):
                 path.unlink()
         return [], None
 
 
+def tensors(arrays: Arrays) -> bytes:
+    """Named arrays in the safetensors format; equal arrays give equal bytes."""
+    import numpy as np
+    from safetensors.numpy import save
+
+    return bytes(save({name: np.asarray(values, order="C") for name, values in sorted(arrays.items())}))
+
+
 def store_model(surrogate: Surrogate, model: Model, history: list[dict[str, float]], out: Writer) -> None:
-    """Write a fitted model, its configuration and its learning curves into an artifact."""
+    """Write a fitted model, its configuration and its learning curves into an artifact.
+
+    The weights are ``files/model.safetensors``, what they belong to is ``files/model.json``.
+    """
     import numpy as np
 
     state = model.state()
-    for i, (_, values) in enumerate(state.items()):
-        array = np.asarray(values)
-        axes = tuple(f"axis_{k}" for k in range(array.ndim))
-        out.write(f"state_{i}", array, Field(axes, "any", str(array.dtype)))
+    about = {"surrogate": surrogate.to_json(), "signature": model.signature.to_json()}
+    out.write_file("model.safetensors", tensors(state))
+    out.write_file("model.json", json.dumps(about, indent=1, sort_keys=True).encode())
     for metric in sorted({k for row in history for k in row}):
         curve = np.array([row.get(metric, np.nan) for row in history])
         out.write(f"history_{metric}", curve, Field(("epoch",), "any", "float64"))
-    out.describe(surrogate=surrogate.to_json(), signature=model.signature.to_json(), state=list(state))
+    weights = sum(int(np.asarray(values).size) for values in state.values())
+    out.describe(**about, weights=weights)
 
 
 def load_model(artifact: Artifact) -> Model:
@@ -222,6 +227,9 @@ def load_model(artifact: Artifact) -> Model:
     Invalid
         If the artifact is not a model or does not fit its surrogate.
     """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
     from sciflow.samples import Signature
 
     about: dict[str, Any] = artifact.attributes
@@ -230,5 +238,9 @@ def load_model(artifact: Artifact) -> Model:
     surrogate = registry().build(about["surrogate"], kind="surrogate")
     assert isinstance(surrogate, Surrogate)
     require(surrogate)
-    state = {name: artifact.read(f"state_{i}") for i, name in enumerate(about["state"])}
+    file = artifact.file("model.safetensors")
+    try:
+        state = load(file.read_bytes())
+    except SafetensorError as error:
+        raise Invalid(f"{file} is damaged: {error}") from None
     return surrogate.load(state, Signature.from_json(about["signature"]))

@@ -2,11 +2,13 @@
 
 import asyncio
 import collections
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -156,11 +158,19 @@ def test_an_interrupted_member_loses_at_most_one_step(tmp_path, ranks):
 
 
 def settle(root):
-    """Wait until nothing is computed any more."""
-    before = -1
-    while before != len(levels_computed(root)):
-        before = len(levels_computed(root))
-        time.sleep(0.3)
+    """Wait until the processes of a killed run are gone."""
+
+    def alive():
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                with contextlib.suppress(OSError):
+                    if str(root).encode() in (entry / "cmdline").read_bytes():
+                        return True
+        return False
+
+    until = time.monotonic() + 30
+    while alive() and time.monotonic() < until:
+        time.sleep(0.02)
 
 
 def test_a_snapshot_of_a_running_ensemble_stays_as_it_is(tmp_path):

@@ -44,6 +44,11 @@ class Disk:
         if self.durability == "fsync":
             os.fsync(handle)
 
+    def sync_data(self, handle: int) -> None:
+        """Likewise, for a file that only grew: sizes yes, times no."""
+        if self.durability == "fsync":
+            os.fdatasync(handle)
+
     def sync_path(self, path: Path) -> None:
         """Make a file's content, or the names in a directory, survive a power cut."""
         if self.durability != "fsync":

@@ -195,6 +195,7 @@ class Member:
         *,
         restart: Callable[[], Mapping[str, np.ndarray]] | None = None,
         metrics: Mapping[str, float] | None = None,
+        sync: bool = False,
     ) -> None:
         """Append one time level; memory is bounded by it.
 
@@ -207,6 +208,8 @@ class Member:
             Gives what this rank needs to go on after this level.
         metrics : mapping of str to float
             Added to those of the member.
+        sync : bool
+            Make this level survive a power cut too, not only a kill; costs a write to the disk.
 
         Raises
         ------
@@ -235,6 +238,9 @@ class Member:
         self.level += 1
         for key, number in (metrics or {}).items():
             self.metrics[key] = self.metrics.get(key, 0.0) + float(number)
+        if sync:
+            for name in values:
+                self._disk.sync_data(self._parts[name].handle)
         if restart is not None and self._disk.durability != "none":
             self._note_restart(restart())
 

@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 PARTS = "meta/parts"
+PATIENCE = 1.0
+"""Seconds that a process gets to be gone before its member is begun anew beside it."""
 _ours: set[Path] = set()
 _guard = threading.Lock()
 
@@ -51,6 +54,17 @@ def may_continue(folder: Path) -> bool:
     return _started(int(pid)) != started or not started
 
 
+def _soon(folder: Path) -> bool:
+    """`may_continue`, with patience for another process of this machine that is just being ended."""
+    _, pid, _, _, host = folder.name.split(".", 4)
+    until = time.monotonic() + PATIENCE
+    while not may_continue(folder):
+        if host != platform.node() or int(pid) == os.getpid() or time.monotonic() > until:
+            return False
+        time.sleep(0.02)
+    return True
+
+
 def attempts(parts: Path, member: int | None = None) -> list[Path]:
     """Directories of all attempts, of one member or of all."""
     pattern = "*.*.*.*.*" if member is None else f"{member}.*.*.*.*"
@@ -68,7 +82,7 @@ def begin(parts: Path, member: int, disk: Disk) -> Path:
         _ours.add(folder)
     best = max(attempts(parts, member), key=_progress, default=None)
     if best is not None:
-        if may_continue(best):
+        if _soon(best):
             with contextlib.suppress(FileNotFoundError):
                 disk.rename(best, folder)
                 return folder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import filecmp
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -239,8 +239,7 @@ class Member:
         for key, number in (metrics or {}).items():
             self.metrics[key] = self.metrics.get(key, 0.0) + float(number)
         if sync:
-            for name in values:
-                self._disk.sync_data(self._parts[name].handle)
+            self._sync(values)
         if restart is not None and self._disk.durability != "none":
             self._note_restart(restart())
 
@@ -294,13 +293,23 @@ class Member:
         else:
             part.levels += 1
 
+    def _sync(self, names: Iterable[str]) -> None:
+        try:
+            for name in names:
+                self._disk.sync_data(self._parts[name].handle)
+        except OSError as error:
+            raise explain_os_error(error, self._folder, "members committed before are kept") from error
+
     def _note_restart(self, arrays: Mapping[str, np.ndarray]) -> None:
         note = {
             "ranks": self._comm.size,
             "metrics": self.metrics,
             "numberings": self._shares.numberings(),
         }
-        Restart(self.level, note, arrays).write(self._folder, self._comm.rank)
+        try:
+            Restart(self.level, note, arrays).write(self._folder, self._comm.rank)
+        except OSError as error:
+            raise explain_os_error(error, self._folder, "members committed before are kept") from error
 
     def fill(self, values: Mapping[str, np.ndarray]) -> None:
         """Write whole fields at once, each of shape ``(time, ...)``; serial.

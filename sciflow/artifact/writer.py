@@ -70,8 +70,11 @@ class Writer:
         """Read again what a job of this stage added."""
         root = self.path / DATA / "zarr.json"
         if root.exists():
-            document = json.loads(root.read_bytes())["attributes"]
-            self._fields = dict(Schema.from_json(document.pop(KEY)["schema"]).fields)
+            try:
+                document = json.loads(root.read_bytes())["attributes"]
+                self._fields = dict(Schema.from_json(document.pop(KEY)["schema"]).fields)
+            except (ValueError, KeyError, TypeError) as error:
+                raise Invalid(f"{root} is damaged ({error}); move {self.path} away to start over") from None
             self._attributes = document
             self._layouts = None
 
@@ -175,7 +178,7 @@ class Writer:
             raise Invalid(f"field {name!r}: shape {array.shape} for axes {field.axes}")
         if name in self._fields and self._fields[name] != field:
             raise Invalid(f"field {name!r} already exists as {self._fields[name]}")
-        write_whole(self.path / DATA, name, array, field, self.disk, sync=False)
+        write_whole(self.path / DATA, name, array, field, self.disk, sync=self._lasting)
         if name not in self._fields:
             self._register(name, field)
 
@@ -210,6 +213,11 @@ class Writer:
         axes = tuple(document["dimension_names"])
         self._register(name, Field(axes, notes["units"], document["data_type"], notes["long_name"]))
 
+    @property
+    def _lasting(self) -> bool:
+        """Whether members may be committed here, so that what they belong to must not get lost."""
+        return bool(self.layouts)
+
     def _write_root(self, *, sync: bool = False) -> None:
         schema = Schema(self._kind, dict(sorted(self._fields.items())))
         attributes = {
@@ -222,7 +230,7 @@ class Writer:
             text = json.dumps(document, indent=1, sort_keys=True, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise Invalid(f"attributes must be plain JSON: {error}") from None
-        self.disk.replace(self.path / DATA / "zarr.json", text.encode(), sync=sync)
+        self.disk.replace(self.path / DATA / "zarr.json", text.encode(), sync=sync or self._lasting)
 
     # -- members -----------------------------------------------------------------------------
 
@@ -251,10 +259,15 @@ class Writer:
         ------
         Invalid
             If the index is negative.
+        Failed
+            If the file system refuses to begin it.
         """
         if member < 0:
             raise Invalid(f"member {member}: members count from 0")
-        return Member(self.path, int(member), self.layouts, self.disk, self._journal, comm)
+        try:
+            return Member(self.path, int(member), self.layouts, self.disk, self._journal, comm)
+        except OSError as error:
+            raise explain_os_error(error, self.path / DATA, "members committed before are kept") from error
 
     def write_member(self, member: int, values: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> bool:
         """Write one member's fields whole and commit it with a journal record.

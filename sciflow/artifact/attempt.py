@@ -113,56 +113,16 @@ def _progress(folder: Path) -> int:
     return -1
 
 
-@dataclass(frozen=True)
-class Safe:
-    """The undamaged beginning of a part.
-
-    Attributes
-    ----------
-    levels : int
-        Time levels.
-    sums : tuple of int
-        Checksums of its complete chunks.
-    """
-
-    levels: int
-    sums: tuple[int, ...]
-
-
-def examine(handle: int, layout: Layout) -> Safe:
-    """Find out how many time levels of a part are there and undamaged; memory of one chunk."""
+def examine(handle: int, layout: Layout) -> list[int]:
+    """Checksums of the complete and undamaged chunks at the start of a part; memory of one chunk."""
     sums: list[int] = []
     for chunk in range(layout.chunks):
         data = os.pread(handle, layout.record, chunk * layout.record)
-        values, check = data[: layout.chunk_bytes], data[layout.chunk_bytes :]
-        if len(data) == layout.record and little(crc32c(values)) == check:
-            sums.append(crc32c(values))
-            continue
-        return Safe(chunk * layout.together + _inside(data, layout), tuple(sums))
-    return Safe(layout.levels, tuple(sums))
-
-
-def _inside(data: bytes, layout: Layout) -> int:
-    """Time levels of an incomplete chunk: the most whose checksum follows them."""
-    found, running, step = 0, 0, layout.sample_bytes
-    for k in range(1, layout.together):
-        running = crc32c_extend(running, data[(k - 1) * step : k * step])
-        if data[k * step : k * step + 4] == little(running):
-            found = k
-    return found
-
-
-def rewind(handle: int, layout: Layout, levels: int) -> int:
-    """Cut a part back to `levels` time levels; returns the checksum of its incomplete chunk."""
-    chunk, inside = divmod(levels, layout.together)
-    start = chunk * layout.record
-    if not inside:
-        os.ftruncate(handle, start)
-        return 0
-    crc: int = crc32c(os.pread(handle, inside * layout.sample_bytes, start))
-    end_ = write_at(handle, [little(crc)], start + inside * layout.sample_bytes)
-    os.ftruncate(handle, end_)
-    return crc
+        crc = crc32c(data[: layout.chunk_bytes])
+        if len(data) < layout.record or little(crc) != data[layout.chunk_bytes :]:
+            break
+        sums.append(crc)
+    return sums
 
 
 @dataclass(frozen=True)
@@ -174,7 +134,8 @@ class Restart:
     level : int
         Time levels that were written before.
     note : mapping
-        Plain JSON: metrics so far, ranks, numberings.
+        Plain JSON: metrics so far, ranks, numberings, and (of rank 0) the checksum of each field's
+        incomplete chunk, which is not in the file before the chunk is complete.
     arrays : mapping of str to ndarray
         This rank's, from ``State.restart``.
     """

@@ -35,31 +35,43 @@ class _Part:
         self.running = 0
         self.levels = 0
 
-    def safe(self) -> int:
-        """Undamaged time levels that an earlier attempt left."""
-        found = attempt.examine(self.handle, self.layout)
-        self.sums, self.levels = list(found.sums), found.levels
-        return found.levels
+    def holds(self, levels: int, running: int) -> bool:
+        """Whether an earlier attempt left so many undamaged time levels.
 
-    def rewind(self, levels: int) -> None:
-        self.running = attempt.rewind(self.handle, self.layout, levels)
+        `running` is the checksum of those in an incomplete chunk.
+        """
+        if not self.sums:
+            self.sums = attempt.examine(self.handle, self.layout)
+        chunks, inside = divmod(levels, self.layout.together)
+        if len(self.sums) < chunks:
+            return False
+        size = inside * self.layout.sample_bytes
+        data = os.pread(self.handle, size, chunks * self.layout.record)
+        return len(data) == size and (not inside or crc32c(data) == running)
+
+    def rewind(self, levels: int, running: int) -> None:
+        """Cut back to `levels` time levels."""
+        os.ftruncate(self.handle, self.layout.place(levels))
+        self.running, self.levels = running, levels
         self.sums = self.sums[: levels // self.layout.together]
-        self.levels = levels
 
     def add(self, data: np.ndarray) -> None:
-        """Append one time level and its checksum in one system call."""
+        """Append one time level, in one system call with the checksum of a chunk that it completes."""
+        place, flat = self.layout.place(self.levels), data.reshape(-1)
         fresh = self.levels % self.layout.together == 0
-        crc = crc32c(data) if fresh else crc32c_extend(self.running, data)
-        write_at(self.handle, [data.reshape(-1), little(crc)], self.layout.place(self.levels))
-        self.count(crc)
+        self.count(crc32c(data) if fresh else crc32c_extend(self.running, data))
+        write_at(self.handle, [flat, *self.completing()], place)
 
     def seal(self, crc: int) -> None:
-        """Write the checksum of a level that the ranks have written; `crc` is that of the level."""
-        fresh = self.levels % self.layout.together == 0
-        whole = crc if fresh else combine(self.running, crc, self.layout.sample_bytes)
+        """Take in a level that the ranks have written; `crc` is that of the level."""
         place = self.layout.place(self.levels) + self.layout.sample_bytes
-        write_at(self.handle, [little(whole)], place)
-        self.count(whole)
+        fresh = self.levels % self.layout.together == 0
+        self.count(crc if fresh else combine(self.running, crc, self.layout.sample_bytes))
+        write_at(self.handle, self.completing(), place)
+
+    def completing(self) -> list[bytes]:
+        """The checksum of a chunk that has just become complete, else nothing."""
+        return [little(self.running)] if self.levels % self.layout.together == 0 else []
 
     def count(self, crc: int) -> None:
         self.running = crc
@@ -161,28 +173,34 @@ class Member:
         parts = self._make_parts() if self._first else {}
         self._comm.barrier()
         self._parts = parts or self._make_parts()
-        mine = {r.level: r for r in Restart.read(self._folder, self._comm.rank) if r.level <= self._safe()}
-        usable = [v for v, r in mine.items() if r.note.get("ranks") == self._comm.size]
-        self.resume_from = max(self._shares.common_levels(sorted(usable)), default=0)
+        mine = {r.level: r for r in Restart.read(self._folder, self._comm.rank) if self._holds(r)}
+        self.resume_from = max(self._shares.common_levels(sorted(mine)), default=0)
         self.restart = mine[self.resume_from] if self.resume_from else None
-        self._comm.barrier()
-        for part in self._parts.values():
-            levels = self.resume_from if part.layout.timed else min(self.resume_from, 1)
-            if self._first:
-                part.rewind(levels)
-            part.levels = levels
         self._comm.barrier()
         note = self.restart.note if self.restart else {}
         self.level = self.resume_from
         self.metrics: dict[str, float] = dict(note.get("metrics", {}))
         self._shares.expected = note.get("numberings", {})
+        for name, part in self._parts.items():
+            part.levels = self._levels_of(part)
+            if self._first:
+                part.rewind(part.levels, note.get("running", {}).get(name, 0))
+        self._comm.barrier()
 
-    def _safe(self) -> int:
-        """Time levels of which every field is there and undamaged."""
-        found = {name: part.safe() for name, part in self._parts.items()}
-        if any(not found[n] for n, part in self._parts.items()):
-            return 0
-        return min((found[n] for n, p in self._parts.items() if p.layout.timed), default=1)
+    def _levels_of(self, part: _Part, level: int | None = None) -> int:
+        """How many time levels a field has when the member has `level` (as it has now)."""
+        level = self.level if level is None else level
+        return level if part.layout.timed else min(level, 1)
+
+    def _holds(self, restart: Restart) -> bool:
+        """Whether everything is there that a restart point follows; the files are rank 0's matter."""
+        if restart.note.get("ranks") != self._comm.size:
+            return False
+        running = restart.note.get("running", {})
+        return not self._first or all(
+            part.holds(self._levels_of(part, restart.level), running.get(name, 0))
+            for name, part in self._parts.items()
+        )
 
     def _make_parts(self) -> dict[str, _Part]:
         return {name: _Part(layout, self._folder / name) for name, layout in self._layouts.items()}
@@ -305,6 +323,7 @@ class Member:
             "ranks": self._comm.size,
             "metrics": self.metrics,
             "numberings": self._shares.numberings(),
+            "running": {name: part.running for name, part in self._parts.items()},
         }
         try:
             Restart(self.level, note, arrays).write(self._folder, self._comm.rank)

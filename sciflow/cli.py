@@ -136,8 +136,14 @@ def _run(options: argparse.Namespace) -> int:
     found = load_flow(options.flow)
     parameters = parameters_of(found.fn, options.set, options.params)
     here = engine.Session(_store(options), found.fn.__name__, plain(parameters), which, listener=Console())
-    with engine.within(here):
-        result = asyncio.run(found(**parameters) if which == "prefect" else found.fn(**parameters))
+    here.note_source(found.fn)
+    try:
+        with engine.within(here):
+            result = asyncio.run(found(**parameters) if which == "prefect" else found.fn(**parameters))
+    except BaseException as error:
+        here.close(error)
+        raise
+    here.close()
     if isinstance(result, Path):
         print(f"report: {result}")
     elif result is not None:

@@ -49,6 +49,8 @@ class Record:
         What it wrote.
     reason : str
         Why it failed.
+    start, end : float or None
+        When it was awaited and when it was done, seconds since the epoch.
     """
 
     stage: Stage
@@ -57,6 +59,8 @@ class Record:
     seconds: float
     artifact: Artifact | None = None
     reason: str = ""
+    start: float | None = None
+    end: float | None = None
 
 
 @dataclass
@@ -77,6 +81,14 @@ class Session:
         Gets every event with the name of its stage.
     planning : bool
         Nothing is run; `run` only says what would be.
+    file, source : str
+        Name of the flow's file, without directories, and its text when the run began.
+    unattended : bool
+        Nobody will call `close`: the crate is written after every stage.
+    end : float or None
+        When the flow ended, seconds since the epoch.
+    state, reason : str
+        ``completed``, ``failed`` or ``cancelled``, and why; empty while it runs.
     """
 
     store: Store
@@ -85,6 +97,12 @@ class Session:
     engine: str = "plain"
     listener: Callable[[str, Event], None] = lambda stage, event: None
     planning: bool = False
+    file: str = ""
+    source: str = ""
+    unattended: bool = False
+    end: float | None = None
+    state: str = ""
+    reason: str = ""
     records: list[Record] = field(default_factory=list)
     start: float = field(default_factory=time.time)
 
@@ -93,6 +111,33 @@ class Session:
         """The run's own directory below the store."""
         stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(self.start))
         return self.store.root / "runs" / f"{self.name}-{stamp}-{os.getpid()}"
+
+    def note_source(self, function: Any) -> None:
+        """Keep the text of the file that defines a flow's function, as far as there is one."""
+        import inspect
+
+        with contextlib.suppress(OSError, TypeError, UnicodeDecodeError):
+            path = Path(inspect.getsourcefile(function) or "")
+            self.file, self.source = path.name, path.read_text()
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Note how the run ended and write its crate (`sciflow.crate`)."""
+        self.end = time.time()
+        stopped = isinstance(error, Cancelled | asyncio.CancelledError | KeyboardInterrupt)
+        self.state = "completed" if error is None else "cancelled" if stopped else "failed"
+        self.reason = "" if error is None else f"{type(error).__name__}: {error}"
+        self.describe()
+
+    def describe(self) -> None:
+        """Write the crate as far as the run has come; a full disk does not end the run."""
+        if self.planning or not self.records:
+            return
+        from sciflow.crate import write
+
+        try:
+            write(self)
+        except OSError as error:
+            logging.getLogger("sciflow").warning("the run could not be described: %s", error)
 
 
 class PlanEnds(Invalid):
@@ -151,7 +196,9 @@ def session() -> Session:
     if key not in _BY_FLOW_RUN:
         name = re.sub(r"\W+", "_", run_context.flow.name)
         parameters = plain(run_context.parameters or {})
-        _BY_FLOW_RUN[key] = Session(default_store(), name, parameters, "prefect")
+        made = Session(default_store(), name, parameters, "prefect", unattended=True)
+        made.note_source(run_context.flow.fn)
+        _BY_FLOW_RUN[key] = made
     return _BY_FLOW_RUN[key]
 
 
@@ -267,7 +314,7 @@ class Work:
     async def go(self) -> Artifact:
         """Reuse or compute the result; cancelling this coroutine stops the stage first."""
         begin = time.monotonic()
-        record = Record(self.stage, self.inputs, "failed", 0.0)
+        record = Record(self.stage, self.inputs, "failed", 0.0, start=time.time())
         self.here.records.append(record)
         self.emit({"event": "begin"})
         try:
@@ -281,9 +328,11 @@ class Work:
             record.reason = f"{type(error).__name__}: {error}"
             raise
         finally:
-            record.seconds = time.monotonic() - begin
+            record.seconds, record.end = time.monotonic() - begin, time.time()
             detail = record.reason or str(record.artifact.path if record.artifact else "")
             self.emit({"event": "end", "state": record.state, "seconds": record.seconds, "detail": detail})
+            if self.here.unattended:
+                self.here.describe()
 
     def _find(self) -> Artifact | None:
         for component in components_in(self.stage):

@@ -12,6 +12,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from sciflow import environment
 from sciflow.component import Component, code_digest, digest_of
 
 if TYPE_CHECKING:
@@ -103,6 +104,28 @@ def recipe_of(stage: Stage, inputs: Mapping[str, Artifact]) -> str:
     )
 
 
+def plugins_of(stage: Stage) -> list[dict[str, str]]:
+    """Who provides a stage and the components in it, the stage first.
+
+    Returns
+    -------
+    list of dict
+        ``kind``, ``component``, ``module`` and ``code`` (digest of the code behind it); of one that
+        an entry point provides also ``distribution``, ``version`` and ``entry_point``.
+    """
+    from sciflow.registry import registry
+
+    found = []
+    for cls in dict.fromkeys(type(c) for c in components_in(stage)):
+        row = {"kind": cls.kind, "component": cls.name, "module": cls.__module__, "code": code_of(cls)}
+        plugin = registry().origin(cls)
+        if plugin.version:
+            row["distribution"], row["version"] = plugin.distribution, plugin.version
+            row["entry_point"] = f"{plugin.name} = {plugin.module}"
+        found.append(row)
+    return found
+
+
 def collect(
     stage: Stage, inputs: Mapping[str, Artifact], resources: Resources, start: float, end: float
 ) -> dict[str, Any]:
@@ -118,6 +141,13 @@ def collect(
         What it ran with.
     start, end : float
         Seconds since the epoch.
+
+    Notes
+    -----
+    User name, host name and the paths of the inputs are part of it on purpose, and the
+    configuration of the stage as it is: a secret does not belong there. What the process ran in is
+    under ``environment`` (see `sciflow.environment.record`), where variables are chosen by a list
+    and secrets are hidden; CPU time and memory are those of the whole process until now.
     """
     import dataclasses
 
@@ -135,15 +165,18 @@ def collect(
         "seed": getattr(stage, "seed", 0),
         "host": platform.node(),
         "platform": platform.platform(),
-        "user": _user(),
+        "user": user(),
         "resources": dataclasses.asdict(resources),
         "start": start,
         "end": end,
         "threads": os.environ.get("OMP_NUM_THREADS", ""),
+        "plugins": plugins_of(stage),
+        "environment": environment.record(),
     }
 
 
-def _user() -> str:
+def user() -> str:
+    """Login name, else the number of the account."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

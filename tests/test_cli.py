@@ -42,6 +42,11 @@ def test_run_plan_show(file, capsys):
     out, err = capsys.readouterr()
     assert Path(out.split("report: ")[1].strip()).is_file()
     assert "simulate   computed" in err
+    crate = json.loads(Path(out.split("report: ")[1].strip()).with_name("ro-crate-metadata.json").read_text())
+    actions = [e for e in crate["@graph"] if e["@type"] == "CreateAction"]
+    assert len(actions) == 3, "the flow and its two stages"
+    assert all(a["actionStatus"].endswith("CompletedActionStatus") for a in actions)
+    assert "async def small" in next(Path("sciflow-store").glob("runs/*/small_flow.py")).read_text()
     assert main(["run", file, "--engine", "plain"]) == 0
     assert "simulate   cached" in capsys.readouterr().err
     assert main(["plan", file, "--set", "count=7"]) == 0

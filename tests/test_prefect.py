@@ -197,6 +197,8 @@ def test_served_flows_run_from_the_api_as_from_the_ui(served, folder):
         log.close()
     (report,) = (folder / "sciflow-store" / "runs").glob("shown-*/report.html")
     assert "Errors on unseen members" in report.read_text()
+    crate = json.loads(report.with_name("ro-crate-metadata.json").read_text())
+    assert any("ComputationalWorkflow" in e["@type"] for e in crate["@graph"])
 
 
 def test_a_server_is_reused_and_idle(served):

@@ -84,13 +84,15 @@ def begin(parts: Path, member: int, disk: Disk) -> Path:
     if best is not None:
         if _soon(best):
             with contextlib.suppress(FileNotFoundError):
-                disk.rename(best, folder)
+                os.rename(best, folder)  # noqa: PTH104
                 return folder
         elif best.name.split(".", 4)[4] != platform.node():
             with contextlib.suppress(OSError):
                 shutil.copytree(best, folder)
                 return folder
-    disk.make_folder(folder)
+    # Its name need not survive a power cut: what is committed gets a name of its own.
+    disk.make_folder(parts)
+    os.mkdir(folder)  # noqa: PTH102
     return folder
 
 

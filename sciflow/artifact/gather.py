@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from struct import Struct
+from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Literal
 
 from sciflow.artifact.checksum import crc32c
@@ -22,6 +24,9 @@ Verify = Literal["off", "first", "always"]
 
 MAPPED = 8192
 """Files kept mapped at once; Linux allows a process 65530 mappings."""
+
+SLOW = 30_000
+"""Nanoseconds beyond one per byte after which a window cannot have been in the page cache."""
 
 _check_at = Struct("<I").unpack_from
 
@@ -158,10 +163,15 @@ class Gather:
     def _single(self, members: np.ndarray, levels: np.ndarray, raw: np.ndarray) -> None:
         size, shards, target, at = self.layout.sample_bytes, self._shards, memoryview(raw.data), 0
         places = zip(members.tolist(), (levels * self.layout.record).tolist(), strict=True)
+        slow, last = SLOW + size, perf_counter_ns()
         if self.verify == "off":
             for member, offset in places:
                 target[at : at + size] = shards[member][offset : offset + size]
                 at += size
+                now = perf_counter_ns()
+                if now - last > slow:
+                    slow = self._ask_ahead(members, levels, 1, at // size)
+                last = now
             return
         for member, offset in places:
             shard, end = shards[member], offset + size
@@ -169,22 +179,40 @@ class Gather:
             if self._due(member, offset) and crc32c(raw[at : at + size]) != _check_at(shard, end)[0]:
                 raise self._damage(member, offset)
             at += size
+            now = perf_counter_ns()
+            if now - last > slow:
+                slow = self._ask_ahead(members, levels, 1, at // size)
+            last = now
 
     def _windows(self, members: np.ndarray, levels: np.ndarray, count: int, raw: np.ndarray) -> None:
         layout, at = self.layout, 0
         size, together = layout.sample_bytes, layout.together
         target = memoryview(raw.data)
-        for member, first in zip(members.tolist(), levels.tolist(), strict=True):
-            shard, level, last = self._shards[member], first, first + count
-            while level < last:
+        slow, last = SLOW + count * size, perf_counter_ns()
+        for number, (member, first) in enumerate(zip(members.tolist(), levels.tolist(), strict=True), 1):
+            shard, level, end = self._shards[member], first, first + count
+            while level < end:
                 chunk, inside = divmod(level, together)
-                take = min(together - inside, last - level)
+                take = min(together - inside, end - level)
                 start = chunk * layout.record
                 if self.verify != "off" and self._due(member, start):
                     self._check(member, shard, start)
                 offset, length = start + inside * size, take * size
                 target[at : at + length] = shard[offset : offset + length]
                 at, level = at + length, level + take
+            now = perf_counter_ns()
+            if now - last > slow:
+                slow = self._ask_ahead(members, levels, count, number)
+            last = now
+
+    def _ask_ahead(self, members: np.ndarray, levels: np.ndarray, count: int, done: int) -> int:
+        """Prefetch what is left of a batch in which a window had to be waited for, once.
+
+        A page that a memory map finds missing is read before the next one is asked for; the disk
+        is faster when it knows of all of them.
+        """
+        self.prefetch(members[done:], levels[done:], count)
+        return sys.maxsize
 
     def _due(self, member: int, offset: int) -> bool:
         """Whether a chunk is to be checked now."""

@@ -247,6 +247,7 @@ class Campaign:
         # A crash may have had a passing cause (memory, a lost node): it is tried again once a run.
         self.out.recover()
         self._done = {m for m, r in self.out.committed().items() if not r.get("crash")}
+        self._look_for_room(len(self.points) - len(self._done))
         queue = self._split(self._missing())
         running: list[_Running] = []
         fruitless = 0
@@ -269,6 +270,23 @@ class Campaign:
         finally:
             for one in running:
                 one.job.cancel()
+
+    def _look_for_room(self, members: int) -> None:
+        """Warn where the disk is too small for what is to come; it may still be enlarged meanwhile."""
+        import os
+
+        layouts = self.out.layouts.values()
+        need = members * sum(layout.size() for layout in layouts)
+        disk = os.statvfs(self.out.path)
+        free = disk.f_bavail * disk.f_frsize
+        if need > free:
+            self.ctx.log.warning(
+                "%d members need %.1f GB, %s has %.1f GB left", members, need / 1e9, self.out.path, free / 1e9
+            )
+        if 0 < disk.f_favail < members * len(layouts):
+            self.ctx.log.warning(
+                "%d files are to come, %d inodes are left", members * len(layouts), disk.f_favail
+            )
 
     @property
     def _resources(self) -> Resources:

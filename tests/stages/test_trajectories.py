@@ -219,3 +219,24 @@ def test_a_snapshot_of_a_running_ensemble_stays_as_it_is(tmp_path):
         out.publish({})
     np.testing.assert_array_equal(samples.all().y["v"], done.read("v")[[1, 3]])
     assert store.snapshot(name).digest != late.digest, "published"
+
+
+def test_a_disk_that_is_too_small_is_said_before_the_first_member(tmp_path, monkeypatch):
+    real = os.statvfs
+
+    def small(path):
+        found = real(path)
+        return os.statvfs_result((*found[:4], 0, *found[5:7], 2, *found[8:]))
+
+    monkeypatch.setattr(os, "statvfs", small)
+    events = []
+    here = Session(Store(tmp_path), listener=lambda stage, event: events.append(event))
+
+    async def flow():
+        return await run(Simulate(Steps()), design=await run(Design(problem=Steps(), count=3)))
+
+    with within(here):
+        asyncio.run(flow())
+    said = [e["message"] for e in events if e["event"] == "log"]
+    assert any("3 members need" in m and "0.0 GB left" in m for m in said)
+    assert any("6 files are to come, 2 inodes are left" in m for m in said)

@@ -109,6 +109,8 @@ def test_what_is_no_secret_stays():
 def test_a_record_holds_no_secret_and_what_was_asked_for(plain, monkeypatch):
     for name, value in {**CHOSEN, **SECRETS}.items():
         monkeypatch.setenv(name, value)
+    # Other tests may have loaded the library, which knows better than the environment.
+    monkeypatch.delitem(sys.modules, "mpi4py.MPI", raising=False)
     monkeypatch.setattr(sys, "argv", ["/opt/sciflow", "--password", "hush", "https://me:hush@there/"])
     stage = Count(1)
     p = collect(stage, {}, Resources(), 1.0, 2.0)

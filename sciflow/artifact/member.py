@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import filecmp
-import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from sciflow.artifact import attempt
 from sciflow.artifact.attempt import PARTS, Restart
-from sciflow.artifact.checksum import combine, crc32c, crc32c_extend, little
+from sciflow.artifact.checksum import combine, crc32c
 from sciflow.artifact.disk import Disk, explain_os_error, remove_folder, write_at
 from sciflow.artifact.journal import Journal
 from sciflow.artifact.layout import Layout
+from sciflow.artifact.part import Part
 from sciflow.artifact.share import Share, Shares
 from sciflow.context import Comm, SerialComm, exchange
 from sciflow.errors import Diverged, Failed, Invalid
@@ -23,90 +22,6 @@ if TYPE_CHECKING:
 
 CONFLICTS = "meta/conflicts"
 DATA = "data.zarr"
-
-
-class _Part:
-    """One field of a member on its way: an open file and the checksums of what is in it."""
-
-    def __init__(self, layout: Layout, path: Path) -> None:
-        self.layout, self.path = layout, path
-        self.handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        self.sums: list[int] = []
-        self.running = 0
-        self.levels = 0
-
-    def holds(self, levels: int, running: int) -> bool:
-        """Whether an earlier attempt left so many undamaged time levels.
-
-        `running` is the checksum of those in an incomplete chunk.
-        """
-        if not self.sums:
-            self.sums = attempt.examine(self.handle, self.layout)
-        chunks, inside = divmod(levels, self.layout.together)
-        if len(self.sums) < chunks:
-            return False
-        size = inside * self.layout.sample_bytes
-        data = os.pread(self.handle, size, chunks * self.layout.record)
-        return len(data) == size and (not inside or crc32c(data) == running)
-
-    def rewind(self, levels: int, running: int) -> None:
-        """Cut back to `levels` time levels."""
-        os.ftruncate(self.handle, self.layout.place(levels))
-        self.running, self.levels = running, levels
-        self.sums = self.sums[: levels // self.layout.together]
-
-    def add(self, data: np.ndarray) -> None:
-        """Append one time level, in one system call with the checksum of a chunk that it completes."""
-        place, flat = self.layout.place(self.levels), data.reshape(-1)
-        fresh = self.levels % self.layout.together == 0
-        self.count(crc32c(data) if fresh else crc32c_extend(self.running, data))
-        write_at(self.handle, [flat, *self.completing()], place)
-
-    def seal(self, crc: int) -> None:
-        """Take in a level that the ranks have written; `crc` is that of the level."""
-        place = self.layout.place(self.levels) + self.layout.sample_bytes
-        fresh = self.levels % self.layout.together == 0
-        self.count(crc if fresh else combine(self.running, crc, self.layout.sample_bytes))
-        write_at(self.handle, self.completing(), place)
-
-    def completing(self) -> list[bytes]:
-        """The checksum of a chunk that has just become complete, else nothing."""
-        return [little(self.running)] if self.levels % self.layout.together == 0 else []
-
-    def count(self, crc: int) -> None:
-        self.running = crc
-        self.levels += 1
-        if self.levels % self.layout.together == 0:
-            self.sums.append(crc)
-
-    def fill(self, values: np.ndarray) -> None:
-        """Write all time levels at once."""
-        rows = values.reshape(self.layout.chunks, -1)
-        self.sums = [crc32c(row) for row in rows]
-        buffers = [b for row, crc in zip(rows, self.sums, strict=True) for b in (row, little(crc))]
-        write_at(self.handle, [*buffers, self.layout.index(self.layout.chunks)], 0)
-        self.levels = self.layout.levels
-
-    def finish(self) -> None:
-        """Pad a chunk that was left incomplete, and write the index."""
-        import numpy as np
-
-        layout = self.layout
-        missing = -self.levels % layout.together
-        if missing:
-            fill = np.nan if layout.dtype.kind == "f" else 0
-            pad = np.full((missing, *layout.sample_shape), fill, layout.dtype)
-            crc = crc32c_extend(self.running, pad)
-            write_at(self.handle, [pad.reshape(-1), little(crc)], layout.place(self.levels))
-            self.sums.append(crc)
-        write_at(self.handle, [layout.index(len(self.sums))], len(self.sums) * layout.record)
-        os.ftruncate(self.handle, layout.size(len(self.sums)))
-
-    def summary(self) -> list[int]:
-        """Size of the finished file, and a checksum over those of its chunks."""
-        import numpy as np
-
-        return [self.layout.size(len(self.sums)), int(crc32c(np.array(self.sums, dtype="<u4")))]
 
 
 class Member:
@@ -187,7 +102,7 @@ class Member:
                 part.rewind(part.levels, note.get("running", {}).get(name, 0))
         self._comm.barrier()
 
-    def _levels_of(self, part: _Part, level: int | None = None) -> int:
+    def _levels_of(self, part: Part, level: int | None = None) -> int:
         """How many time levels a field has when the member has `level` (as it has now)."""
         level = self.level if level is None else level
         return level if part.layout.timed else min(level, 1)
@@ -202,8 +117,8 @@ class Member:
             for name, part in self._parts.items()
         )
 
-    def _make_parts(self) -> dict[str, _Part]:
-        return {name: _Part(layout, self._folder / name) for name, layout in self._layouts.items()}
+    def _make_parts(self) -> dict[str, Part]:
+        return {name: Part(layout, self._folder / name) for name, layout in self._layouts.items()}
 
     # -- appending ---------------------------------------------------------------------------
 
@@ -281,7 +196,7 @@ class Member:
             raise Diverged(f"field {name!r} is not finite at time level {self.level}")
         return array
 
-    def _part(self, name: str) -> _Part:
+    def _part(self, name: str) -> Part:
         part = self._parts.get(name)
         if part is None:
             raise Invalid(f"member {self.member}: the ensemble has no field {name!r}")
@@ -408,7 +323,7 @@ class Member:
         files = {}
         for name, part in sorted(self._parts.items()):
             final = self._root / DATA / name / part.layout.key(self.member)
-            if not self._disk.publish(part.path, final) and not _same(final, part):
+            if not self._disk.publish(part.path, final) and not part.same(final):
                 return self._lose(record, name)
             files[f"{name}/{final.name}"] = part.summary()
         for name in self._parts:
@@ -438,13 +353,6 @@ class Member:
     def close(self) -> None:
         """Close the files; what was appended stays for the next attempt."""
         for part in self._parts.values():
-            if part.handle >= 0:
-                os.close(part.handle)
-                part.handle = -1
+            part.close()
         if self._first:
             attempt.end(self._folder)
-
-
-def _same(final: Path, part: _Part) -> bool:
-    """Whether a file that is there already has the content of a part."""
-    return filecmp.cmp(final, part.path, shallow=False)

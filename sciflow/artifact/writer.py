@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,10 +14,9 @@ from sciflow.artifact.disk import Disk, explain_os_error
 from sciflow.artifact.journal import Journal
 from sciflow.artifact.layout import Layout, whole_document
 from sciflow.artifact.member import DATA, Member
-from sciflow.artifact.scan import scan
-from sciflow.artifact.sealed import FILES, KEY, MANIFEST, Artifact, files_digest, seal
+from sciflow.artifact.sealed import FILES, KEY, Artifact
 from sciflow.artifact.share import write_whole
-from sciflow.errors import Failed, Invalid, NotFound
+from sciflow.errors import Invalid, NotFound
 from sciflow.schema import FORMAT, Field, Schema
 
 if TYPE_CHECKING:
@@ -303,6 +301,10 @@ class Writer:
         except OSError as error:
             raise explain_os_error(error, self.path / DATA, "members committed before are kept") from error
 
+    def note(self, record: Mapping[str, Any]) -> None:
+        """Add a line to the journal that is no member: what happened, plain JSON."""
+        self._journal.append(record)
+
     def committed(self) -> dict[int, dict[str, Any]]:
         """Members in the journal whose files are there in full length.
 
@@ -342,83 +344,16 @@ class Writer:
             If members were damaged after they were written; they are set aside and will be
             computed again.
         """
+        from sciflow.artifact.publication import publish
+
         assert self._store is not None, "attach() joins a writer, it does not publish"
         if not self._fields and not (self.path / DATA / "zarr.json").exists():
             self._write_root()
         reasons = self._required.accepts(self.schema)
         if reasons:
             raise Invalid(f"the stage wrote a {self._kind} that breaks its own schema: {'; '.join(reasons)}")
-        final = self._store.path(self._kind, self.recipe)
-        try:
-            files = self._fingerprints()
-            self._journal.close()
-            journal.compact(self.path / META, self.disk)
-            for left in attempt.attempts(self.path / attempt.PARTS):
-                shutil.rmtree(left, ignore_errors=True)
-            self.disk.replace(self.path / MANIFEST, seal(self._manifest(files, provenance)))
-            self.disk.make_folder(final.parent)
-            self.disk.rename(self.path, final)
-        except OSError as error:
-            raise explain_os_error(error, final, "everything written so far is kept") from error
-        shutil.rmtree(self.path.parent, ignore_errors=True)
-        return Artifact.open(final, verify=False)
-
-    def _manifest(self, files: Mapping[str, list[Any]], provenance: Mapping[str, Any]) -> dict[str, Any]:
-        meta = {
-            file.name: [file.stat().st_size, scan(file).sha256]
-            for file in sorted((self.path / META).glob("*"))
-            if file.is_file() and file.name != "manifest.json"
-        }
-        return {
-            "format": FORMAT,
-            "recipe": self.recipe,
-            "digest": files_digest(files),
-            "schema": self.schema.to_json(),
-            "files": dict(files),
-            "meta": meta,
-            "provenance": dict(provenance),
-        }
-
-    def _fingerprints(self) -> dict[str, list[Any]]:
-        """Size, SHA-256 and time of every data file, each made lasting and read only."""
-        root = self.path / DATA
-        for stray in root.rglob("*.partial"):
-            stray.unlink()
-        files: dict[str, list[Any]] = {}
-        damaged: list[Path] = []
-        beside = self.path / FILES
-        for file in sorted(p for folder in (root, beside) for p in folder.rglob("*") if p.is_file()):
-            ours = file.parent.parent == root and file.name != "zarr.json"
-            layout = self.layouts.get(file.parent.name) if ours else None
-            found = scan(file, layout)
-            files[str(file.relative_to(self.path))] = [found.size, found.sha256, file.stat().st_mtime_ns]
-            if found.problems:
-                damaged.append(file)
-            self.disk.sync_path(file)
-        if damaged:
-            self._set_aside(damaged)
-        for name in files:
-            os.chmod(self.path / name, 0o444)  # noqa: PTH101
-        for folder in (root, beside, *(root / name for name in self._fields)):
-            if folder.is_dir():
-                self.disk.sync_path(folder)
-        return files
-
-    def _set_aside(self, files: Iterable[Path]) -> None:
-        """Take damaged members out of the ensemble, keeping their files."""
-        members = set()
-        for file in files:
-            member = int(file.name.split(".")[1])
-            members.add(member)
-            aside = self.path / DAMAGED / f"{file.parent.name}.{file.name}.{os.urandom(4).hex()}"
-            self.disk.make_folder(aside.parent)
-            self.disk.rename(file, aside)
-            self._journal.append({"damaged": member, "kept": aside.name})
-        raise Failed(
-            f"{self.path}: the files of members {sorted(members)} were damaged after they were written "
-            "(a failing disk, or a power cut without fsync); they are set aside in meta/damaged. "
-            "Run again: these members will be computed again."
-        )
+        self._journal.close()
+        return publish(self, self._store.path(self._kind, self.recipe), provenance)
 
 
 def committed(path: Path) -> dict[int, dict[str, Any]]:

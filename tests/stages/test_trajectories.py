@@ -240,3 +240,28 @@ def test_a_disk_that_is_too_small_is_said_before_the_first_member(tmp_path, monk
     said = [e["message"] for e in events if e["event"] == "log"]
     assert any("3 members need" in m and "0.0 GB left" in m for m in said)
     assert any("6 files are to come, 2 inodes are left" in m for m in said)
+
+
+def test_a_member_damaged_before_publication_is_set_aside_and_solved_again(tmp_path, monkeypatch):
+    from sciflow import Failed
+
+    whole = ensemble(tmp_path / "a", March())
+    real = Simulate._seal
+
+    def damage(self, out, points, ctx):
+        (shard,) = (out.path / "data.zarr" / "u").glob("c.2.*")
+        data = bytearray(shard.read_bytes())
+        data[5] ^= 1
+        shard.write_bytes(data)
+        real(self, out, points, ctx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Simulate, "_seal", damage)
+        with pytest.raises(Failed, match=r"members \[2\] were damaged .*(.|\n)*Run again"):
+            ensemble(tmp_path / "b", March())
+    before = len(levels_computed(tmp_path / "b"))
+    data = ensemble(tmp_path / "b", March())
+    assert data.digest == whole.digest
+    assert len(levels_computed(tmp_path / "b")) == before + 6, "only that member"
+    assert [p.name[:4] for p in (data.path / "meta" / "damaged").iterdir()] == ["u.c."]
+    assert not any(f.severe for f in findings(data.path, "semantic"))

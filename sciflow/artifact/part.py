@@ -59,9 +59,18 @@ class Part:
 
     def rewind(self, levels: int, running: int) -> None:
         """Cut back to `levels` time levels."""
-        os.ftruncate(self.handle, self.layout.place(levels))
+        self._cut(self.layout.place(levels))
         self.running, self.levels = running, levels
         self.sums = self.sums[: levels // self.layout.together]
+
+    def _cut(self, size: int) -> None:
+        """Make the file end at `size`, with no call where it does.
+
+        ext4 takes the truncation of an empty file for the beginning of a replacement: it would
+        write the file to the disk when it is closed, and have the job wait for that.
+        """
+        if os.fstat(self.handle).st_size != size:
+            os.ftruncate(self.handle, size)
 
     def add(self, data: np.ndarray) -> None:
         """Append one time level, in one system call with the checksum of a chunk that it completes."""
@@ -93,7 +102,7 @@ class Part:
         rows = values.reshape(self.layout.chunks, -1)
         self.sums = [crc32c(row) for row in rows]
         buffers = [b for row, crc in zip(rows, self.sums, strict=True) for b in (row, little(crc))]
-        write_at(self.handle, [*buffers, self.layout.index(self.layout.chunks)], 0)
+        write_at(self.handle, buffers, 0)
         self.levels = self.layout.levels
 
     def finish(self) -> None:
@@ -109,7 +118,7 @@ class Part:
             write_at(self.handle, [pad.reshape(-1), little(crc)], layout.place(self.levels))
             self.sums.append(crc)
         write_at(self.handle, [layout.index(len(self.sums))], len(self.sums) * layout.record)
-        os.ftruncate(self.handle, layout.size(len(self.sums)))
+        self._cut(layout.size(len(self.sums)))
 
     def summary(self) -> list[int]:
         """Size of the finished file, and a checksum over those of its chunks."""

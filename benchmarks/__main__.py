@@ -37,7 +37,7 @@ def groups(pattern: str) -> Iterator[tuple[str, str, Callable[[], Iterator[Figur
         except ImportError as error:
             print(f"{area}: not run ({error})", flush=True)
             continue
-        for name, function in vars(module).items():
+        for name, function in list(vars(module).items()):
             group = name.removeprefix("bench_")
             if group != name and callable(function) and pattern in f"{area}/{group}":
                 yield area, group, function

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,9 +40,15 @@ def _started(pid: int) -> str:
     return "" if numbers[0] in "ZX" else numbers[19]
 
 
+@lru_cache(maxsize=1)
+def _own(pid: int) -> str:
+    """`_started` of this process."""
+    return _started(pid)
+
+
 def _name(member: int) -> str:
     pid = os.getpid()
-    return f"{member}.{pid}.{_started(pid)}.{os.urandom(4).hex()}.{platform.node()}"
+    return f"{member}.{pid}.{_own(pid)}.{os.urandom(4).hex()}.{platform.node()}"
 
 
 def may_continue(folder: Path) -> bool:
@@ -67,8 +74,12 @@ def _soon(folder: Path) -> bool:
 
 def attempts(parts: Path, member: int | None = None) -> list[Path]:
     """Directories of all attempts, of one member or of all."""
-    pattern = "*.*.*.*.*" if member is None else f"{member}.*.*.*.*"
-    return sorted(parts.glob(pattern))
+    # Not glob: it compiles a pattern for each member, which takes longer than the directory.
+    start = "" if member is None else f"{member}."
+    with contextlib.suppress(FileNotFoundError):
+        names = os.listdir(parts)  # noqa: PTH208 - a third of the time of iterdir
+        return [parts / n for n in sorted(names) if n.startswith(start) and n.count(".") >= 4]
+    return []
 
 
 def begin(parts: Path, member: int, disk: Disk) -> Path:

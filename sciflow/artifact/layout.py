@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -159,15 +159,7 @@ class Layout:
 
     def index(self, chunks: int) -> bytes:
         """Index and checksum of a shard of which the first `chunks` chunks are there."""
-        import numpy as np
-
-        from sciflow.artifact.checksum import crc32c
-
-        index = np.full((self.chunks, 2), ABSENT, dtype="<u8")
-        index[:chunks, 0] = np.arange(chunks) * self.record
-        index[:chunks, 1] = self.record
-        tail = index.tobytes()
-        return tail + little(crc32c(tail))
+        return _index(chunks, self.chunks, self.record)
 
     def document(self, members: int) -> dict[str, Any]:
         """The array's ``zarr.json``."""
@@ -184,6 +176,19 @@ class Layout:
             },
         }
         return _document(self.field, self.name, shape, (1, *self.shape), [sharded])
+
+
+@lru_cache(maxsize=64)
+def _index(there: int, chunks: int, record: int) -> bytes:
+    import numpy as np
+
+    from sciflow.artifact.checksum import crc32c
+
+    index = np.full((chunks, 2), ABSENT, dtype="<u8")
+    index[:there, 0] = np.arange(there) * record
+    index[:there, 1] = record
+    tail = index.tobytes()
+    return tail + little(crc32c(tail))
 
 
 def whole_document(name: str, field: Field, shape: Sequence[int]) -> dict[str, Any]:

@@ -11,11 +11,11 @@ try:
     from google_crc32c import extend, value
 except ImportError:  # problems can be solved without a store, with nothing but a solver installed
 
-    def value(data: Any) -> int:
+    def value(data: Any) -> Any:
         """Say what is missing."""
         raise Missing("artifacts need google-crc32c: pip install google-crc32c")
 
-    def extend(crc: int, data: Any) -> int:
+    def extend(crc: int, data: Any) -> Any:
         """Say what is missing."""
         return value(data)
 

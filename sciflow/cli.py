@@ -1,4 +1,4 @@
-"""``sciflow``: run, plan, show, plugins, doctor, serve."""
+"""``sciflow``: run, plan, show, plugins, doctor, serve, store."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sciflow.artifact import Artifact
 
 DESCRIPTION = (
     "Workflows for scientific machine learning: solvers over MPI, zarr between the stages, operators."
@@ -58,6 +61,9 @@ def parser() -> argparse.ArgumentParser:
         "--host", default="127.0.0.1", help="address of the server; not loopback: asks for a token"
     )
     serve.add_argument("--stop", action="store_true", help="stop the local server instead")
+    from sciflow.cli_store import add
+
+    add(commands)
     return top
 
 
@@ -82,6 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "plugins": _plugins,
         "doctor": _doctor,
         "serve": _serve,
+        "store": _store_actions,
     }
     try:
         return actions[options.command](options)
@@ -91,6 +98,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("sciflow: interrupted; what was finished is kept, run again to go on", file=sys.stderr)
         return 130
+
+
+def _store_actions(options: argparse.Namespace) -> int:
+    from sciflow.cli_store import main as run
+
+    return run(options)
 
 
 def _store(options: argparse.Namespace) -> Any:
@@ -173,15 +186,20 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
+    from sciflow.care import resolve
+
+    show(resolve(_store(options), options.artifact), verify=options.verify)
+    return 0
+
+
+def show(artifact: Artifact, *, verify: bool) -> None:
+    """Print fields, units and provenance of an artifact; with `verify` hash every file first."""
     import json
 
-    from sciflow.store import open_artifact
-
-    artifact = open_artifact(options.artifact, _store(options))
-    if options.verify:
+    if verify:
         artifact.verify(full=True)
     print(f"{artifact.schema.kind}  {artifact.path}\ndigest  {artifact.digest}")
-    print("every file has the published content\n" if options.verify else "")
+    print("every file has the published content\n" if verify else "")
     rows = [
         (
             name,
@@ -193,13 +211,10 @@ def _show(options: argparse.Namespace) -> int:
     ]
     _table(("field", "axes", "type", "unit"), rows)
     p = artifact.provenance
-    print(f"\nmade by {p['stage']['component']} on {p['host']} in {p['end'] - p['start']:.2f} s")
-    print(
-        json.dumps(
-            {k: p[k] for k in ("stage", "inputs", "versions", "commit", "seed", "resources")}, indent=2
-        )
-    )
-    return 0
+    on = f" on {p['host']}" if "host" in p else ""
+    print(f"\nmade by {p['stage']['component']}{on} in {p['end'] - p['start']:.2f} s")
+    keys = ("stage", "inputs", "source", "versions", "commit", "seed", "resources")
+    print(json.dumps({k: p[k] for k in keys if k in p}, indent=2))
 
 
 def _plugins(options: argparse.Namespace) -> int:

@@ -359,7 +359,7 @@ class Work:
         told = False
         while True:
             try:
-                with store.writer(stage.output, self.recipe) as out:
+                with store.writer(stage.output, self.recipe, self._about()) as out:
                     # Another process may have published it while this one waited.
                     found = store.find(stage.output.kind, self.recipe)
                     if found is not None:
@@ -374,6 +374,17 @@ class Work:
                     raise Cancelled("the run was cancelled") from None
             except OSError as error:
                 raise explain_os_error(error, store.root, "what was finished is kept") from error
+
+    def _about(self) -> dict[str, Any]:
+        """What `sciflow store resume` needs to go on without the flow."""
+        import dataclasses
+
+        return {
+            "stage": self.stage.to_json(),
+            "inputs": {n: {"name": a.path.name, "digest": a.digest} for n, a in self.inputs.items()},
+            "executor": self.executor.to_json() if self.executor is not None else None,
+            "resources": dataclasses.asdict(self.resources),
+        }
 
     def _write(self, out: Writer) -> Artifact:
         start = time.time()

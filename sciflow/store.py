@@ -7,9 +7,10 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from sciflow.artifact import Artifact
 from sciflow.artifact.disk import Disk
@@ -90,6 +91,9 @@ class Store:
             pass
         else:
             if artifact.recipe == recipe:
+                # Says that it is in use; the garbage collector keeps what was used lately.
+                with contextlib.suppress(OSError):
+                    os.utime(path)
                 return artifact
         aside = self.root / "damaged" / f"{path.name}.{time.time_ns()}"
         aside.parent.mkdir(parents=True, exist_ok=True)
@@ -133,10 +137,20 @@ class Store:
             return Artifact.open(self.root / "artifacts" / name)
 
     @contextlib.contextmanager
-    def writer(self, schema: Schema, recipe: str) -> Iterator[Writer]:
+    def writer(self, schema: Schema, recipe: str, about: Mapping[str, Any] | None = None) -> Iterator[Writer]:
         """Write the artifact with this recipe; the only process to do so.
 
         What an interrupted attempt left is kept and handed on.
+
+        Parameters
+        ----------
+        schema : Schema
+            Kind and fields that it must have.
+        recipe : str
+            Its identity.
+        about : mapping or None
+            Plain JSON that is noted beside it: with ``stage``, ``inputs``, ``executor`` and
+            ``resources`` it can be resumed without its flow.
 
         Raises
         ------
@@ -148,7 +162,7 @@ class Store:
         lock = os.open(partial / "lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield Writer(partial / "artifact", schema, recipe, self)
+            yield Writer(partial / "artifact", schema, recipe, self, about)
         finally:
             os.close(lock)
 

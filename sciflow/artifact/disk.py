@@ -81,7 +81,8 @@ class Disk:
             False leaves it to a later `sync_path`.
         """
         self.make_folder(path.parent)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
+        # Threads of one process may write the same file, with the same content (a numbering).
+        temporary = path.with_name(f"{path.name}.{os.getpid()}-{os.urandom(4).hex()}.partial")
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         try:
             write_at(handle, [data], 0)

@@ -44,7 +44,14 @@ class Writer:
         published.
     """
 
-    def __init__(self, path: Path, schema: Schema, recipe: str, store: Store | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        schema: Schema,
+        recipe: str,
+        store: Store | None = None,
+        about: Mapping[str, Any] | None = None,
+    ) -> None:
         self.path = path
         self.recipe = recipe
         self._store = store
@@ -57,7 +64,7 @@ class Writer:
         if spec.is_file():
             self.disk = Disk(json.loads(spec.read_bytes())["durability"])
         elif store is not None:
-            document = {"format": FORMAT, "kind": self._kind, "recipe": recipe}
+            document = {"format": FORMAT, "kind": self._kind, "recipe": recipe, **(about or {})}
             document["durability"] = self.disk.durability
             self.disk.replace(spec, json.dumps(document).encode())
         self._journal = Journal(path / META / journal.FOLDER, self.disk)

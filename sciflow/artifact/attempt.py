@@ -161,7 +161,7 @@ class Restart:
         """Write it over the one before the last; a torn one is noticed by its checksum."""
         import numpy as np
 
-        arrays = {n: np.ascontiguousarray(a) for n, a in self.arrays.items()}
+        arrays = {n: np.asarray(a, order="C") for n, a in self.arrays.items()}
         head = {
             "level": self.level,
             "note": dict(self.note),

@@ -37,7 +37,10 @@ class _Shards(dict[int, memoryview]):
     def __init__(self, folder: Path, layout: Layout) -> None:
         self._layout, self._path = layout, folder
         # By handle, so that publication (a rename) does not pull the directory away from a reader.
-        self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except NotADirectoryError:
+            raise Invalid(f"{folder} is a symbolic link, not a directory; it is not followed") from None
 
     def __missing__(self, member: int) -> memoryview:
         layout = self._layout

@@ -65,7 +65,8 @@ class Shares:
 
     def numberings(self) -> dict[str, str]:
         """Name of the numbering by field, where there is one."""
-        return dict(self._names)
+        # A member that only lacked its commit is not appended to again: it has those it began with.
+        return {**self.expected, **self._names}
 
     def start(self, name: str, share: Share, layout: Layout) -> int:
         """First position of this rank's range; collective on the first level.

@@ -107,7 +107,10 @@ def _against_manifest(path: Path, manifest: Mapping[str, Any], *, full: bool) ->
         if p.is_symlink() or not p.is_dir()
     }
     for name in sorted(found - listed.keys()):
-        yield Finding("foreign", name, "was not published with this artifact")
+        if (path / name).is_symlink():
+            yield Finding("link", name, "a symbolic link that was not published with this artifact")
+        else:
+            yield Finding("foreign", name, "was not published with this artifact")
     for name, (size, sha256, modified) in listed.items():
         yield from _file(path / name, name, size, sha256, None if full else modified)
     for name, (size, sha256) in manifest.get("meta", {}).items():

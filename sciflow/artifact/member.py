@@ -156,12 +156,18 @@ class Member:
         problem: Exception | None = None
         sums: list[int] = []
         shared = [n for n, v in values.items() if isinstance(v, Share)]
+        saved = restart() if restart is not None and self._disk.durability != "none" else None
+        for key, number in (metrics or {}).items():
+            self.metrics[key] = self.metrics.get(key, 0.0) + float(number)
         try:
             for name in shared:
                 sums.append(self._write_share(name, values[name]))
             if self._first:
                 self._write_arrays({n: v for n, v in values.items() if n not in shared})
-        except (Invalid, Diverged) as error:
+            elif saved is not None:
+                # Before the ranks agree: when rank 0 goes on, no rank is a restart point behind.
+                self._note_restart(saved, self.level + 1)
+        except (Invalid, Diverged, Failed) as error:
             problem = error
         except OSError as error:
             problem = explain_os_error(error, self._root / DATA, "members committed before are kept")
@@ -169,12 +175,10 @@ class Member:
         for name, pieces in zip(shared, everyone, strict=True):
             self._seal_share(name, pieces)
         self.level += 1
-        for key, number in (metrics or {}).items():
-            self.metrics[key] = self.metrics.get(key, 0.0) + float(number)
         if sync:
             self._sync(values)
-        if restart is not None and self._disk.durability != "none":
-            self._note_restart(restart())
+        if self._first and saved is not None:
+            self._note_restart(saved, self.level)
 
     def _write_arrays(self, values: Mapping[str, Any]) -> None:
         ready = {n: self._checked(n, v) for n, v in values.items() if v is not None}
@@ -233,7 +237,7 @@ class Member:
         except OSError as error:
             raise explain_os_error(error, self._folder, "members committed before are kept") from error
 
-    def _note_restart(self, arrays: Mapping[str, np.ndarray]) -> None:
+    def _note_restart(self, arrays: Mapping[str, np.ndarray], level: int) -> None:
         note = {
             "ranks": self._comm.size,
             "metrics": self.metrics,
@@ -241,7 +245,7 @@ class Member:
             "running": {name: part.running for name, part in self._parts.items()},
         }
         try:
-            Restart(self.level, note, arrays).write(self._folder, self._comm.rank)
+            Restart(level, note, arrays).write(self._folder, self._comm.rank)
         except OSError as error:
             raise explain_os_error(error, self._folder, "members committed before are kept") from error
 

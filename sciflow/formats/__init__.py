@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sciflow.errors import NotFound, nearest
+from sciflow.errors import Invalid, NotFound, nearest
 
 if TYPE_CHECKING:
     from sciflow.artifact import Artifact
@@ -22,10 +23,8 @@ class Format:
     Attributes
     ----------
     module : str
-        Below this package; has ``write(ensemble, aside, target)`` where `can_export`, and
+        Below this package; has ``write(ensemble, target)`` where `can_export`, and
         ``recognise(path)`` and ``read(path)`` where `can_import`.
-    suffix : str
-        How its files are named; empty where it is a directory.
     can_export, can_import : bool
         The directions.
     sentence : str
@@ -33,20 +32,17 @@ class Format:
     """
 
     module: str
-    suffix: str
     can_export: bool
     can_import: bool
     sentence: str
 
 
 FORMATS = {
-    "numpy": Format("numpy_files", "", True, True, "a directory of .npy files and ensemble.json"),
-    "pdebench": Format("pdebench", ".hdf5", True, True, "HDF5 as in PDEBench"),
-    "the_well": Format("the_well", ".hdf5", True, True, "HDF5 as in The Well, single precision"),
-    "vtkhdf": Format("vtkhdf", "", True, True, "VTKHDF for ParaView, one file for each member"),
-    "xdmf": Format(
-        "xdmf", "", True, False, "XDMF for ParaView: small text files that point into the artifact"
-    ),
+    "numpy": Format("numpy_files", True, True, "a directory of .npy files and ensemble.json"),
+    "pdebench": Format("pdebench", True, True, "HDF5 as in PDEBench"),
+    "the_well": Format("the_well", True, True, "HDF5 as in The Well"),
+    "vtkhdf": Format("vtkhdf", True, True, "VTKHDF for ParaView, one file for each member"),
+    "xdmf": Format("xdmf", True, False, "XDMF for ParaView: small text files that point into the artifact"),
 }
 
 
@@ -84,8 +80,7 @@ def export(
     fields : sequence of str
         Which fields; all by default.
     members : sequence of int or None
-        Which members; all that ended well by default. Those that failed are left out, and their
-        numbers stand in what is written.
+        Which members; all that ended well by default.
 
     Returns
     -------
@@ -97,46 +92,38 @@ def export(
     NotFound
         If there is no such format, field or member.
     Invalid
-        If `target` exists, or the format cannot hold these fields, or the artifact is damaged.
+        If `target` exists, or the format cannot hold these fields.
     Missing
         If h5py is not installed and needed.
-    Failed
-        If the file system refuses. What was begun is removed, here and in the cases above.
     """
-    from sciflow.formats.exporting import export as run
+    from sciflow.formats.ensemble import Ensemble
 
-    return run(artifact, format, target, fields=fields, members=members)
+    module = module_of(format)
+    if target.exists() or target.is_symlink():
+        raise Invalid(f"{target} exists; nothing is overwritten")
+    ensemble = Ensemble.of(artifact, fields, members)
+    aside = target.with_name(f"{target.name}.{os.getpid()}.partial")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        module.write(ensemble, aside, target)
+        aside.rename(target)
+    except BaseException:
+        _remove(aside)
+        raise
+    return sorted(p for p in target.rglob("*") if p.is_file()) if target.is_dir() else [target]
+
+
+def _remove(path: Path) -> None:
+    import shutil
+
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def import_ensemble(path: Path, format: str | None, store: Store) -> Artifact:  # noqa: A002
-    """Read a file or directory of another project into an ensemble of a store.
-
-    Importing the same content again finds the first result.
-
-    Parameters
-    ----------
-    path : Path
-        The file or directory.
-    format : str or None
-        One of `FORMATS`; None looks at the content.
-    store : Store
-        Where the ensemble goes.
-
-    Returns
-    -------
-    Artifact
-
-    Raises
-    ------
-    NotFound
-        If `path` or the format does not exist, or nobody recognises the content.
-    Invalid
-        If the content is no ensemble; nothing is published then.
-    Missing
-        If h5py is not installed and needed.
-    Failed
-        If another process is importing it, or the file system refuses.
-    """
+    """Read a file or directory of another project into an ensemble; see `importing.import_ensemble`."""
     from sciflow.formats.importing import import_ensemble as run
 
     return run(path, format, store)

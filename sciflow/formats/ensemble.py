@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sciflow.errors import Invalid
+from sciflow.errors import Invalid, NotFound, nearest
 from sciflow.schema import Field
 
 if TYPE_CHECKING:
@@ -17,10 +17,6 @@ if TYPE_CHECKING:
     from sciflow.artifact import Artifact
 
 SPACE = ("x", "y", "z")
-LEVELS = ("time", "step")
-RESERVED = ("parameters", "status", "seed", "n_steps", "member", "parameter", *LEVELS)
-"""Names that an ensemble has for itself."""
-NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 
 
 @dataclass
@@ -42,26 +38,15 @@ class Ensemble:
     count : int
         Number of members.
     read : callable
-        ``read(field, number)`` gives the values of one member, number counting from 0; of one that
-        chose its own steps as many levels as it has.
+        ``read(field, number)`` gives the values of one member, number counting from 0.
     times : callable or None
-        ``times(number)`` gives the times of a member that chose its own steps, in `time_unit`.
-    time_unit : str
-        Of `times`.
+        ``times(number)`` gives the times of a member that chose its own steps.
     periodic : tuple of str
         Axes along which the domain is periodic.
     members : tuple of int
         Numbers of the members in the artifact that they come from.
-    left_out : tuple of int
-        Numbers of those that failed there.
-    constants : mapping of str to tuple
-        Field and values of arrays that are the same for all members: the mesh.
-    datasets : mapping of str to str
-        Where each field is in a file that is imported, for messages.
     artifact : Artifact or None
-        Where it comes from, if it is exported.
-    chosen : tuple of str
-        Fields that somebody asked for by name.
+        That artifact.
     close : callable
         Closes what `read` needs.
     """
@@ -74,27 +59,80 @@ class Ensemble:
     count: int
     read: Callable[[str, int], np.ndarray]
     times: Callable[[int], np.ndarray] | None = None
-    time_unit: str = "any"
     periodic: tuple[str, ...] = ()
     members: tuple[int, ...] = ()
-    left_out: tuple[int, ...] = ()
-    constants: Mapping[str, tuple[Field, np.ndarray]] = field(default_factory=dict)
-    datasets: Mapping[str, str] = field(default_factory=dict)
     artifact: Artifact | None = None
-    chosen: tuple[str, ...] = ()
     close: Callable[[], None] = field(default=lambda: None)
+
+    @classmethod
+    def of(cls, artifact: Artifact, fields: Sequence[str], members: Sequence[int] | None) -> Ensemble:
+        """Members of a published ensemble.
+
+        Raises
+        ------
+        NotFound
+            If a field or member is not there.
+        Invalid
+            If the artifact is no ensemble.
+        """
+        import numpy as np
+
+        if artifact.schema.kind != "ensemble":
+            raise Invalid(f"{artifact.path} is a {artifact.schema.kind}; only an ensemble can be exported so")
+        good = artifact.members().tolist()
+        chosen = good if members is None else [int(m) for m in members]
+        absent = sorted(set(chosen) - set(good))
+        if absent:
+            raise NotFound(f"{artifact.path}: members {absent[:10]} have no result")
+        stored = {
+            n: Field(f.axes[1:], f.unit, f.dtype, f.description, f.attributes)
+            for n, f in artifact.schema.fields.items()
+            if f.axes[:1] == ("member",) and n != "time" and artifact.array(n).shards is not None
+        }
+        for name in fields:
+            if name not in stored:
+                raise NotFound(f"{artifact.path}: no field {name!r}. {nearest(name, stored)}")
+        kept = {n: f for n, f in stored.items() if not fields or n in fields}
+        readers = {n: artifact.gather(n, verify="always") for n in kept}
+        adaptive = "n_steps" in artifact.schema.fields
+        steps = artifact.read("n_steps") if adaptive else None
+        times = artifact.read("time") if adaptive else None
+
+        def times_of(number: int) -> np.ndarray:
+            assert times is not None
+            assert steps is not None
+            return np.asarray(times[chosen[number]][: steps[chosen[number]]])
+
+        def read(name: str, number: int) -> np.ndarray:
+            whole: np.ndarray = readers[name].whole(np.array([chosen[number]]))[0]
+            return whole if steps is None or "step" not in kept[name].axes else whole[: steps[chosen[number]]]
+
+        about = artifact.attributes
+        axes = sorted({a for f in kept.values() for a in f.axes})
+        points = artifact.read("parameters")[chosen] if "parameters" in artifact.schema.fields else None
+        labels = zip(about.get("parameters", ()), about.get("parameter_units", ()), strict=True)
+        parameters = {} if points is None else {n: (u, points[:, i]) for i, (n, u) in enumerate(labels)}
+        return cls(
+            artifact.path.name,
+            kept,
+            {a: artifact.read(a) for a in axes},
+            {a: artifact.schema[a].unit for a in axes},
+            parameters,
+            len(chosen),
+            read,
+            times_of if adaptive else None,
+            tuple(about.get("periodic", ())),
+            tuple(chosen),
+            artifact,
+        )
 
     def space(self, name: str) -> tuple[str, ...]:
         """Axes of a field without time."""
-        return tuple(a for a in self.fields[name].axes if a not in LEVELS)
+        return tuple(a for a in self.fields[name].axes if a not in ("time", "step"))
 
     def timed(self, name: str) -> bool:
         """Whether a field depends on time."""
-        return self.fields[name].axes[:1] in [(a,) for a in LEVELS]
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of one member of a field."""
-        return tuple(len(self.coordinates[a]) for a in self.fields[name].axes)
+        return self.fields[name].axes[:1] in (("time",), ("step",))
 
     def levels(self, number: int) -> np.ndarray:
         """Times of a member; a single zero where there are none."""
@@ -104,100 +142,79 @@ class Ensemble:
             return np.asarray(self.times(number))
         return np.asarray(self.coordinates.get("time", np.zeros(1)))
 
-    def unit_of_time(self) -> str:
-        """Unit of `levels`."""
-        return self.time_unit if self.times is not None else self.units.get("time", self.time_unit)
-
-    def about(self) -> dict[str, Any]:
-        """What formats without words of their own for it keep beside the values, plain JSON."""
-        return {
-            "name": self.name,
-            "members": list(self.members),
-            "left_out": list(self.left_out),
-            "fields": {n: f.to_json() for n, f in self.fields.items()},
-            "axes": dict(self.units),
-            "parameters": {n: unit for n, (unit, _) in self.parameters.items()},
-            "constants": {n: f.to_json() for n, (f, _) in self.constants.items()},
-            "periodic": list(self.periodic),
-            "adaptive": self.times is not None,
-            "time_unit": self.unit_of_time(),
-        }
-
-    def where(self, path: Path, name: str) -> str:
-        """Name of a field for a message."""
-        return f"{path}, {self.datasets.get(name, repr(name))}"
-
     def check(self, path: Path) -> None:
         """Refuse what cannot be an ensemble, before anything is written.
 
         Raises
         ------
         Invalid
-            With the path, the name and the reason.
+            With the path and the reason.
         """
         import numpy as np
 
-        if self.count < 1:
+        if not self.count:
             raise Invalid(f"{path}: there are no members")
         if not self.fields:
             raise Invalid(f"{path}: there are no fields")
-        self._check_names(path)
         for axis, values in self.coordinates.items():
-            if np.ndim(values) != 1 or not len(values):
-                raise Invalid(f"{path}: the coordinates of {axis!r} have shape {np.shape(values)}")
             steps = np.diff(values)
-            rising = (steps > 0).all() or (axis not in LEVELS and (steps < 0).all())
-            if not np.isfinite(values).all() or not rising:
+            if not np.isfinite(values).all() or not ((steps > 0).all() or (steps < 0).all()):
                 raise Invalid(f"{path}: the coordinates of {axis!r} are not monotone and finite")
-        for name, (_, points) in self.parameters.items():
-            if np.shape(points) != (self.count,):
-                raise Invalid(
-                    f"{path}: the parameter {name!r} has shape {np.shape(points)} for {self.count} members"
-                )
-            if not np.isfinite(points).all():
+        for name, (_, values) in self.parameters.items():
+            if not np.isfinite(values).all():
                 raise Invalid(f"{path}: the parameter {name!r} is not finite")
-        if self.times is not None:
-            self._check_times(path)
 
-    def _check_names(self, path: Path) -> None:
-        taken = {*RESERVED, *self.coordinates}
-        for name in (*self.fields, *self.constants, *self.coordinates):
-            if not NAME.match(name):
-                raise Invalid(f"{path}: the name {name!r} must match {NAME.pattern}")
-        for name in (*self.fields, *self.constants):
-            if name in taken:
-                raise Invalid(f"{path}: there is more than one {name!r}, or an ensemble has its own")
-            taken.add(name)
-        level = "time" if self.times is None else "step"
-        for name, one in self.fields.items():
-            known = set(self.coordinates) - set(LEVELS)
-            space = one.axes[1:] if one.axes[:1] == (level,) else one.axes
-            if len(set(space)) != len(space) or not set(space) <= known:
-                raise Invalid(
-                    f"{self.where(path, name)}: axes {one.axes}; known are {level!r} first, "
-                    f"then {sorted(known)}, each once"
-                )
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of one member of a field."""
+        return tuple(len(self.coordinates[a]) for a in self.fields[name].axes)
 
-    def _check_times(self, path: Path) -> None:
-        import numpy as np
-
-        for number in range(self.count):
-            times = self.levels(number)
-            most = len(self.coordinates["step"])
-            rising = np.isfinite(times).all() and (np.diff(times) > 0).all()
-            if not 1 <= len(times) <= most or not rising:
-                raise Invalid(
-                    f"{path}: member {number}: its {len(times)} times (of at most {most}) "
-                    f"do not increase, or are not finite"
-                )
+    def numbers(self) -> int:
+        """Values of one member, over all fields."""
+        return sum(math.prod(self.shape(n)) for n in self.fields)
 
 
-def uniform(values: np.ndarray) -> bool:
-    """Whether coordinates rise evenly, to a thousandth of a step (single precision leaves less)."""
-    import numpy as np
+def h5(path: Path, mode: str) -> Any:
+    """An HDF5 file.
 
-    if len(values) < 2:
-        return True
-    step = (values[-1] - values[0]) / (len(values) - 1)
-    even = values[0] + step * np.arange(len(values))
-    return bool(step > 0 and np.abs(values - even).max() <= 1e-3 * step)
+    Raises
+    ------
+    Missing
+        If h5py is not installed.
+    Invalid
+        If it is no HDF5 file or truncated.
+    """
+    from sciflow.errors import Missing
+
+    try:
+        import h5py
+    except ImportError:
+        raise Missing("HDF5 needs h5py: pip install 'sciflow[export]'") from None
+    try:
+        return h5py.File(path, mode)
+    except OSError as error:
+        if mode == "r":
+            raise Invalid(f"{path} is no HDF5 file, or a truncated one: {error}") from None
+        raise
+
+
+def dataset(group: Any, name: str) -> Any:
+    """A dataset of numbers in an HDF5 group; links out of the file are not followed.
+
+    Raises
+    ------
+    Invalid
+        If it is not there, leads out of the file, or holds no numbers.
+    """
+    import h5py
+
+    where = f"{group.file.filename}, {group.name.rstrip('/')}/{name}"
+    if name not in group:
+        raise Invalid(f"{where}: not there. {nearest(name, group)}")
+    if isinstance(group.get(name, getlink=True), h5py.ExternalLink):
+        raise Invalid(f"{where}: leads out of the file; it is not followed")
+    found = group[name]
+    if not isinstance(found, h5py.Dataset) or found.dtype.kind not in "fiub":
+        raise Invalid(f"{where}: holds no numbers")
+    if found.is_virtual or found.external:
+        raise Invalid(f"{where}: its values are in another file; it is not followed")
+    return found

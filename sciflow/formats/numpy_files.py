@@ -1,211 +1,159 @@
-"""A directory of ``.npy`` files and ``ensemble.json``; also lone ``.npy`` and ``.npz`` files.
-
-In the directory are ``<field>.npy`` (member, axes of the field), ``axis-<axis>.npy``,
-``parameters.npy`` (member, parameter), where members chose their own steps ``time.npy`` (member,
-step) with NaN behind the last one, and ``constant-<name>.npy`` for the arrays of a mesh.
-"""
+"""A directory of ``.npy`` files and ``ensemble.json``; also lone ``.npy`` and ``.npz`` files."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sciflow.errors import Invalid, NotFound
-from sciflow.formats.ensemble import NAME, Ensemble
+from sciflow.errors import Invalid
+from sciflow.formats.ensemble import Ensemble
 from sciflow.schema import Field
 
 NOTE = "ensemble.json"
 
 
 def write(ensemble: Ensemble, aside: Path, target: Path) -> None:
-    """Write the directory, one member after the other.
-
-    Raises
-    ------
-    Invalid
-        If values are missing behind the last step of a member in a field of whole numbers, which
-        have no NaN.
-    """
+    """Write one file for each field, coordinate and parameter; fields are memory-mapped files."""
     import numpy as np
+    from numpy.lib.format import open_memmap
 
     aside.mkdir()
     for name, field in ensemble.fields.items():
         shape = (ensemble.count, *ensemble.shape(name))
-        rows = (_padded(ensemble, name, number, shape[1:]) for number in range(ensemble.count))
-        _save(aside / f"{name}.npy", field.dtype, shape, rows)
+        out = open_memmap(  # type: ignore[no-untyped-call]
+            aside / f"{name}.npy", "w+", np.dtype(field.dtype), shape
+        )
+        for number in range(ensemble.count):
+            values = ensemble.read(name, number)
+            out[number] = np.nan if field.dtype.startswith("float") else 0
+            out[(number, slice(0, len(values))) if values.ndim else number] = values
+        out.flush()
     for axis, values in ensemble.coordinates.items():
-        np.save(aside / f"axis-{axis}.npy", values, allow_pickle=False)
-    for name, (_, values) in ensemble.constants.items():
-        np.save(aside / f"constant-{name}.npy", values, allow_pickle=False)
-    points = np.zeros((ensemble.count, len(ensemble.parameters)))
-    for column, (_, values) in enumerate(ensemble.parameters.values()):
-        points[:, column] = values
-    np.save(aside / "parameters.npy", points, allow_pickle=False)
+        np.save(aside / f"axis_{axis}.npy", values, allow_pickle=False)
+    for name, (_, values) in ensemble.parameters.items():
+        np.save(aside / f"parameter_{name}.npy", values, allow_pickle=False)
     if ensemble.times is not None:
         times = np.full((ensemble.count, len(ensemble.coordinates["step"])), np.nan)
         for number in range(ensemble.count):
             times[number, : len(ensemble.levels(number))] = ensemble.levels(number)
-        np.save(aside / "time.npy", times, allow_pickle=False)
-    (aside / NOTE).write_text(json.dumps(ensemble.about(), indent=1))
-
-
-def _padded(ensemble: Ensemble, name: str, number: int, shape: tuple[int, ...]) -> Any:
-    """Values of a member with NaN behind its last step."""
-    import numpy as np
-
-    values = ensemble.read(name, number)
-    if values.shape == shape:
-        return values
-    if values.dtype.kind != "f":
-        raise Invalid(
-            f"field {name!r} ({values.dtype}) of member {number} has {len(values)} of {shape[0]} levels, and "
-            "a .npy file has no word for what is missing (choose other fields)"
-        )
-    whole = np.full(shape, np.nan, values.dtype)
-    whole[: len(values)] = values
-    return whole
-
-
-def _save(file: Path, dtype: str, shape: tuple[int, ...], rows: Iterable[Any]) -> None:
-    """A ``.npy`` file, row by row; not mapped, so that a full disk is an error and not a signal."""
-    import numpy as np
-    from numpy.lib import format as npy
-
-    kind = np.dtype(dtype).newbyteorder("<")
-    header = {"descr": npy.dtype_to_descr(kind), "fortran_order": False, "shape": shape}
-    with file.open("wb") as out:
-        npy.write_array_header_1_0(out, header)  # type: ignore[no-untyped-call]
-        for row in rows:
-            out.write(np.ascontiguousarray(row, kind).data)
+        np.save(aside / "times.npy", times, allow_pickle=False)
+    note = {
+        "name": ensemble.name,
+        "members": list(ensemble.members),
+        "fields": {n: f.to_json() for n, f in ensemble.fields.items()},
+        "axes": dict(ensemble.units),
+        "parameters": {n: unit for n, (unit, _) in ensemble.parameters.items()},
+        "periodic": list(ensemble.periodic),
+        "adaptive": ensemble.times is not None,
+    }
+    (aside / NOTE).write_text(json.dumps(note, indent=1))
 
 
 def recognise(path: Path) -> bool:
-    """Whether this is a directory that `write` made, or a numpy file, by its content."""
-    if path.is_dir():
-        return (path / NOTE).is_file()
-    from sciflow.formats.lone_numpy import is_numpy
-
-    return is_numpy(path)
+    """Whether this is a directory that `write` made, or a numpy file."""
+    return (path / NOTE).is_file() if path.is_dir() else path.suffix in (".npy", ".npz")
 
 
 def read(path: Path) -> Ensemble:
-    """Open a directory, or a lone file (see `sciflow.formats.lone_numpy`), for import.
+    """Open for import.
 
-    Raises
-    ------
-    NotFound
-        If the directory has no ``ensemble.json``.
-    Invalid
-        If arrays are missing, of other shapes or types than the note says, or hold objects.
-    """
-    if not path.is_dir():
-        from sciflow.formats.lone_numpy import read as read_lone
-
-        return read_lone(path)
-    if not (path / NOTE).is_file():
-        raise NotFound(f"{path}: there is no {NOTE}")
-    try:
-        note = json.loads((path / NOTE).read_bytes())
-        fields = {str(n): Field.from_json(f) for n, f in note["fields"].items()}
-        fixed = {str(n): Field.from_json(f) for n, f in note.get("constants", {}).items()}
-        units = {str(a): str(u) for a, u in note["axes"].items()}
-        parameters = {str(n): str(u) for n, u in note["parameters"].items()}
-        about = {k: tuple(note.get(k, ())) for k in ("periodic", "members", "left_out")}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Invalid(f"{path / NOTE}: {type(error).__name__}: {error}") from None
-    for name in (*fields, *fixed, *units):
-        if not NAME.match(name):
-            raise Invalid(f"{path / NOTE}: the name {name!r} must match {NAME.pattern}")
-    arrays = {n: load(path / f"{n}.npy", mapped=True) for n in fields}
-    coordinates = {a: load(path / f"axis-{a}.npy") for a in units}
-    count = _check(path, fields, arrays, coordinates)
-    constants = {n: (f, load(path / f"constant-{n}.npy")) for n, f in fixed.items()}
-    for name, (field, values) in constants.items():
-        if values.ndim != len(field.axes) or values.dtype.name != field.dtype:
-            raise Invalid(
-                f"{path / f'constant-{name}.npy'}: {values.dtype}{values.shape}, {NOTE} says {field}"
-            )
-    times = _Times(path, count, coordinates) if note.get("adaptive") else None
-
-    def one(name: str, number: int) -> Any:
-        values = arrays[name][number]
-        return values[: len(times(number))] if times and fields[name].axes[:1] == ("step",) else values
-
-    return Ensemble(
-        str(note.get("name", path.name)), fields, coordinates, units, _table(path, parameters, count), count,
-        one, times=times, time_unit=str(note.get("time_unit", "any")), constants=constants,
-        datasets={n: f"{n}.npy" for n in fields}, **about,
-    )  # fmt: skip
-
-
-def load(file: Path, *, mapped: bool = False) -> Any:
-    """An array of numbers; nothing is ever unpickled.
+    A lone ``.npy`` is one field ``u`` of shape ``(member, time, z, y, x)``, as many of the last axes as
+    it has; an ``.npz`` has one such array for each field, ``time``, ``x``, ``y``, ``z`` as coordinates,
+    and arrays of shape ``(member,)`` as parameters.
 
     Raises
     ------
     Invalid
-        If the file is missing, damaged or holds something else.
+        If arrays are missing, of other shapes than the note says, or hold objects.
     """
+    if path.is_dir():
+        return _directory(path)
+    return _lone(path)
+
+
+def _load(path: Path, **options: Any) -> Any:
     import numpy as np
 
     try:
-        array = np.load(file, allow_pickle=False, mmap_mode="r" if mapped else None)
+        return np.load(path, allow_pickle=False, **options)
     except FileNotFoundError:
-        raise Invalid(f"{file}: not there, but {NOTE} names it") from None
-    except (ValueError, EOFError, OSError, SyntaxError) as error:
-        raise Invalid(f"{file}: {error}") from None
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub":
-        raise Invalid(f"{file}: holds no array of numbers")
-    return array
+        raise Invalid(f"{path}: not there, but {NOTE} names it") from None
+    except ValueError as error:
+        raise Invalid(f"{path}: {error}") from None
 
 
-def _check(
-    path: Path, fields: Mapping[str, Field], arrays: Mapping[str, Any], coordinates: Mapping[str, Any]
-) -> int:
-    """Number of members, which all arrays must have."""
-    count = 0
+def _directory(path: Path) -> Ensemble:
+    try:
+        note = json.loads((path / NOTE).read_bytes())
+        fields = {n: Field.from_json(f) for n, f in note["fields"].items()}
+        axes, parameters = dict(note["axes"]), dict(note["parameters"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Invalid(f"{path / NOTE}: {error}") from None
+    coordinates = {a: _load(path / f"axis_{a}.npy") for a in axes}
+    arrays = {n: _load(path / f"{n}.npy", mmap_mode="r") for n in fields}
+    count = len(next(iter(arrays.values()))) if arrays else 0
     for name, array in arrays.items():
-        file, field = path / f"{name}.npy", fields[name]
-        unknown = [a for a in field.axes if a not in coordinates]
-        if unknown:
-            raise Invalid(f"{file}: {NOTE} names no axis {unknown[0]!r}")
-        count = count or (len(array) if array.ndim else 0)
-        wanted = (count, *(coordinates[a].size for a in field.axes))
+        wanted = (count, *(len(coordinates[a]) for a in fields[name].axes))
         if array.shape != wanted:
-            raise Invalid(f"{file}: shape {array.shape}, {NOTE} says {wanted}")
-        if array.dtype.name != field.dtype:
-            raise Invalid(f"{file}: {array.dtype}, {NOTE} says {field.dtype}")
-    return count
+            raise Invalid(f"{path / (name + '.npy')}: shape {array.shape}, {NOTE} says {wanted}")
+    table = {n: (unit, _load(path / f"parameter_{n}.npy")) for n, unit in parameters.items()}
+    adaptive = bool(note.get("adaptive"))
+    times: Any = _load(path / "times.npy") if adaptive else None
+    steps: Any = (~_isnan(times)).sum(axis=1) if adaptive else None
+
+    def one(name: str, number: int) -> Any:
+        values = arrays[name][number]
+        return values[: steps[number]] if adaptive and "step" in fields[name].axes else values
+
+    return Ensemble(
+        note.get("name", path.name), fields, coordinates, axes, table, count, one,
+        (lambda number: times[number, : steps[number]]) if adaptive else None,
+        tuple(note.get("periodic", ())),
+    )  # fmt: skip
 
 
-def _table(path: Path, parameters: Mapping[str, str], count: int) -> dict[str, tuple[str, Any]]:
-    points = load(path / "parameters.npy")
-    if points.shape != (count, len(parameters)):
-        raise Invalid(
-            f"{path / 'parameters.npy'}: shape {points.shape}, {NOTE} says {(count, len(parameters))}"
-        )
-    return {n: (unit, points[:, i]) for i, (n, unit) in enumerate(parameters.items())}
+def _isnan(values: Any) -> Any:
+    import numpy as np
+
+    return np.isnan(values)
 
 
-class _Times:
-    """Times of each member: what stands before the first NaN, with nothing behind it."""
+def _lone(path: Path) -> Ensemble:
+    import numpy as np
 
-    def __init__(self, path: Path, count: int, coordinates: Mapping[str, Any]) -> None:
-        import numpy as np
+    found = _load(path, mmap_mode="r") if path.suffix == ".npy" else _load(path)
+    arrays = {"u": found} if path.suffix == ".npy" else {n: found[n] for n in found.files}
+    given = {a: arrays.pop(a) for a in ("time", "x", "y", "z") if a in arrays}
+    parameters = {n: ("1", arrays.pop(n)) for n in [n for n, a in arrays.items() if a.ndim == 1]}
+    fields: dict[str, Field] = {}
+    coordinates: dict[str, Any] = {}
+    for name, array in arrays.items():
+        if not 2 <= array.ndim <= 5 or array.dtype.kind not in "fiu":
+            raise Invalid(
+                f"{path}, {name!r}: shape {array.shape} of {array.dtype} is no (member, time, z, y, x)"
+            )
+        space = ("z", "y", "x")[5 - array.ndim :] if array.ndim > 2 else ()
+        fields[name] = Field(("time", *space), "any", _stored(array.dtype))
+        for axis, size in zip(fields[name].axes, array.shape[1:], strict=True):
+            values = np.asarray(given.get(axis, np.arange(float(size))), dtype=float)
+            if len(values) != size or len(coordinates.get(axis, values)) != size:
+                raise Invalid(
+                    f"{path}, {name!r}: {size} points along {axis!r}, the coordinates have {len(values)}"
+                )
+            coordinates[axis] = values
+    counts = {len(a) for a in (*arrays.values(), *(v for _, v in parameters.values()))}
+    if len(counts) != 1:
+        raise Invalid(f"{path}: the arrays have different numbers of members: {sorted(counts)}")
+    units = dict.fromkeys(coordinates, "any")
+    return Ensemble(
+        path.stem, fields, coordinates, units, parameters, counts.pop(), lambda n, m: arrays[n][m]
+    )
 
-        file = path / "time.npy"
-        self._values = load(file)
-        wanted = (count, coordinates["step"].size if "step" in coordinates else 0)
-        if self._values.shape != wanted:
-            raise Invalid(f"{file}: shape {self._values.shape}, the fields and steps say {wanted}")
-        there = ~np.isnan(self._values)
-        self._counts = there.sum(axis=1)
-        torn = np.flatnonzero((there != (np.arange(wanted[1]) < self._counts[:, None])).any(axis=1))
-        if len(torn):
-            raise Invalid(f"{file}: member {torn[0]} has NaN between its times")
 
-    def __call__(self, number: int) -> Any:
-        """Times of a member."""
-        return self._values[number, : self._counts[number]]
+def _stored(dtype: Any) -> str:
+    """The type on disk: its own where there is one, else the next that holds it."""
+    name = str(dtype)
+    if name in ("float64", "float32", "int64", "int32", "uint8"):
+        return name
+    return "float32" if dtype.kind == "f" else "int64"

@@ -24,7 +24,8 @@ types: setup ## mypy --strict
 	@$(PY) -m mypy
 
 unit: setup ## pytest
-	@$(PY) -m pytest
+	@$(PY) -m pytest --ignore tests/formats
+	@$(PY) -m pytest tests/formats # alone: the HDF5 libraries of h5py and dolfinx do not share a process
 
 mpi: setup ## the tests that hold for any number of ranks, on two
 	@if command -v mpirun >/dev/null && $(PY) -c 'import mpi4py' 2>/dev/null; then \

@@ -189,6 +189,11 @@ def h5(path: Path, mode: str) -> Any:
         import h5py
     except ImportError:
         raise Missing("HDF5 needs h5py: pip install 'sciflow[export]'") from None
+    except ValueError:
+        raise Missing(
+            "h5py cannot be loaded beside the other HDF5 library that this process has (dolfinx brings one): "
+            "run the export in a process of its own, as `sciflow store export` does"
+        ) from None
     try:
         return h5py.File(path, mode)
     except OSError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 CONFLICTS = "meta/conflicts"
 DATA = "data.zarr"
+KEPT = "members committed before are kept"
 
 
 class Member:
@@ -69,7 +70,14 @@ class Member:
         self._shares = Shares(self._comm, root / DATA, disk)
         self.restart: Restart | None = None
         self.resume_from = 0
-        self._open()
+        self._folder = root / PARTS
+        self._parts: dict[str, Part] = {}
+        self._late: Exception | None = None
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -80,27 +88,53 @@ class Member:
     # -- beginning ---------------------------------------------------------------------------
 
     def _open(self) -> None:
-        folder = ""
-        if self._first:
-            folder = attempt.begin(self._root / PARTS, self.member, self._disk).name
-        self._folder = self._root / PARTS / exchange(self._comm, folder)[0]
+        mine: dict[int, Restart] = {}
         # Rank 0 makes the files; the others open them for the shares that they write themselves.
-        parts = self._make_parts() if self._first else {}
-        self._comm.barrier()
-        self._parts = parts or self._make_parts()
-        mine = {r.level: r for r in Restart.read(self._folder, self._comm.rank) if self._holds(r)}
+        self._together(self._begin)
+        self._folder = self._root / PARTS / exchange(self._comm, self._folder.name)[0]
+        self._together(self._look, mine)
         self.resume_from = max(self._shares.common_levels(sorted(mine)), default=0)
         self.restart = mine[self.resume_from] if self.resume_from else None
-        self._comm.barrier()
         note = self.restart.note if self.restart else {}
         self.level = self.resume_from
         self.metrics: dict[str, float] = dict(note.get("metrics", {}))
         self._shares.expected = note.get("numberings", {})
+        self._together(self._rewind, note.get("running", {}))
+
+    def _begin(self) -> None:
+        if self._first:
+            self._folder = attempt.begin(self._root / PARTS, self.member, self._disk)
+            self._make_parts()
+
+    def _make_parts(self) -> None:
+        for name, layout in self._layouts.items():
+            self._parts[name] = Part(layout, self._folder / name)
+
+    def _look(self, mine: dict[int, Restart]) -> None:
+        """The restart points that this rank could go on from."""
+        if not self._first:
+            self._make_parts()
+        mine.update({r.level: r for r in Restart.read(self._folder, self._comm.rank) if self._holds(r)})
+
+    def _rewind(self, running: Mapping[str, int]) -> None:
         for name, part in self._parts.items():
             part.levels = self._levels_of(part)
             if self._first:
-                part.rewind(part.levels, note.get("running", {}).get(name, 0))
-        self._comm.barrier()
+                part.rewind(part.levels, running.get(name, 0))
+
+    def _together(self, action: Callable[..., object], *arguments: Any) -> None:
+        """Do what may fail on one rank only, and raise it on all of them; collective."""
+        self._shares.agree(self._late or self._problem(action, *arguments), [], [])
+
+    def _problem(self, action: Callable[..., object], *arguments: Any) -> Exception | None:
+        """What goes wrong on this rank, for the ranks to agree on."""
+        try:
+            action(*arguments)
+        except (Invalid, Diverged, Failed) as error:
+            return error
+        except OSError as error:
+            return explain_os_error(error, self._root / DATA, KEPT)
+        return None
 
     def _levels_of(self, part: Part, level: int | None = None) -> int:
         """How many time levels a field has when the member has `level` (as it has now)."""
@@ -116,9 +150,6 @@ class Member:
             part.holds(self._levels_of(part, restart.level), running.get(name, 0))
             for name, part in self._parts.items()
         )
-
-    def _make_parts(self) -> dict[str, Part]:
-        return {name: Part(layout, self._folder / name) for name, layout in self._layouts.items()}
 
     # -- appending ---------------------------------------------------------------------------
 
@@ -153,32 +184,36 @@ class Member:
         Failed
             On every rank: the file system refused.
         """
-        problem: Exception | None = None
         sums: list[int] = []
         shared = [n for n, v in values.items() if isinstance(v, Share)]
         saved = restart() if restart is not None and self._disk.durability != "none" else None
         for key, number in (metrics or {}).items():
             self.metrics[key] = self.metrics.get(key, 0.0) + float(number)
-        try:
-            for name in shared:
-                sums.append(self._write_share(name, values[name]))
-            if self._first:
-                self._write_arrays({n: v for n, v in values.items() if n not in shared})
-            elif saved is not None:
-                # Before the ranks agree: when rank 0 goes on, no rank is a restart point behind.
-                self._note_restart(saved, self.level + 1)
-        except (Invalid, Diverged, Failed) as error:
-            problem = error
-        except OSError as error:
-            problem = explain_os_error(error, self._root / DATA, "members committed before are kept")
+        # On with the other fields after a failure: with the first level the ranks exchange counts.
+        problems = [self._problem(self._write_share, name, values[name], sums) for name in shared]
+        problems.append(self._problem(self._write_own, values, shared, saved))
+        problem = self._late or next((p for p in problems if p is not None), None)
         everyone = self._shares.agree(problem, sums, shared)
-        for name, pieces in zip(shared, everyone, strict=True):
-            self._seal_share(name, pieces)
+        self._late = self._problem(self._conclude, zip(shared, everyone, strict=True), saved)
         self.level += 1
         if sync:
-            self._sync(values)
+            self._together(self._sync, values)
+        # With several ranks a failure of one of them is told when they next agree.
+        elif self._late is not None and self._comm.size == 1:
+            raise self._late
+
+    def _write_own(self, values: Mapping[str, Any], shared: Sequence[str], saved: Any) -> None:
+        if self._first:
+            self._write_arrays({n: v for n, v in values.items() if n not in shared})
+        elif saved is not None:
+            # Before the ranks agree: when rank 0 goes on, no rank is a restart point behind.
+            self._note_restart(saved)
+
+    def _conclude(self, shares: Iterable[tuple[str, list[tuple[int, int]]]], saved: Any) -> None:
+        for name, pieces in shares:
+            self._seal_share(name, pieces)
         if self._first and saved is not None:
-            self._note_restart(saved, self.level)
+            self._note_restart(saved)
 
     def _write_arrays(self, values: Mapping[str, Any]) -> None:
         ready = {n: self._checked(n, v) for n, v in values.items() if v is not None}
@@ -210,7 +245,7 @@ class Member:
             raise Invalid(f"member {self.member}: more than {part.layout.levels} states")
         return part
 
-    def _write_share(self, name: str, value: Any) -> int:
+    def _write_share(self, name: str, value: Any, sums: list[int]) -> None:
         import numpy as np
 
         part = self._part(name)
@@ -219,7 +254,7 @@ class Member:
         if not np.isfinite(data).all():
             raise Diverged(f"field {name!r} is not finite at time level {self.level}")
         write_at(part.handle, [data], part.layout.place(self.level) + start * data.itemsize)
-        return int(crc32c(data))
+        sums.append(int(crc32c(data)))
 
     def _seal_share(self, name: str, pieces: list[tuple[int, int]]) -> None:
         part, crc = self._parts[name], 0
@@ -231,23 +266,18 @@ class Member:
             part.levels += 1
 
     def _sync(self, names: Iterable[str]) -> None:
-        try:
-            for name in names:
-                self._disk.sync_data(self._parts[name].handle)
-        except OSError as error:
-            raise explain_os_error(error, self._folder, "members committed before are kept") from error
+        for name in names:
+            self._disk.sync_data(self._parts[name].handle)
 
-    def _note_restart(self, arrays: Mapping[str, np.ndarray], level: int) -> None:
+    def _note_restart(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Note what this rank needs to go on after the level that is being appended."""
         note = {
             "ranks": self._comm.size,
             "metrics": self.metrics,
             "numberings": self._shares.numberings(),
             "running": {name: part.running for name, part in self._parts.items()},
         }
-        try:
-            Restart(level, note, arrays).write(self._folder, self._comm.rank)
-        except OSError as error:
-            raise explain_os_error(error, self._folder, "members committed before are kept") from error
+        Restart(self.level + 1, note, arrays).write(self._folder, self._comm.rank)
 
     def fill(self, values: Mapping[str, np.ndarray]) -> None:
         """Write whole fields at once, each of shape ``(time, ...)``; serial.
@@ -295,21 +325,11 @@ class Member:
         Failed
             If the file system refused; what was appended is kept.
         """
-        problem: Exception | None = None
-        won = True
-        try:
-            if self._shares.any():
-                for part in self._parts.values():
-                    self._disk.sync(part.handle)
-            self._comm.barrier()
-            if self._first:
-                won = self._publish(record)
-        except (Invalid, Failed) as error:
-            problem = error
-        except OSError as error:
-            problem = explain_os_error(error, self._root / DATA, "members committed before are kept")
-        self._shares.agree(problem, [], [])
-        outcome = exchange(self._comm, "" if won else "lost")[0]
+        won: list[bool] = []
+        # A rank that could not make its share last keeps the others from publishing.
+        self._together(self._sync, self._parts if self._comm.size > 1 else ())
+        self._together(lambda: won.append(self._publish(record)) if self._first else None)
+        outcome = exchange(self._comm, "lost" if won == [False] else "")[0]
         self.close()
         if self._first:
             remove_folder(self._folder)

@@ -59,10 +59,6 @@ class Shares:
         self._names: dict[str, str] = {}
         self.expected: Mapping[str, str] = {}
 
-    def any(self) -> bool:
-        """Whether a field was written in shares."""
-        return bool(self._counts)
-
     def numberings(self) -> dict[str, str]:
         """Name of the numbering by field, where there is one."""
         # A member that only lacked its commit is not appended to again: it has those it began with.

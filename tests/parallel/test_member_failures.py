@@ -286,7 +286,7 @@ def refuse(monkeypatch, rank, name, about):
     real = getattr(os, name)
 
     def call(first, *arguments, **options):
-        where = os.readlink(f"/proc/self/fd/{first}") if isinstance(first, int) else str(first)
+        where = str(Path(f"/proc/self/fd/{first}").readlink()) if isinstance(first, int) else str(first)
         if about in where:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return real(first, *arguments, **options)
@@ -318,7 +318,7 @@ def test_a_full_disk_of_one_rank_is_known_to_all(place, monkeypatch, rank, name,
             def two_levels():
                 # What spoils no values may be told when the ranks talk the next time.
                 for k in (t, t + 1):
-                    one.append(level(2, k), restart=lambda: {"t": np.array([k + 1, RANK])})
+                    one.append(level(2, k), restart=lambda k=k: {"t": np.array([k + 1, RANK])})
 
             refuse(patch, rank, name, about)
             said = outcome(two_levels)

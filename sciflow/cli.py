@@ -43,6 +43,9 @@ def parser() -> argparse.ArgumentParser:
         one.add_argument("--store", metavar="DIR", help="where artifacts are (default: sciflow-store)")
         if name == "run":
             one.add_argument(
+                "--site", metavar="NAME", help="where stages run: local, allocation, or a file hpc/NAME.toml"
+            )
+            one.add_argument(
                 "--engine",
                 choices=("auto", "prefect", "plain"),
                 default="auto",
@@ -141,14 +144,18 @@ def _run(options: argparse.Namespace) -> int:
     from sciflow.component import plain
     from sciflow.console import Console
     from sciflow.loading import load_flow, parameters_of
+    from sciflow.site import current
 
+    if options.site:
+        os.environ["SCIFLOW_SITE"] = options.site
+    site = current()
     which = _prepare_engine(options.engine)
     if which == "prefect":
         # The terminal has lines of our own; everything is still logged to the Prefect API.
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     found = load_flow(options.flow)
     parameters = parameters_of(found.fn, options.set, options.params)
-    here = engine.Session(_store(options), found.fn.__name__, plain(parameters), which, listener=Console())
+    here = engine.Session(_store(options), found.fn.__name__, plain(parameters), which, Console(), site=site)
     here.note_source(found.fn)
     try:
         with engine.within(here):

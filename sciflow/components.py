@@ -5,6 +5,8 @@ from __future__ import annotations
 from sciflow.component import Component
 from sciflow.executors.local import Local
 from sciflow.executors.mpi import Mpi
+from sciflow.executors.slurm import Slurm
+from sciflow.executors.steps import Steps
 from sciflow.hooks import hookimpl
 from sciflow.stages.design import Design
 from sciflow.stages.evaluate import Evaluate
@@ -15,4 +17,4 @@ from sciflow.stages.train import Train
 @hookimpl
 def sciflow_components() -> list[type[Component]]:
     """Stages and executors of the core."""
-    return [Design, Simulate, Train, Evaluate, Local, Mpi]
+    return [Design, Simulate, Train, Evaluate, Local, Mpi, Slurm, Steps]

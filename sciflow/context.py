@@ -87,6 +87,10 @@ class Context:
         Where a stage may start jobs of its own (the members of an ensemble).
     resources : Resources or None
         What the flow asked for this stage.
+    cancelled : threading.Event
+        Set when `check` is to raise.
+    stopping : threading.Event
+        Set when the scheduler asked this process to end soon.
     """
 
     seed: int = 0
@@ -97,6 +101,7 @@ class Context:
     executor: Executor | None = None
     resources: Resources | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
+    stopping: threading.Event = field(default_factory=threading.Event)
 
     def rng(self, *key: int) -> np.random.Generator:
         """A generator that depends on the seed and `key` alone.
@@ -130,6 +135,23 @@ class Context:
         """Raise `Cancelled` if the run was cancelled."""
         if self.cancelled.is_set():
             raise Cancelled("the run was cancelled")
+
+    def check_together(self) -> None:
+        """`check`, but of all ranks: if one was told to stop, all raise; collective.
+
+        A parallel stage that takes long calls it where its ranks meet anyway. A scheduler tells each
+        rank by itself that the time is over, and one that left alone would leave the others waiting.
+        """
+        if self.comm.size > 1:
+            import numpy as np
+
+            mine, everyone = np.array([self.stopping.is_set()], dtype=np.uint8), np.zeros(1, dtype=np.uint8)
+            mpi: Any = self.comm
+            mpi.Allreduce(mine, everyone)
+            if everyone[0]:
+                self.stopping.set()
+                self.cancelled.set()
+        self.check()
 
     def all_ok(self, error: BaseException | None) -> None:
         """Let all ranks agree on a failure before any of them raises; collective.

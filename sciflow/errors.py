@@ -29,6 +29,25 @@ class Failed(SciflowError, RuntimeError):
     """A stage, job or ensemble that was started did not end well."""
 
 
+class Ended(Failed):
+    """A job was ended from outside: by its time limit, for another job, with its node, for its memory.
+
+    Parameters
+    ----------
+    message : str
+        What happened, and what to do.
+    cause : str
+        As `sciflow.executor.Cause` names it.
+    log : str
+        The last lines of the job's log.
+    """
+
+    def __init__(self, message: str, cause: str, log: str = "") -> None:
+        super().__init__(message)
+        self.cause = cause
+        self.log = log
+
+
 class Diverged(SciflowError, ArithmeticError):
     """A solver or a training run left the finite numbers or did not converge."""
 

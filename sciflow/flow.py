@@ -20,15 +20,20 @@ from sciflow.artifact import Artifact, explain_os_error
 from sciflow.component import plain
 from sciflow.context import Context, Event
 from sciflow.errors import Cancelled, Failed, Invalid
-from sciflow.executor import Executor, JobState, Resources
+from sciflow.executor import Cause, Executor, Job, JobState, Resources, ended, unfinished
 from sciflow.jobs import EventHandler, EventLog, JobSpec
 from sciflow.provenance import collect, components_in, recipe_of
 from sciflow.registry import require
+from sciflow.site import Site, current
 from sciflow.store import Store
 
 if TYPE_CHECKING:
     from sciflow.stage import Stage
     from sciflow.store import Writer
+
+
+CONTINUATIONS = 100
+"""So often a stage goes on in another job after one was ended from outside."""
 
 
 @dataclass
@@ -85,6 +90,8 @@ class Session:
         Name of the flow's file, without directories, and its text when the run began.
     unattended : bool
         Nobody will call `close`: the crate is written after every stage.
+    site : Site
+        Where stages run.
     end : float or None
         When the flow ended, seconds since the epoch.
     state, reason : str
@@ -100,6 +107,7 @@ class Session:
     file: str = ""
     source: str = ""
     unattended: bool = False
+    site: Site = field(default_factory=Site)
     end: float | None = None
     state: str = ""
     reason: str = ""
@@ -189,14 +197,14 @@ def session() -> Session:
         return here
     run_context = _flow_run()
     if run_context is None or run_context.flow_run is None:
-        made = Session(default_store(), "script")
+        made = Session(default_store(), "script", site=current())
         _SESSION.set(made)
         return made
     key = str(run_context.flow_run.id)
     if key not in _BY_FLOW_RUN:
         name = re.sub(r"\W+", "_", run_context.flow.name)
         parameters = plain(run_context.parameters or {})
-        made = Session(default_store(), name, parameters, "prefect", unattended=True)
+        made = Session(default_store(), name, parameters, "prefect", unattended=True, site=current())
         made.note_source(run_context.flow.fn)
         _BY_FLOW_RUN[key] = made
     return _BY_FLOW_RUN[key]
@@ -217,10 +225,10 @@ async def run(
     stage : Stage
         With its configuration.
     executor : Executor or None
-        Where it runs; None runs it in this process (an ensemble chooses ``mpi`` where its problem
-        needs it).
+        Where it runs; None leaves it to the site of the run, which is this process unless another one
+        was named (an ensemble chooses ``mpi`` there where its problem needs it).
     resources : Resources or None
-        What it gets. Neither is part of the result's identity.
+        What it gets, see `Site.place`. Neither is part of the result's identity.
     **inputs : Artifact
         By the names in ``stage.inputs``.
 
@@ -244,7 +252,7 @@ async def run(
     if here.planning:
         planned: Artifact = _plan(stage, inputs, here)
         return planned
-    work = Work(stage, inputs, executor, resources or Resources(), here)
+    work = Work(stage, inputs, *here.site.place(stage, executor, resources), here)
     if _flow_run() is not None:
         from sciflow.prefect_engine import run_task
 
@@ -408,22 +416,44 @@ class Work:
         return out.publish(collect(self.stage, self.inputs, self.resources, start, time.time()))
 
     def _submit(self, out: Writer) -> None:
+        """Run the stage as a job; one of an earlier process is found again, an interrupted one goes on."""
+        jobs = unfinished(out.scratch)
+        for continuation in range(CONTINUATIONS):
+            job = jobs[-1] if jobs else self._start(out)
+            state = self._follow(job)
+            job.settle()
+            if state == JobState.DONE:
+                out.refresh()
+                return
+            cause = job.cause()
+            if cause == Cause.CANCELLED:
+                raise Cancelled(job.reason())
+            if cause is None or not cause.passing or continuation == CONTINUATIONS - 1:
+                break
+            self.emit(_log_event("WARNING", f"{job.reason()}; it goes on in another job"))
+            jobs = []
+        raise ended(job, f"stage {self.stage.name!r}")
+
+    def _start(self, out: Writer) -> Job:
         assert self.executor is not None
         entries = {n: {"path": str(a.path), "digest": a.digest} for n, a in self.inputs.items()}
         seed = getattr(self.stage, "seed", 0)
         spec = JobSpec("stage", self.stage.to_json(), str(out.path), entries, seed=seed)
         job = self.executor.submit(spec, out.scratch / f"job-{spec.nonce[:12]}", self.resources)
-        while job.wait(0.2) == JobState.RUNNING:
+        self.emit(_log_event("INFO", f"job {job.id}, run directory {job.directory}"))
+        return job
+
+    def _follow(self, job: Job) -> JobState:
+        """Mirror what a job reports until it ends."""
+        while True:
+            state = job.wait(0.1)
             for event in job.events():
                 self.emit(event)
+            if state.ended:
+                return state
             if self._cancelled.is_set():
                 job.cancel()
                 raise Cancelled("the run was cancelled")
-        for event in job.events():
-            self.emit(event)
-        if job.state() != JobState.DONE:
-            raise Failed(f"stage {self.stage.name!r}: {job.reason()} (run directory {job.directory})")
-        out.refresh()
 
 
 def _log_event(level: str, message: str) -> Event:

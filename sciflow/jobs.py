@@ -21,6 +21,8 @@ JOB_FORMAT = 1
 """Version of ``job.json``; a worker refuses any other."""
 
 JOB, STATUS, EXIT, LOG = "job.json", "status.jsonl", "exit.json", "log.txt"
+SUBMITTED = "submitted.json"
+"""Left by an executor whose jobs outlive their driver; names the executor, for whoever comes after."""
 
 
 def host() -> str:
@@ -61,7 +63,9 @@ class JobSpec:
 
     def write(self, directory: Path) -> Path:
         """Write ``job.json`` into a run directory and return its path."""
-        directory.mkdir(parents=True, exist_ok=True)
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        # Parameters and logs are nobody else's business.
+        directory.mkdir(mode=0o700, exist_ok=True)
         path = directory / JOB
         replace_json(path, {"format": JOB_FORMAT, **asdict(self)})
         return path

@@ -30,6 +30,8 @@ class Stage(Component):
     orchestrates : bool
         Whether `run` stays with the flow and starts jobs of its own through ``ctx.executor``; any
         other stage is itself the job that an executor runs.
+    light : bool
+        Takes so little that it runs with the flow, also where other stages are jobs of a cluster.
     """
 
     kind: ClassVar[str] = "stage"
@@ -37,6 +39,7 @@ class Stage(Component):
     output: ClassVar[Schema]
     retries: ClassVar[int] = 0
     orchestrates: ClassVar[bool] = False
+    light: ClassVar[bool] = False
 
     @abstractmethod
     def run(self, inputs: Mapping[str, Artifact], out: Writer, ctx: Context) -> None:

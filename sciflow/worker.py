@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sciflow.artifact import Artifact
 from sciflow.artifact.member import Member
@@ -23,7 +24,12 @@ from sciflow.stage import Stage
 from sciflow.states import Assembler, Collector, not_finite
 from sciflow.store import Writer
 
+if TYPE_CHECKING:
+    import argparse
+
 OK, FAILED = 1, 2
+AGAIN = 75
+"""Exit code of a worker that was told to stop and kept what it had: started again, it goes on."""
 
 
 def execute(spec: JobSpec, ctx: Context) -> None:
@@ -89,18 +95,24 @@ def _members(spec: JobSpec, ctx: Context) -> None:
             _solve_block(problem, members[block], points[block], spec.seed, out, ctx)
         return
     for member, row in zip(members, points, strict=True):
-        _solve_one(problem, member, row, spec.seed, out, ctx)
+        for last in [False] * (spec.payload.get("attempts", 1) - 1) + [True]:
+            if _solve_one(problem, member, row, spec.seed, out, ctx, last=last):
+                break
 
 
-def _solve_one(problem: Problem, member: int, row: list[float], seed: int, out: Writer, ctx: Context) -> None:
-    ctx.check()
+def _solve_one(
+    problem: Problem, member: int, row: list[float], seed: int, out: Writer, ctx: Context, *, last: bool
+) -> bool:
+    """Solve one member and record it; False if an error of its solver asks for another attempt."""
+    ctx.check_together()
     ctx.emit({"event": "member", "member": member, "state": "started"})
     # No rank may take the job down with this member before it is on record who was being solved.
     ctx.comm.barrier()
     begin = time.perf_counter()
     inner = Context(
-        member_seed(seed, member), ctx.scratch, ctx.comm, ctx.log, ctx.emit, cancelled=ctx.cancelled
-    )
+        member_seed(seed, member), ctx.scratch, ctx.comm, ctx.log, ctx.emit,
+        cancelled=ctx.cancelled, stopping=ctx.stopping,
+    )  # fmt: skip
     reason = ""
     with out.member(member, ctx.comm) as one:
         try:
@@ -118,6 +130,10 @@ def _solve_one(problem: Problem, member: int, row: list[float], seed: int, out: 
             if ctx.comm.size > 1:
                 ctx.emit({"event": "member", "member": member, "state": "crashed", "reason": reason})
                 raise
+            if not last:
+                one.drop()
+                ctx.log.warning("member %d: %s; it is tried again", member, reason)
+                return False
         record = _record(reason, one.metrics, begin, ctx)
         if reason:
             one.drop()
@@ -125,7 +141,8 @@ def _solve_one(problem: Problem, member: int, row: list[float], seed: int, out: 
                 out.write_member(member, {}, record)
         elif not one.commit(record):
             ctx.log.warning("member %d was solved twice with other results; the first one stays", member)
-    _tell(member, reason, ctx)
+    _tell(member, reason, ctx, record["seconds"])
+    return True
 
 
 def _stream(problem: Problem, mu: Mapping[str, float], one: Member, ctx: Context) -> None:
@@ -144,7 +161,7 @@ def _stream(problem: Problem, mu: Mapping[str, float], one: Member, ctx: Context
             if assembler.adaptive and ctx.comm.rank == 0:
                 values["time"] = np.asarray(state.time, dtype=float)
             one.append(values, restart=state.restart, metrics=state.metrics)
-            ctx.check()
+            ctx.check_together()
     assembler.finish()
 
 
@@ -181,7 +198,7 @@ def _solve_block(
         out.write_member(
             member, {} if reason else arrays, _record(reason, {}, time.perf_counter() - share, ctx)
         )
-        _tell(member, reason, ctx)
+        _tell(member, reason, ctx, share)
 
 
 def _record(reason: str, metrics: Mapping[str, float], begin: float, ctx: Context) -> dict[str, Any]:
@@ -195,8 +212,9 @@ def _record(reason: str, metrics: Mapping[str, float], begin: float, ctx: Contex
     }
 
 
-def _tell(member: int, reason: str, ctx: Context) -> None:
-    ctx.emit({"event": "member", "member": member, "state": "failed" if reason else "ok", "reason": reason})
+def _tell(member: int, reason: str, ctx: Context, seconds: float) -> None:
+    state = "failed" if reason else "ok"
+    ctx.emit({"event": "member", "member": member, "state": state, "reason": reason, "seconds": seconds})
 
 
 def communicator() -> Comm:
@@ -221,58 +239,102 @@ def _leave_with_parent() -> None:
     threading.Thread(target=watch, name="leave-with-parent", daemon=True).start()
 
 
+def _stop_when_told(ctx: Context) -> None:
+    """End soon, and well, when the scheduler says that the time is over or the node is needed."""
+
+    def told(number: int, frame: Any) -> None:
+        ctx.stopping.set()
+        # Several ranks may only stop together: they agree where they meet (`Context.check_together`).
+        if ctx.comm.size == 1:
+            ctx.cancelled.set()
+
+    for number in (signal.SIGUSR1, signal.SIGTERM):
+        signal.signal(number, told)
+
+
 def _run(job: Path, comm: Comm) -> int:
     directory = job.parent
     spec = JobSpec.read(job)
+    if comm.rank == 0:
+        # An earlier attempt of this very job may have left them.
+        for name in (EXIT, "ended"):
+            (directory / name).unlink(missing_ok=True)
     emit: Callable[[Event], None] = EventLog(directory) if comm.rank == 0 else (lambda event: None)
     log = logging.getLogger("sciflow")
     log.setLevel(logging.INFO)
     log.addHandler(EventHandler(emit))
     scratch = Path(spec.output).parent / "scratch"
     ctx = Context(spec.seed, scratch, comm, log, emit)
+    _stop_when_told(ctx)
     emit({"event": "start", "host": os.uname().nodename, "pid": os.getpid(), "ranks": comm.size})
-    reason = ""
+    reason, again = "", False
     try:
         execute(spec, ctx)
+    except Cancelled:
+        if not ctx.stopping.is_set():
+            raise
+        reason, again = "it was told to stop; what was finished is kept", True
+        log.info("told to stop: what was finished is kept")
     # The job is foreign code: whatever it raises ends this process with the reason on record.
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         logging.getLogger("sciflow.worker").exception("the job failed on rank %d", comm.rank)
-    if comm.rank == 0 or reason:
-        end = {"nonce": spec.nonce, "code": 1 if reason else 0, "reason": reason, "rank": comm.rank}
+    code = AGAIN if again else 1 if reason else 0
+    if comm.rank == 0 or (reason and not again):
+        end = {"nonce": spec.nonce, "code": code, "reason": reason, "rank": comm.rank, "again": again}
         replace_json(directory / EXIT, end)
-    if reason and comm.size > 1:
+    if code == 1 and comm.size > 1:
         sys.stderr.flush()
         abort: Any = comm
         abort.Abort(1)
-    return 1 if reason else 0
+    return code
 
 
 def read_exit(directory: Path, nonce: str) -> dict[str, Any] | None:
     """The exit record of this attempt, or None while there is none."""
-    file = directory / EXIT
-    if not file.exists():
+    try:
+        document: dict[str, Any] = json.loads((directory / EXIT).read_bytes())
+    except FileNotFoundError:
         return None
-    document: dict[str, Any] = json.loads(file.read_bytes())
     return document if document.get("nonce") == nonce else None
+
+
+def _arguments(arguments: list[str]) -> argparse.Namespace:
+    import argparse
+
+    parser = argparse.ArgumentParser(prog="python -m sciflow.worker", description="Run one job file.")
+    parser.add_argument("job", type=Path, help="job.json of a run directory")
+    parser.add_argument("--leave-with-parent", action="store_true", help="end when standard input closes")
+    parser.add_argument("--ranks", type=int, default=0, help="refuse to run on another number of ranks")
+    return parser.parse_args(arguments)
 
 
 def main(arguments: list[str]) -> int:
     """Run one job file; the module's command line."""
-    options = [a for a in arguments if a.startswith("--")]
-    files = [a for a in arguments if not a.startswith("--")]
-    if len(files) != 1 or any(o != "--leave-with-parent" for o in options):
-        sys.stderr.write("usage: python -m sciflow.worker [--leave-with-parent] job.json\n")
-        return 2
+    options = _arguments(arguments)
     comm = communicator()
-    if "--leave-with-parent" in options and comm.rank == 0:
+    if options.leave_with_parent and comm.rank == 0:
         _leave_with_parent()
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     try:
-        return _run(Path(files[0]), comm)
+        if options.ranks not in (0, comm.size):
+            _strangers(options.job, options.ranks, comm)
+        return _run(options.job, comm)
     except SciflowError as error:
         sys.stderr.write(f"sciflow: {error}\n")
         return 2
+
+
+def _strangers(job: Path, wanted: int, comm: Comm) -> None:
+    """Refuse ranks that do not see each other; each of them would do the whole work."""
+    reason = (
+        f"{wanted} MPI ranks were started but mpi4py sees {comm.size}: launcher and MPI library do not fit "
+        "(with srun choose --mpi, `srun --mpi=list` shows which there are, or launch with mpirun; "
+        "`sciflow doctor --site` tries them)"
+    )
+    nonce = JobSpec.read(job).nonce
+    replace_json(job.parent / EXIT, {"nonce": nonce, "code": 1, "reason": reason, "rank": 0, "again": False})
+    raise Invalid(reason)
 
 
 if __name__ == "__main__":

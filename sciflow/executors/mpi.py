@@ -16,7 +16,7 @@ from typing import ClassVar
 
 from sciflow.context import Event
 from sciflow.errors import Missing
-from sciflow.executor import Executor, Job, JobState, Resources
+from sciflow.executor import Cause, Executor, Job, JobState, Resources
 from sciflow.executors.local import cores
 from sciflow.jobs import LOG, EventReader, JobSpec, tail
 
@@ -100,6 +100,12 @@ class ProcessJob(Job):
         """See `Job.events`."""
         return self._reader.new()
 
+    def cause(self) -> Cause | None:
+        """See `Job.cause`."""
+        if self.state() == JobState.FAILED and time.monotonic() >= self._end:
+            return Cause.TIME_LIMIT
+        return super().cause()
+
     def reason(self) -> str:
         """See `Job.reason`."""
         from sciflow.worker import read_exit
@@ -112,10 +118,10 @@ class ProcessJob(Job):
         record = read_exit(self.directory, self._nonce)
         if record and record["reason"]:
             return f"{record['reason']} (rank {record['rank']})"
-        return _ended(code) + _last_words(self.directory / LOG)
+        return ended(code) + _last_words(self.directory / LOG)
 
 
-def _ended(code: int) -> str:
+def ended(code: int) -> str:
     """What a return code says; ``mpirun`` passes a rank's signal on as 128 + number."""
     number = -code if code < 0 else code - 128
     try:

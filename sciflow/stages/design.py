@@ -48,6 +48,7 @@ class Design(Stage):
 
     name: ClassVar[str] = "design"
     output: ClassVar[Schema] = DESIGN
+    light: ClassVar[bool] = True
     problem: Problem | None = None
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)

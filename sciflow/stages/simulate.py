@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import statistics
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from sciflow.errors import Failed, Invalid, nearest
+from sciflow.errors import Cancelled, Failed, Invalid, nearest
+from sciflow.executor import Cause, ended
 from sciflow.problem import Problem, member_seed
 from sciflow.registry import require
 from sciflow.schema import Field, Schema
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
     from sciflow.artifact import Artifact
     from sciflow.context import Context
     from sciflow.executor import Executor, Job, Resources
+    from sciflow.jobs import JobSpec
     from sciflow.store import Writer
 
 ENSEMBLE = Schema(
@@ -31,6 +36,12 @@ ENSEMBLE = Schema(
 )
 HOPELESS = 5
 """So many jobs in a row that end before a single member is done end the ensemble."""
+PATIENT = 100
+"""The same for jobs that were ended by their time limit, for another job, or with their node."""
+WORTHWHILE = 1.0
+"""A job of several members should take at least so many seconds."""
+SLOW = 5.0
+"""A member that takes so many times the median is a straggler."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +60,9 @@ class Simulate(Stage):
         Of the ensemble; member seeds are derived from it.
     minimum : float
         Smallest fraction of members that must succeed, in [0, 1].
+    attempts : int
+        How often a member is tried that takes its job down or meets an error of its solver. One that
+        diverges is tried once: it would again.
     """
 
     name: ClassVar[str] = "simulate"
@@ -58,17 +72,20 @@ class Simulate(Stage):
     problem: Problem
     seed: int = 0
     minimum: float = 0.9
+    attempts: int = 2
 
     def __post_init__(self) -> None:
         if not 0 <= self.minimum <= 1:
             raise Invalid(f"minimum is a fraction between 0 and 1, got {self.minimum}")
         if self.seed < 0:
             raise Invalid(f"the seed cannot be negative, got {self.seed}")
+        if self.attempts < 1:
+            raise Invalid(f"a member needs at least one attempt, got attempts={self.attempts}")
 
     def identity(self) -> dict[str, object]:
-        """`minimum` decides whether the ensemble is accepted, not what is in it."""
+        """`minimum` decides whether the ensemble is accepted, not what is in it; `attempts` neither."""
         config = self.to_json()
-        del config["minimum"]
+        del config["minimum"], config["attempts"]
         return config
 
     def check(self, inputs: Mapping[str, Artifact]) -> None:
@@ -81,7 +98,7 @@ class Simulate(Stage):
         """Solve what is missing, then seal."""
         points = points_of(inputs["design"], self.problem)
         self._begin(out, inputs["design"], points)
-        Campaign(self.problem, points, self.seed, out, ctx).run()
+        Campaign(self, points, out, ctx).run()
         self._seal(out, points, ctx)
 
     def _begin(self, out: Writer, design: Artifact, points: np.ndarray) -> None:
@@ -204,11 +221,19 @@ def points_of(design: Artifact, problem: Problem) -> np.ndarray:
 
 @dataclass
 class _Running:
-    """A job, its members, and the one that it started last."""
+    """A job, its members, and the one that it started last.
+
+    Attributes
+    ----------
+    since : float
+        When that one was started, seconds since the epoch.
+    """
 
     job: Job
     members: list[int]
     current: int | None = None
+    since: float = 0.0
+    node: str = ""
 
 
 class Campaign:
@@ -216,22 +241,24 @@ class Campaign:
 
     Parameters
     ----------
-    problem : Problem
-        The full-order model.
+    stage : Simulate
+        Problem, seed, attempts.
     points : ndarray, shape (member, parameter)
         Where to solve it.
-    seed : int
-        Of the ensemble.
     out : Writer
         The ensemble being written.
     ctx : Context
         Executor, resources, progress.
     """
 
-    def __init__(self, problem: Problem, points: np.ndarray, seed: int, out: Writer, ctx: Context) -> None:
-        self.problem, self.points, self.seed, self.out, self.ctx = problem, points, seed, out, ctx
-        self._number = 0
+    def __init__(self, stage: Simulate, points: np.ndarray, out: Writer, ctx: Context) -> None:
+        self.problem, self.seed, self.attempts = stage.problem, stage.seed, stage.attempts
+        self.points, self.out, self.ctx = points, out, ctx
         self._done: set[int] = set()
+        self._tries: dict[int, int] = {}
+        self._seconds: list[float] = []
+        self._slow: set[int] = set()
+        self._fruitless = 0
 
     def run(self) -> None:
         """Submit jobs until every member has a record.
@@ -241,35 +268,58 @@ class Campaign:
         Failed
             If jobs keep ending before any member is done.
         Cancelled
-            If the run was cancelled; the jobs are ended first.
+            If the run, or a job outside of it, was cancelled; all jobs are ended first.
         """
-        self._constants()
+        earlier = self._earlier()
+        self._constants(earlier)
         # A crash may have had a passing cause (memory, a lost node): it is tried again once a run.
         self.out.recover()
         self._done = {m for m, r in self.out.committed().items() if not r.get("crash")}
         self._look_for_room(len(self.points) - len(self._done))
-        queue = self._split(self._missing())
-        running: list[_Running] = []
-        fruitless = 0
+        running = [_Running(job, spec.payload["members"]) for job, spec in earlier if spec.task == "members"]
+        if running:
+            self.ctx.log.info("%d jobs of an earlier process are found again", len(running))
+        taken = {m for one in running for m in one.members}
+        queue = self._blocks([m for m in range(len(self.points)) if m not in self._done and m not in taken])
         try:
+            if self._executor.queues and queue:
+                running += self._submit_all(queue)
+                queue = []
             while queue or running:
-                self.ctx.progress(len(self._done), len(self.points), "members")
                 while queue and len(running) < self._width:
-                    members = queue.pop(0)
+                    members = self._take(queue)
                     running.append(_Running(self._submit("members", members), members))
-                for one in list(running):
-                    before = len(self._done)
-                    state = one.job.wait(0.2 / len(running))
-                    self._follow(one)
-                    if state == "running":
-                        continue
-                    running.remove(one)
-                    fruitless = 0 if len(self._done) > before else fruitless + 1
-                    queue.extend(self._split(self._after(one, fruitless), 1))
+                running, left = self._round(running)
+                if left and self._executor.queues:
+                    running += self._submit_all([[m] for m in left] if self.problem.batch == 1 else [left])
+                else:
+                    queue += self._blocks(left)
             self.ctx.progress(len(self._done), len(self.points), "members")
         finally:
-            for one in running:
-                one.job.cancel()
+            still = [one.job for one in running if not one.job.state().ended]
+            self._executor.cancel_all(still)
+
+    def _round(self, running: list[_Running]) -> tuple[list[_Running], list[int]]:
+        """Look at every job once; those that still run, and members that need another job."""
+        self.ctx.progress(len(self._done), len(self.points), f"members{self._stragglers(running)}")
+        begin = time.monotonic()
+        still, left = [], []
+        first = running[0].job.wait(0.2) if running else None
+        for one in running:
+            before = len(self._done)
+            state = first if one is running[0] and first is not None else one.job.state()
+            self._follow(one)
+            if not state.ended:
+                still.append(one)
+                continue
+            self._fruitless = 0 if len(self._done) > before else self._fruitless + 1
+            left += self._after(one)
+            one.job.settle()
+        # Looking at many jobs means looking at many files, which others share.
+        pause = 0.002 * len(still) - (time.monotonic() - begin)
+        if pause > 0:
+            self.ctx.cancelled.wait(pause)
+        return still, left
 
     def _look_for_room(self, members: int) -> None:
         """Warn where the disk is too small for what is to come; it may still be enlarged meanwhile."""
@@ -294,7 +344,7 @@ class Campaign:
 
         return self.ctx.resources or Resources()
 
-    @property
+    @cached_property
     def _executor(self) -> Executor:
         if self.ctx.executor is not None:
             return self.ctx.executor
@@ -306,74 +356,156 @@ class Campaign:
 
     @property
     def _width(self) -> int:
-        from sciflow.executors.local import cores
-
-        if self.problem.batch > 1:
+        if self.problem.batch > 1 and not self._executor.queues:
             return self._resources.parallel or 1
-        return self._resources.parallel or max(1, cores() // self._resources.ranks)
+        return self._executor.width(self._resources)
 
-    def _missing(self) -> list[int]:
-        """Members without a record; whole blocks of them where the problem is batched."""
-        missing = [m for m in range(len(self.points)) if m not in self._done]
+    def _blocks(self, members: list[int]) -> list[list[int]]:
+        """Members that are solved together: blocks where the problem is batched, else single ones."""
         size = self.problem.batch
         if size == 1:
-            return missing
-        blocks = {m // size for m in missing}
-        return [m for m in range(len(self.points)) if m // size in blocks]
+            return [[m] for m in members]
+        wanted = sorted({m // size for m in members})
+        return [list(range(b * size, min(len(self.points), (b + 1) * size))) for b in wanted]
 
-    def _split(self, members: list[int], parts: int | None = None) -> list[list[int]]:
-        size, parts = self.problem.batch, parts or self._width
-        blocks = [[m for m in members if m // size == b] for b in sorted({m // size for m in members})]
-        share = max(1, -(-len(blocks) // parts))
-        return [[m for b in blocks[i : i + share] for m in b] for i in range(0, len(blocks), share)]
+    def _take(self, blocks: list[list[int]]) -> list[int]:
+        """Members of the next job: many while there are many, few at the end, so that all end together.
 
-    def _submit(self, task: Any, members: list[int]) -> Job:
+        Notes
+        -----
+        Guided self-scheduling [1]_: the next of `width` workers takes the share ``1 / (2 width)`` of what
+        is left, yet at least what takes `WORTHWHILE` seconds.
+
+        References
+        ----------
+        .. [1] C. D. Polychronopoulos, D. J. Kuck, IEEE Trans. Comput. C-36 (1987) 1425-1439, with the
+           divisor of S. F. Hummel, E. Schonberg, L. E. Flynn, Commun. ACM 35 (1992) 90-101.
+        """
+        share = -(-len(blocks) // (2 * self._width))
+        least = 1
+        if self._seconds:
+            each = statistics.median(self._seconds) * self.problem.batch
+            # Never more than a fair share, however short a member seems.
+            least = min(-(-len(blocks) // self._width), int(WORTHWHILE / max(each, 1e-6)))
+        count = max(share, least, 1)
+        taken = [m for block in blocks[:count] for m in block]
+        del blocks[:count]
+        return taken
+
+    def _spec(self, task: Any, members: list[int]) -> JobSpec:
         from sciflow.jobs import JobSpec
 
-        payload = {"members": members, "parameters": self.points[members].tolist()}
-        spec = JobSpec(task, self.problem.to_json(), str(self.out.path), payload=payload, seed=self.seed)
-        self._number += 1
+        payload = {
+            "members": members,
+            "parameters": self.points[members].tolist(),
+            "attempts": self.attempts,
+        }
+        return JobSpec(task, self.problem.to_json(), str(self.out.path), payload=payload, seed=self.seed)
+
+    def _submit(self, task: Any, members: list[int]) -> Job:
+        spec = self._spec(task, members)
         return self._executor.submit(spec, self.ctx.scratch / f"job-{spec.nonce[:12]}", self._resources)
 
-    def _constants(self) -> None:
+    def _submit_all(self, blocks: list[list[int]]) -> list[_Running]:
+        """One array of jobs for all blocks."""
+        blocks, groups = list(blocks), []
+        while blocks:
+            groups.append(self._take(blocks))
+        specs = [self._spec("members", members) for members in groups]
+        folder = self.ctx.scratch / f"job-{specs[0].nonce[:12]}"
+        jobs = self._executor.submit_all(specs, folder, self._resources, self._width)
+        first, last = jobs[0].id, jobs[-1].id
+        self.ctx.log.info("%d members in %d jobs, %s to %s", sum(map(len, groups)), len(jobs), first, last)
+        return [_Running(job, members) for job, members in zip(jobs, groups, strict=True)]
+
+    def _earlier(self) -> list[tuple[Job, JobSpec]]:
+        """Jobs of an earlier process, killed or not, that are still somebody's business."""
+        from sciflow.executor import unfinished
+        from sciflow.jobs import JOB, JobSpec
+
+        return [(job, JobSpec.read(job.directory / JOB)) for job in unfinished(self.ctx.scratch)]
+
+    def _constants(self, earlier: list[tuple[Job, JobSpec]]) -> None:
         if type(self.problem).constants is Problem.constants or "constants" in self.out.attributes:
             return
-        job = self._submit("constants", [])
-        while job.wait(0.5) == "running":
-            self.ctx.check()
+        found = [job for job, spec in earlier if spec.task == "constants"]
+        job = found[0] if found else self._submit("constants", [])
+        try:
+            while not job.wait(0.5).ended:
+                self.ctx.check()
+        finally:
+            if not job.state().ended:
+                job.cancel()
+        job.settle()
         if job.state() != "done":
-            raise Failed(f"the constants of {self.problem.name} could not be computed: {job.reason()}")
+            raise ended(job, f"the constants of {self.problem.name} could not be computed")
         self.out.refresh()
 
     def _follow(self, one: _Running) -> None:
         """Take in what a job reported."""
         for event in one.job.events():
-            if event["event"] == "member":
+            if event["event"] == "start":
+                one.node = event.get("host", "")
+            elif event["event"] == "member":
                 if event["state"] == "started":
-                    one.current = event["member"]
+                    one.current, one.since = event["member"], event["time"]
                 elif event["state"] in ("ok", "failed"):
                     self._done.add(event["member"])
+                    if "seconds" in event:
+                        self._seconds = [*self._seconds[-200:], event["seconds"]]
             elif event["event"] == "log":
                 self.ctx.emit(event)
 
-    def _after(self, one: _Running, fruitless: int) -> list[int]:
+    def _stragglers(self, running: list[_Running]) -> str:
+        """Members that take far longer than the others, in words; each is also logged once."""
+        if len(self._seconds) < 3:
+            return ""
+        usual, now = statistics.median(self._seconds), time.time()
+        slow = [
+            one for one in running
+            if one.current is not None and one.current not in self._done
+            and now - one.since > max(SLOW * usual, WORTHWHILE)
+        ]  # fmt: skip
+        for one in slow:
+            if one.current not in self._slow:
+                self._slow.add(one.current or 0)
+                text = "member %d takes %.0f s so far, others took %.1f s (job %s on %s, %s)"
+                self.ctx.log.warning(
+                    text, one.current, now - one.since, usual, one.job.id, one.node, one.job.directory
+                )
+        return f" ({len(slow)} slow: {', '.join(str(one.current) for one in slow[:5])})" if slow else ""
+
+    def _after(self, one: _Running) -> list[int]:
         """Members of an ended job that are still to be solved; records the one that ended it.
 
         Raises
         ------
         Failed
             If the disk is full, or job after job ends without a result.
+        Cancelled
+            If somebody cancelled the job.
         """
         left = [m for m in one.members if m not in self._done]
         if not left:
             return []
-        reason = one.job.reason() or "the job ended without a result"
-        if "cannot write" in reason or fruitless >= HOPELESS:
-            raise Failed(f"{reason} (run directory {one.job.directory}); {len(self._done)} members are kept")
+        cause, reason = one.job.cause(), one.job.reason() or "the job ended without a result"
+        if cause == Cause.CANCELLED:
+            raise Cancelled(f"{reason}; {len(self._done)} members are kept")
+        passing = cause is not None and cause.passing
+        if "cannot write" in reason or self._fruitless >= (PATIENT if passing else HOPELESS):
+            where = f"(run directory {one.job.directory}); {len(self._done)} members are kept"
+            raise ended(one.job, where=where)
+        if passing:
+            self.ctx.log.warning("%s; %d members go on in another job", reason, len(left))
+            return left
         if one.current not in left:
             self.ctx.log.warning("a job ended between members: %s", reason)
             return left
-        self.ctx.log.warning("member %d ended its job: %s", one.current, reason)
+        tries = self._tries[one.current] = self._tries.get(one.current, 0) + 1
+        again = "it is tried again" if tries < self.attempts else "it is recorded as failed"
+        self.ctx.log.warning("member %d ended its job: %s; %s", one.current, reason, again)
+        if tries < self.attempts:
+            return left
         record = {"status": 2, "reason": reason, "metrics": {}, "seconds": 0.0, "crash": True}
         self.out.write_member(one.current, {}, record)
         self._done.add(one.current)

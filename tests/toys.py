@@ -34,7 +34,7 @@ class Wave(Problem):
     ----------
     points : int
         Grid points.
-    fail : {"", "diverge", "raise", "nan", "kill"}
+    fail : {"", "diverge", "raise", "nan", "kill", "hog"}
         How members fail.
     every : int
         Every so many members by the first digits of ``a`` fail.
@@ -44,7 +44,7 @@ class Wave(Problem):
     parameters: ClassVar[ParameterSpace] = SPACE
     fields: ClassVar[dict] = {"u": Field(("time", "x"), "K"), "q": Field(("x",), "W", "float64")}
     points: int = 8
-    fail: Literal["", "diverge", "raise", "nan", "kill"] = ""
+    fail: Literal["", "diverge", "raise", "nan", "kill", "hog"] = ""
     above: float = 1.8
     pause: float = 0.0
 
@@ -62,6 +62,10 @@ class Wave(Problem):
         bad = mu["a"] > self.above
         if bad and self.fail == "kill":
             os.kill(os.getpid(), signal.SIGSEGV)
+        if bad and self.fail == "hog":
+            kept = bytearray(600 << 20)
+            kept[::4096] = b"x" * len(kept[::4096])
+            time.sleep(30)
         if bad and self.fail == "raise":
             raise RuntimeError("a bug in the solver")
         for t in (0.0, 0.5, 1.0):

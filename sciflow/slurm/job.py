@@ -10,7 +10,7 @@ from sciflow.executor import Cause, Job, JobState
 from sciflow.jobs import LOG, EventReader, tail
 from sciflow.slurm import commands
 from sciflow.slurm.commands import Entry, Unreachable
-from sciflow.slurm.ends import ACTIVE, ENDED, NEVER, cause_of
+from sciflow.slurm.ends import ACTIVE, NEVER, cause_of
 from sciflow.slurm.queue import Queue
 
 ENDED_FILE, SETTLED = "ended", "settled"
@@ -82,13 +82,21 @@ class SlurmJob(Job):
             return JobState(ACTIVE[entry.state])
         # What it wrote last may still be on its way through a network file system.
         self._missed = self._missed or time.monotonic()
-        settled = entry.state in ENDED and entry.state not in ("COMPLETED", "FAILED")
-        grace = 1.0 if settled or (self.directory / ENDED_FILE).exists() else GRACE
-        if time.monotonic() - self._missed < grace:
-            return JobState.RUNNING
         cause = cause_of(entry.state, tail(self.directory / LOG, 30))
+        if cause in (Cause.FAILED, Cause.LOST) and self._told_to_stop():
+            # It left before Slurm had to end it, which is how most preemptions go.
+            cause = Cause.PREEMPTED
+        clear = cause not in (Cause.FAILED, Cause.LOST) or (self.directory / ENDED_FILE).exists()
+        if time.monotonic() - self._missed < (1.0 if clear else GRACE):
+            return JobState.RUNNING
         state = JobState.CANCELLED if cause == Cause.CANCELLED else JobState.FAILED
         return self._end(state, cause, self._sentence(cause, entry))
+
+    def _told_to_stop(self) -> bool:
+        from sciflow.worker import read_exit
+
+        record = read_exit(self.directory, self._nonce)
+        return bool(record and record.get("again"))
 
     def _accounted(self) -> Entry | None:
         """What is left to know of a job that the controller has forgotten; None to wait on."""

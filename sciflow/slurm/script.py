@@ -17,7 +17,9 @@ INHERITED = (
 )  # fmt: skip
 """Variables that a job inherits; whatever else stays behind."""
 INHERITED_PREFIXES = (
-    "LC_", "CONDA_", "LMOD_", "PETSC_", "SLEPC_", "OMP_", "OMPI_MCA_", "UCX_", "FI_", "I_MPI_", "SCIFLOW_",
+    "LC_", "CONDA_", "LMOD_", "PETSC_", "SLEPC_", "OMPI_MCA_", "UCX_", "FI_", "I_MPI_", "SCIFLOW_",
+    # They decide the last bits of every sum.
+    "OMP_", "OPENBLAS_", "MKL_", "KMP_", "BLIS_", "NVPL_", "TORCH_", "CUBLAS_",
 )  # fmt: skip
 
 

@@ -148,6 +148,10 @@ class Job(ABC):
             return Cause.CANCELLED
         return Cause.FAILED if state == JobState.FAILED else None
 
+    def waits_for(self) -> str:
+        """Why it waits in a queue, for people; empty while it does not."""
+        return ""
+
     def settle(self) -> None:  # noqa: B027 - most jobs do not outlive their driver
         """Note that its end was dealt with: no later process finds it as unfinished business."""
 

@@ -445,8 +445,12 @@ class Work:
 
     def _follow(self, job: Job) -> JobState:
         """Mirror what a job reports until it ends."""
+        told = ""
         while True:
             state = job.wait(0.1)
+            if (waiting := job.waits_for()) not in ("", told):
+                self.emit(_log_event("INFO", f"job {job.id} waits in the queue: {waiting}"))
+                told = waiting
             for event in job.events():
                 self.emit(event)
             if state.ended:

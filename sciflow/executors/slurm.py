@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -193,12 +194,14 @@ class Slurm(Executor):
             return commands.submit(script, options, environment, base / OUT)
 
         job = insist(once, lambda: _only(commands.named(name)))
-        return self._jobs(job, folders, nonces, array=array)
+        return self._jobs(job, name, folders, nonces, array=array)
 
-    def _jobs(self, job: str, folders: Sequence[Path], nonces: Sequence[str], *, array: bool) -> list[Job]:
+    def _jobs(
+        self, job: str, name: str, folders: Sequence[Path], nonces: Sequence[str], *, array: bool
+    ) -> list[Job]:
         queue = shared(self.poll)
         return [
-            SlurmJob(f"{job}_{i}" if array else job, folder, nonce, queue, accounting=self.accounting)
+            SlurmJob(f"{job}_{i}" if array else job, folder, nonce, name, queue, accounting=self.accounting)
             for i, (folder, nonce) in enumerate(zip(folders, nonces, strict=True))
         ]
 
@@ -216,7 +219,7 @@ class Slurm(Executor):
         if not job:
             return []
         folders = [directory / str(i) for i in range(len(nonces))] if array else [directory]
-        jobs = self._jobs(job, folders, nonces, array=array)
+        jobs = self._jobs(job, note["name"], folders, nonces, array=array)
         return [one for one in jobs if not (one.directory / SETTLED).exists()]
 
     def width(self, resources: Resources) -> int:
@@ -293,14 +296,8 @@ def protocols() -> tuple[str, ...]:
         done = subprocess.run(["srun", "--mpi=list"], capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ()
-    lines = (done.stdout + done.stderr).splitlines()
-    words = [
-        word
-        for line in lines
-        if ":" not in line or "plugin" in line
-        for word in line.replace(",", " ").split()
-    ]
-    return tuple(dict.fromkeys(w for w in words if w.startswith(("pmix", "pmi2", "cray"))))
+    # Its words differ between releases; the names do not.
+    return tuple(dict.fromkeys(re.findall(r"\b(?:pmix\w*|pmi2|cray_\w+)\b", done.stdout + done.stderr)))
 
 
 @cache

@@ -89,11 +89,14 @@ class Entry:
         Why it waits, or why it failed.
     node : str
         Where it runs or ran.
+    name : str
+        Of the job; a controller that lost its state gives ids a second time.
     """
 
     state: str
     reason: str = ""
     node: str = ""
+    name: str = ""
 
 
 def queue(jobs: Iterable[str]) -> dict[str, Entry]:
@@ -113,7 +116,7 @@ def queue(jobs: Iterable[str]) -> dict[str, Entry]:
     if not ids:
         return {}
     try:
-        text = ask(["squeue", "--noheader", "--states=all", f"--jobs={ids}", "--format=%F|%K|%T|%r|%N"])
+        text = ask(["squeue", "--noheader", "--states=all", f"--jobs={ids}", "--format=%F|%K|%T|%r|%N|%j"])
     except Rejected as error:
         # A single job that is forgotten is an error, several are not.
         if "invalid job id" in str(error).lower():
@@ -121,10 +124,10 @@ def queue(jobs: Iterable[str]) -> dict[str, Entry]:
         raise
     found: dict[str, Entry] = {}
     for line in text.splitlines():
-        job, index, state, reason, node = (part.strip() for part in line.split("|", 4))
-        entry = Entry(state.upper(), "" if reason == "None" else reason, node)
-        for name in elements(job, index):
-            found[name] = entry
+        job, index, state, reason, node, name = (part.strip() for part in line.split("|", 5))
+        entry = Entry(state.upper(), "" if reason == "None" else reason, node, name)
+        for one in elements(job, index):
+            found[one] = entry
     return found
 
 
@@ -166,16 +169,16 @@ def accounted(jobs: Iterable[str]) -> dict[str, Entry]:
     if not ids or shutil.which("sacct") is None:
         return {}
     command = ["sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={ids}",
-               "--starttime=now-90days", "--format=JobID,State,Reason,NodeList"]  # fmt: skip
+               "--starttime=now-90days", "--format=JobID,State,Reason,NodeList,JobName"]  # fmt: skip
     try:
         text = ask(command)
     except Rejected:  # "accounting storage is disabled"
         return {}
     found = {}
     for line in text.splitlines():
-        job, state, reason, node = line.split("|", 3)
+        job, state, reason, node, name = line.split("|", 4)
         # "CANCELLED by 1000"
-        found[job] = Entry(state.split()[0].upper(), "" if reason == "None" else reason, node)
+        found[job] = Entry(state.split()[0].upper(), "" if reason == "None" else reason, node, name)
     return found
 
 

@@ -35,11 +35,13 @@ ENDED = {
     "OUT_OF_MEMORY": Cause.OUT_OF_MEMORY,
     "CANCELLED": Cause.CANCELLED,
     "REVOKED": Cause.CANCELLED,
+    "FORGOTTEN": Cause.LOST,  # ours: no command knows it any more
 }
 """States that are final, and why they are not a success."""
 NEVER = (
     "DependencyNeverSatisfied", "BadConstraints", "PartitionNodeLimit", "PartitionTimeLimit",
     "AccountNotAllowed", "QOSNotAllowed", "InvalidAccount", "InvalidQOS", "JobHeldUser", "JobHeldAdmin",
+    "launch failed requeued held",
 )  # fmt: skip
 """Reasons of waiting that do not pass by themselves; a person is told."""
 _MEMORY = re.compile(r"exceeded (job |step )?memory limit|oom[-_ ]?kill|out[ -]of[ -]memory", re.IGNORECASE)

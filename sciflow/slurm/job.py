@@ -31,16 +31,21 @@ class SlurmJob(Job):
         Its run directory.
     nonce : str
         Of its job file.
+    name : str
+        Of the job in the queue.
     queue : Queue
         Where to look.
     accounting : bool
         Whether to ask ``sacct`` about a job that the controller has forgotten.
     """
 
-    def __init__(self, job: str, directory: Path, nonce: str, queue: Queue, *, accounting: bool) -> None:
+    def __init__(
+        self, job: str, directory: Path, nonce: str, name: str, queue: Queue, *, accounting: bool
+    ) -> None:
         self.id = job
         self.directory = directory
         self._nonce = nonce
+        self._name = name
         self._queue = queue
         self._accounting = accounting
         self._reader = EventReader(directory)
@@ -51,6 +56,7 @@ class SlurmJob(Job):
         self._missed: float | None = None
         self._told = ""
         queue.watch(job)
+        self._known = queue.looks
 
     def state(self) -> JobState:
         """See `Job.state`."""
@@ -70,8 +76,11 @@ class SlurmJob(Job):
 
     def _of_queue(self, entry: Entry | None) -> JobState:
         """The state as far as the queue knows, when the files leave it open."""
-        if entry is None:
-            if self._queue.absent(self.id) < 2:
+        if entry is not None and entry.name in ("", self._name):
+            self._known = self._queue.looks
+        else:
+            # One look may fall between two states; a network between two answers.
+            if self._queue.looks - self._known < 2:
                 return JobState.RUNNING if self._started else JobState.QUEUED
             entry = self._accounted()
             if entry is None:
@@ -105,9 +114,9 @@ class SlurmJob(Job):
                 found = commands.accounted([self.id]).get(self.id)
             except Unreachable:
                 return None
-            if found is not None:
+            if found is not None and found.name == self._name:
                 return found
-        return Entry("UNKNOWN_TO_THE_CONTROLLER")
+        return Entry("FORGOTTEN")
 
     def _sentence(self, cause: Cause, entry: Entry) -> str:
         on = f" on {entry.node}" if entry.node else ""
@@ -119,7 +128,7 @@ class SlurmJob(Job):
             Cause.NODE_FAILURE: "its node failed",
             Cause.PREEMPTED: "it was preempted",
             Cause.CANCELLED: "it was cancelled outside of this run (scancel)",
-            Cause.LOST: "it left no result: does the node see this directory?",
+            Cause.LOST: "it left no result (does its node see this directory?)",
         }.get(cause, "it failed")
         code = ""
         if cause == Cause.FAILED and (self.directory / ENDED_FILE).exists():
@@ -145,11 +154,11 @@ class SlurmJob(Job):
             time.sleep(max(0.0, min(0.1, left)))
 
     def waits_for(self) -> str:
-        """Why it waits in the queue, in Slurm's word; with a remark where that does not pass by itself."""
-        if not self._told:
+        """See `Job.waits_for`: Slurm's word, with a remark where waiting does not help."""
+        if not self._told or self._state is not None:
             return ""
-        remark = "; this does not pass by itself" if self._told in NEVER else ""
-        return f"{self._told}{remark}"
+        stuck = any(sign.lower() in self._told.lower() for sign in NEVER)
+        return f"{self._told}; that does not pass by itself" if stuck else self._told
 
     def cancel(self) -> None:
         """See `Job.cancel`."""

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from sciflow.slurm import commands
 from sciflow.slurm.commands import Entry, Unreachable
+from sciflow.slurm.ends import ENDED
 
 SLOWEST = 60.0
 """Longest time between two looks, s; reached while nothing changes."""
@@ -21,6 +22,11 @@ class Queue:
     ----------
     interval : float
         Shortest time between two looks, s.
+
+    Attributes
+    ----------
+    looks : int
+        How often the controller answered.
     """
 
     def __init__(self, interval: float = 10.0) -> None:
@@ -29,10 +35,8 @@ class Queue:
         self._pause = interval
         self._watched: dict[str, int] = {}
         self._entries: dict[str, Entry] = {}
-        self._absent: dict[str, int] = {}
         self._last = float("-inf")
         self._lock = threading.Lock()
-        self._away = 0.0
 
     def watch(self, job: str) -> None:
         """Ask for a job (of an array for the whole) from now on."""
@@ -57,39 +61,28 @@ class Queue:
             self._pause = self.interval
 
     def entry(self, job: str) -> Entry | None:
-        """What is known of a job; None while nothing is. May look."""
+        """What the controller last said of a job; None if it said nothing. May look."""
         with self._lock:
             if time.monotonic() - self._last >= self._pause:
                 self._look()
             return self._entries.get(job)
-
-    def absent(self, job: str) -> int:
-        """How often in a row the controller did not know it."""
-        with self._lock:
-            return self._absent.get(job.partition("_")[0], 0)
 
     def _look(self) -> None:
         parents = list(self._watched)
         if not parents:
             return
         self._last = time.monotonic()
-        self.looks += 1
         try:
             found = commands.queue(parents)
         except Unreachable as error:
-            self._away = self._away or time.monotonic()
             self._pause = min(SLOWEST, 1.5 * self._pause)
             logging.getLogger("sciflow").warning("%s; jobs go on, it is asked again", error)
             return
-        self._away = 0.0
+        self.looks += 1
+        watched = set(parents)
         changed = any(self._entries.get(job) != entry for job, entry in found.items())
-        self._entries.update(found)
-        known = {job.partition("_")[0] for job in found}
-        for parent in parents:
-            self._absent[parent] = 0 if parent in known else self._absent.get(parent, 0) + 1
-            if parent not in known:
-                for job in [j for j in self._entries if j.partition("_")[0] == parent]:
-                    del self._entries[job]
+        kept = {job: e for job, e in self._entries.items() if job.partition("_")[0] not in watched}
+        self._entries = kept | found
         self._pause = self.interval if changed else min(SLOWEST, 1.2 * self._pause)
 
     def gone(self, jobs: Iterable[str], patience: float) -> list[str]:
@@ -104,8 +97,6 @@ class Queue:
                 found = commands.queue({job.partition("_")[0] for job in left})
             except Unreachable:
                 found = {job: Entry("UNKNOWN") for job in left}
-            from sciflow.slurm.ends import ENDED
-
             left = [job for job in left if job in found and found[job].state not in ENDED]
             if time.monotonic() > until:
                 break

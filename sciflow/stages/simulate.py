@@ -259,6 +259,7 @@ class Campaign:
         self._seconds: list[float] = []
         self._slow: set[int] = set()
         self._fruitless = 0
+        self._waiting = ""
 
     def run(self) -> None:
         """Submit jobs until every member has a record.
@@ -303,7 +304,7 @@ class Campaign:
         """Look at every job once; those that still run, and members that need another job."""
         self.ctx.progress(len(self._done), len(self.points), f"members{self._stragglers(running)}")
         begin = time.monotonic()
-        still, left = [], []
+        still, left, waiting = [], [], ""
         first = running[0].job.wait(0.2) if running else None
         for one in running:
             before = len(self._done)
@@ -311,10 +312,14 @@ class Campaign:
             self._follow(one)
             if not state.ended:
                 still.append(one)
+                waiting = one.job.waits_for() if state == "queued" else ""
                 continue
             self._fruitless = 0 if len(self._done) > before else self._fruitless + 1
             left += self._after(one)
             one.job.settle()
+        if waiting not in ("", self._waiting):
+            self.ctx.log.info("jobs wait in the queue: %s", waiting)
+        self._waiting = waiting
         # Looking at many jobs means looking at many files, which others share.
         pause = 0.002 * len(still) - (time.monotonic() - begin)
         if pause > 0:

@@ -18,7 +18,6 @@ from sciflow.executors import slurm as executor_module
 from sciflow.executors.slurm import Slurm
 from sciflow.flow import Session, within
 from sciflow.slurm import commands, queue
-from sciflow.store import Store
 from tests.conftest import ROOT
 
 LOCAL = ROOT / "hpc" / "local-slurm"
@@ -110,8 +109,8 @@ def active() -> list[str]:
     return commands.ask(["squeue", "--noheader", "--format=%i|%T|%j"]).split()
 
 
-def submitted(cluster: Cluster) -> int:
-    """How many jobs this cluster ever took."""
+def next_job() -> int:
+    """The id that the next job will get; grows by one for every job and every element of an array."""
     text = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, check=True).stdout
     line = next(x for x in text.splitlines() if x.startswith("NEXT_JOB_ID"))
     return int(line.split("=")[1])
@@ -123,7 +122,3 @@ def wait_until(check, message: str, seconds: float = 30.0):
         assert time.monotonic() < end, message
         time.sleep(0.05)
     return found
-
-
-def fresh(store: Store) -> Session:
-    return Session(store, "test")

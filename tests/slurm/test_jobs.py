@@ -1,25 +1,19 @@
 """On a real Slurm: jobs that end well, and every way in which they do not."""
 
 import asyncio
-import os
-import signal
 import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 
-import numpy as np
 import pytest
 
 from sciflow import Resources, run
-from sciflow.errors import Cancelled, Ended, Failed
-from sciflow.executor import Cause, JobState, unfinished
+from sciflow.errors import Failed
+from sciflow.executor import Cause, JobState
 from sciflow.executors.local import Local
 from sciflow.executors.mpi import Mpi
-from sciflow.executors.slurm import Slurm
 from sciflow.flow import Session, within
-from sciflow.jobs import EXIT, JobSpec, replace_json
+from sciflow.jobs import JobSpec
 from sciflow.schema import Field
 from sciflow.site import Place, Site
 from sciflow.stages.design import Design
@@ -94,12 +88,11 @@ def test_every_stage_is_a_job_and_the_artifacts_are_those_of_this_process(cluste
 
 
 def test_an_error_is_the_reason(cluster, store, here):
+    points = asyncio.run(run(Design(problem=Wave(), count=12)))
+    data = asyncio.run(run(Simulate(Wave()), design=points, executor=Local()))
+    train = Train(Least(stop_at=3), ("a", "b"), ("u",))
     with pytest.raises(Failed, match="the power went.*run directory"):
-        points = asyncio.run(run(Design(problem=Wave(), count=12)))
-        data = asyncio.run(run(Simulate(Wave()), design=points, executor=Local()))
-        asyncio.run(
-            run(Train(Least(stop_at=3), ("a", "b"), ("u",)), ensemble=data, executor=QUICK, resources=SMALL)
-        )
+        asyncio.run(run(train, ensemble=data, executor=QUICK, resources=SMALL))
 
 
 def test_ranks_that_do_not_see_each_other_are_refused(cluster, store, tmp_path):
@@ -124,8 +117,8 @@ def test_a_job_cancelled_by_hand_is_cancelled(cluster, store, tmp_path):
 
 def test_cancelling_leaves_an_empty_queue(cluster, store, tmp_path):
     spec, _ = members(store, Wave(pause=60.0))
-    jobs = QUICK.submit_all([JobSpec(spec.task, spec.component, spec.output, payload=spec.payload) for _ in range(12)],
-                            tmp_path / "run", SMALL, 3)  # fmt: skip
+    specs = [JobSpec(spec.task, spec.component, spec.output, payload=spec.payload) for _ in range(12)]
+    jobs = QUICK.submit_all(specs, tmp_path / "run", SMALL, 3)
     started(jobs[0])
     begin = time.monotonic()
     QUICK.cancel_all(jobs)
@@ -145,7 +138,9 @@ def test_a_job_that_runs_out_of_memory_says_so(cluster, store, tmp_path):
 def test_before_its_time_limit_a_job_keeps_what_it_has_is_requeued_and_goes_on(cluster, store, tmp_path):
     problem = March(levels=14, pause=1.0)
     spec, out = members(store, problem, 1)
-    job = QUICK.replace(warning=55).submit(spec, tmp_path / "run", Resources(memory=0.3, minutes=1))
+    # Slurm looks at time limits every half minute or so: the warning is set to come at once.
+    limit = Resources(memory=0.3, minutes=1, extra=("--signal=B:USR1@55",))
+    job = QUICK.submit(spec, tmp_path / "run", limit)
     assert job.wait(120) == JobState.DONE, (job.reason(), job.log())
     seen = [e for e in job.events() if e["event"] == "start"]
     assert len(seen) >= 2, "it was not requeued"
@@ -160,11 +155,15 @@ def test_a_preempted_job_goes_on(cluster, store, here):
     points = asyncio.run(run(Design(problem=problem, count=1)))
     spare = Resources(memory=0.3, partition="spare", ranks=2, extra=("--exclusive",))
     thread = threading.Thread(
-        target=lambda: within_session(here, run(Simulate(problem), design=points, executor=QUICK, resources=spare))
+        target=lambda: within_session(
+            here, run(Simulate(problem), design=points, executor=QUICK, resources=spare)
+        )
     )
     thread.start()
     wait_until(lambda: len(levels(store)) >= 2, "the job did not start", 60)
-    subprocess.run(["sbatch", "-N2", "--exclusive", "-t1", "-o", "/dev/null", "--wrap", "sleep 1"], check=True)
+    subprocess.run(
+        ["sbatch", "-N2", "--exclusive", "-t1", "-o", "/dev/null", "--wrap", "sleep 1"], check=True
+    )
     thread.join(120)
     done = levels(store)
     assert sorted(set(done)) == list(range(8))

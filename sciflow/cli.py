@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command is None:
         top.print_help()
         return 0
-    from sciflow.errors import SciflowError
+    from sciflow.errors import Cancelled, SciflowError
 
     actions: dict[str, Callable[[argparse.Namespace], int]] = {
         "run": _run,
@@ -95,6 +95,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     try:
         return actions[options.command](options)
+    except Cancelled as error:
+        print(f"sciflow: {error}", file=sys.stderr)
+        return 143
     except SciflowError as error:
         print(f"sciflow: {error}", file=sys.stderr)
         return 1
@@ -159,7 +162,7 @@ def _run(options: argparse.Namespace) -> int:
     here.note_source(found.fn)
     try:
         with engine.within(here):
-            result = asyncio.run(found(**parameters) if which == "prefect" else found.fn(**parameters))
+            result = asyncio.run(_until_told(found if which == "prefect" else found.fn, parameters))
     except BaseException as error:
         here.close(error)
         raise
@@ -169,6 +172,30 @@ def _run(options: argparse.Namespace) -> int:
     elif result is not None:
         print(result)
     return 0
+
+
+async def _until_told(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:
+    """Await a flow; SIGTERM, by which schedulers and servers end a process, cancels it."""
+    import asyncio
+    import signal
+
+    from sciflow.errors import Cancelled
+
+    task = asyncio.ensure_future(function(**parameters))
+    told = False
+
+    def stop() -> None:
+        nonlocal told
+        told = True
+        task.cancel()
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        if told:
+            raise Cancelled("told to stop; what was finished is kept, run again to go on") from None
+        raise
 
 
 def _plan(options: argparse.Namespace) -> int:

@@ -333,7 +333,7 @@ class Work:
         except BaseException as error:
             stopped = isinstance(error, Cancelled | asyncio.CancelledError)
             record.state = "cancelled" if stopped else "failed"
-            record.reason = f"{type(error).__name__}: {error}"
+            record.reason = f"{type(error).__name__}: {error}" if str(error) else "the run was cancelled"
             raise
         finally:
             record.seconds, record.end = time.monotonic() - begin, time.time()

@@ -135,19 +135,36 @@ def test_a_job_that_runs_out_of_memory_says_so(cluster, store, tmp_path):
     assert "ask for more (memory" in job.reason()
 
 
-def test_before_its_time_limit_a_job_keeps_what_it_has_is_requeued_and_goes_on(cluster, store, tmp_path):
-    problem = March(levels=14, pause=1.0)
+def goes_on_after_a_warning(store, tmp_path, problem, resources, warn):
     spec, out = members(store, problem, 1)
-    # Slurm looks at time limits every half minute or so: the warning is set to come at once.
-    limit = Resources(memory=0.3, minutes=1, extra=("--signal=B:USR1@55",))
-    job = QUICK.submit(spec, tmp_path / "run", limit)
-    assert job.wait(120) == JobState.DONE, (job.reason(), job.log())
-    seen = [e for e in job.events() if e["event"] == "start"]
-    assert len(seen) >= 2, "it was not requeued"
+    job = QUICK.submit(spec, tmp_path / "run", resources)
+    started(job)
+    warn(job)
+    assert job.wait(200) == JobState.DONE, (job.reason(), job.log())
+    starts = (job.directory / "status.jsonl").read_text().count('"event": "start"')
+    assert starts >= 2, "it was not requeued"
     done = levels(store)
-    assert sorted(set(done)) == list(range(14))
-    assert len(done) <= 14 + len(seen) - 1, "finished time levels were computed again"
+    assert sorted(set(done)) == list(range(problem.levels))
+    assert len(done) <= problem.levels + starts - 1, "finished time levels were computed again"
     assert sorted(out.committed()) == [0]
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_warned_job_keeps_what_it_has_is_requeued_and_goes_on(cluster, store, tmp_path, ranks):
+    """The signal is the one that Slurm sends before a time limit; Slurm looks at those twice a minute."""
+
+    def warn(job):
+        wait_until(lambda: len(levels(store)) > 2, "no time level was computed")
+        subprocess.run(["scancel", "--batch", "--signal=USR1", job.id], check=True)
+
+    limit = Resources(memory=0.3, minutes=5, ranks=ranks)
+    goes_on_after_a_warning(store, tmp_path, March(levels=8, pause=0.4), limit, warn)
+
+
+@pytest.mark.torture
+def test_at_its_time_limit_a_job_goes_on_in_another_one(cluster, store, tmp_path):
+    limit = Resources(memory=0.3, minutes=1, extra=("--signal=B:USR1@55",))
+    goes_on_after_a_warning(store, tmp_path, March(levels=45, pause=1.0), limit, lambda job: None)
 
 
 def test_a_preempted_job_goes_on(cluster, store, here):

@@ -57,7 +57,13 @@ def parser() -> argparse.ArgumentParser:
     show.add_argument("--verify", action="store_true", help="hash every file")
     plugins = command("plugins", "list components: what each needs, what is missing, what is broken")
     plugins.add_argument("--json", action="store_true", help="as JSON")
-    command("doctor", "check dolfinx, PETSc, MPI, Slurm, GPU, Prefect, BLAS and threads on this machine")
+    doctor = command(
+        "doctor", "check dolfinx, PETSc, MPI, Slurm, GPU, Prefect, BLAS and threads on this machine"
+    )
+    doctor.add_argument(
+        "--site", metavar="NAME", help="try a site instead: a two-rank job, its files, versions"
+    )
+    doctor.add_argument("--store", metavar="DIR", help="where artifacts will be (default: sciflow-store)")
     serve = command("serve", "offer flows in the Prefect UI")
     serve.add_argument("flows", nargs="*", help="files (default: flows/*.py)")
     serve.add_argument(
@@ -283,15 +289,21 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from sciflow.doctor import checks
+    from sciflow import doctor
 
+    found = doctor.checks()
+    if options.site:
+        from sciflow.site import load_site
+        from sciflow.site_doctor import checks
+
+        found = checks(load_site(options.site), _store(options).root)
     bad = 0
-    for check in checks():
+    for check in found:
         mark = {"ok": "ok", "absent": "--", "bad": "!!"}[check.state]
         bad += check.state == "bad"
         print(f"{mark}  {check.name:<12} {check.found}", flush=True)
-        if check.advice:
-            print(f"{'':17}{check.advice}")
+        for line in check.advice.splitlines():
+            print(f"{'':17}{line}")
     return 1 if bad else 0
 
 

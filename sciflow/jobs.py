@@ -20,6 +20,7 @@ from sciflow.errors import Invalid, NotFound
 JOB_FORMAT = 1
 """Version of ``job.json``; a worker refuses any other."""
 
+TASKS = ("stage", "members", "constants", "hello")
 JOB, STATUS, EXIT, LOG = "job.json", "status.jsonl", "exit.json", "log.txt"
 SUBMITTED = "submitted.json"
 """Left by an executor whose jobs outlive their driver; names the executor, for whoever comes after."""
@@ -38,7 +39,7 @@ class JobSpec:
     ----------
     task : str
         ``stage`` runs a stage, ``members`` solves members of an ensemble, ``constants`` writes
-        what all members share.
+        what all members share, ``hello`` looks at the node.
     component : mapping
         The stage or problem, as `Component.to_json` gives it.
     output : str
@@ -53,7 +54,7 @@ class JobSpec:
         Of this attempt, so that an exit file left by an earlier one is not mistaken for it.
     """
 
-    task: Literal["stage", "members", "constants"]
+    task: Literal["stage", "members", "constants", "hello"]
     component: Mapping[str, Any]
     output: str
     inputs: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -97,8 +98,8 @@ class JobSpec:
             spec = cls(**document)
         except TypeError as error:
             raise Invalid(f"{path} is not a job file of format {version}: {error}") from None
-        if spec.task not in ("stage", "members", "constants"):
-            raise Invalid(f"{path}: task {spec.task!r} is not one of stage, members, constants")
+        if spec.task not in TASKS:
+            raise Invalid(f"{path}: task {spec.task!r} is not one of {', '.join(TASKS)}")
         return spec
 
 

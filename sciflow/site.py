@@ -142,26 +142,46 @@ def read_site(file: Path) -> Site:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise Invalid(f"{file}: {error}") from None
     problems = list(_problems(document))
+    executor: Executor | None = None
+    defaults: dict[str, Any] = {}
+    stages: dict[str, Place] = {}
+    try:
+        executor = _executor(document.get("executor"))
+    except (Invalid, NotFound) as error:
+        problems += str(error).splitlines()
+    tables = {"defaults": document.get("defaults"), **_named("stages", document.get("stages"))}
+    for label, table in tables.items():
+        if not isinstance(table, dict):
+            continue
+        try:
+            found = _resources(label, {k: v for k, v in table.items() if k != "where" or label == "defaults"})
+        except Invalid as error:
+            problems += str(error).splitlines()
+            continue
+        if label == "defaults":
+            defaults = found
+        else:
+            stages[label.partition(".")[2]] = Place(table.get("where", ""), found)
     if problems:
         raise Invalid("\n".join(f"{file}: {problem}" for problem in problems))
-    from sciflow.registry import registry
-
-    try:
-        table = document.get("executor")
-        executor = cast("Executor", registry().build(table, kind="executor")) if table else None
-        defaults = _resources("defaults", document.get("defaults", {}))
-        stages = {
-            name: Place(
-                table.get("where", ""),
-                _resources(f"stages.{name}", {k: v for k, v in table.items() if k != "where"}),
-            )
-            for name, table in document.get("stages", {}).items()
-        }
-    except (Invalid, NotFound) as error:
-        raise type(error)("\n".join(f"{file}: {line}" for line in str(error).splitlines())) from None
     return Site(
         file.stem, document.get("description", ""), document.get("flows", 4), executor, defaults, stages
     )
+
+
+def _named(prefix: str, tables: Any) -> dict[str, Any]:
+    return {f"{prefix}.{name}": t for name, t in tables.items()} if isinstance(tables, dict) else {}
+
+
+def _executor(table: Any) -> Executor | None:
+    """The executor that a table describes."""
+    from sciflow.registry import registry
+
+    if not isinstance(table, dict):
+        return None
+    if "component" not in table:
+        raise Invalid('executor: say which one, as in component = "slurm"')
+    return cast("Executor", registry().build(table, kind="executor"))
 
 
 def _problems(document: Mapping[str, Any]) -> Iterator[str]:

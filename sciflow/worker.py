@@ -44,8 +44,12 @@ def execute(spec: JobSpec, ctx: Context) -> None:
         _stage(spec, ctx)
     elif spec.task == "members":
         _members(spec, ctx)
-    else:
+    elif spec.task == "constants":
         _constants(spec, ctx)
+    else:
+        from sciflow.hello import hello
+
+        hello(spec, ctx)
 
 
 def open_inputs(spec: JobSpec) -> dict[str, Artifact]:

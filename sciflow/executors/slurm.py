@@ -19,7 +19,7 @@ from sciflow.errors import Failed, Invalid
 from sciflow.executor import Executor, Job, Resources
 from sciflow.jobs import LOG, SUBMITTED, JobSpec, replace_json
 from sciflow.slurm import commands
-from sciflow.slurm.commands import Unreachable
+from sciflow.slurm.commands import Rejected, Unreachable
 from sciflow.slurm.job import SETTLED, SlurmJob, cancel
 from sciflow.slurm.queue import shared
 from sciflow.slurm.script import batch, inherited
@@ -193,7 +193,13 @@ class Slurm(Executor):
             self._in_turn()
             return commands.submit(script, options, environment, base / OUT)
 
-        job = insist(once, lambda: _only(commands.named(name)))
+        try:
+            job = insist(once, lambda: _only(commands.named(name)))
+        except Rejected as error:
+            # Nothing is in the queue that a later process could look for.
+            (base / SUBMITTED).unlink(missing_ok=True)
+            known = commands.partitions() if "partition" in str(error).lower() else []
+            raise Rejected(f"{error}. Partitions here: {', '.join(known)}") if known else error from None
         return self._jobs(job, name, folders, nonces, array=array)
 
     def _jobs(

@@ -157,6 +157,14 @@ def named(name: str) -> list[str]:
     return sorted(set(text.split()))
 
 
+def partitions() -> list[str]:
+    """Names of the partitions; empty where the controller does not say."""
+    try:
+        return sorted(set(ask(["sinfo", "--noheader", "--format=%R"]).split()))
+    except (Missing, Failed):
+        return []
+
+
 def accounted(jobs: Iterable[str]) -> dict[str, Entry]:
     """What the accounting says of jobs; empty where there is none.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sciflow.component import Component
+from sciflow.executors.dask import Dask
 from sciflow.executors.local import Local
 from sciflow.executors.mpi import Mpi
 from sciflow.executors.slurm import Slurm
@@ -17,4 +18,4 @@ from sciflow.stages.train import Train
 @hookimpl
 def sciflow_components() -> list[type[Component]]:
     """Stages and executors of the core."""
-    return [Design, Simulate, Train, Evaluate, Local, Mpi, Slurm, Steps]
+    return [Design, Simulate, Train, Evaluate, Local, Mpi, Slurm, Steps, Dask]

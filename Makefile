@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types unit mpi bench docs torture clean
+.PHONY: help setup tools demo test lint types unit mpi bench docs torture clean
 PY := .venv/bin/python
 # Under root Open MPI asks twice whether one is sure.
 MPIRUN := OMP_NUM_THREADS=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 mpirun --oversubscribe --bind-to none
@@ -13,7 +13,10 @@ setup: ## Debian packages (as root), .venv, Python packages; at once when they a
 demo: setup ## the main job on real input: dolfinx ensemble under MPI, operator, report
 	@$(PY) -m sciflow.demo
 
-test: setup lint types unit mpi ## every check that CI runs
+test: tools lint types unit mpi ## every check that CI runs
+
+tools: ## what only the tests need: a Slurm, a browser
+	@.ci/setup --tests
 
 lint: setup ## ruff, and who may import whom
 	@$(PY) -m ruff check --no-fix .
@@ -41,7 +44,7 @@ docs: setup ## the documentation as HTML in site/
 	@$(PY) -m mkdocs build --strict --quiet
 	@echo "site/index.html"
 
-torture: setup ## long proofs: kill loops, a Debian 13 tree
+torture: tools ## long proofs: kill loops, a Debian 13 tree
 	@$(PY) -m pytest -o timeout=3000 -m torture tests
 	@bash tests/fenics/debian13.sh
 

@@ -510,7 +510,7 @@ def _some_problem() -> Problem | None:
 
 
 def _check_bad_job(executor: Executor, directory: Path) -> None:
-    from sciflow.executor import JobState, Resources
+    from sciflow.executor import Cause, JobState, Resources
     from sciflow.jobs import JobSpec
 
     empty: dict[str, Any] = {"members": [], "parameters": []}
@@ -518,6 +518,7 @@ def _check_bad_job(executor: Executor, directory: Path) -> None:
     job = executor.submit(spec, directory, Resources())
     assert job.wait(60) == JobState.FAILED, f"{executor.name}: an unknown problem ends as {job.state()}"
     assert "no_such_problem" in job.reason(), f"{executor.name}: the reason is {job.reason()!r}"
+    assert job.cause() == Cause.FAILED, f"{executor.name}: the cause is {job.cause()}"
     assert (directory / "job.json").is_file(), f"{executor.name}: no job.json in the run directory"
     job.cancel()
     assert job.state() == JobState.FAILED, f"{executor.name}: cancelling an ended job changes its state"
@@ -568,14 +569,21 @@ def _check_cancelled_job(executor: Executor, directory: Path, problem: Problem) 
     from sciflow.executor import JobState
 
     job = _submit_members(executor, directory, problem, 20_000)
-    assert job.wait(0.01) == JobState.RUNNING, f"{executor.name}: a long job is {job.state()} at once"
+    assert not job.wait(0.01).ended, f"{executor.name}: a long job is {job.state()} at once"
     assert job.reason() == "", f"{executor.name}: a running job has the reason {job.reason()!r}"
+    assert job.cause() is None, f"{executor.name}: a running job has the cause {job.cause()}"
+    again = [other.id for other in executor.attach(job.directory)]
+    if executor.queues:
+        assert again == [job.id], f"{executor.name}: attach() finds {again}, not the job {job.id}"
     until = time.monotonic() + 60
     while not any(e["event"] == "member" for e in job.events()):
         assert time.monotonic() < until, f"{executor.name}: a job reports nothing for a minute"
         job.wait(0.02)
     job.cancel()
     assert job.state() == JobState.CANCELLED, f"{executor.name}: a cancelled job is {job.state()}"
+    job.settle()
+    again = [other.id for other in executor.attach(job.directory)]
+    assert again == [], f"{executor.name}: attach() finds {again}, whose end was dealt with"
     before = _committed(directory)
     time.sleep(0.2)
     assert _committed(directory) == before, f"{executor.name}: a cancelled job goes on solving members"

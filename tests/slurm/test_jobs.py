@@ -20,6 +20,7 @@ from sciflow.stages.design import Design
 from sciflow.stages.simulate import ENSEMBLE, Simulate
 from sciflow.stages.train import Train
 from sciflow.store import Store
+from sciflow.testing import check_executor
 from tests.slurm.conftest import QUICK, SMALL, active, wait_until
 from tests.toys import Least, March, Wave
 
@@ -51,6 +52,10 @@ def levels(store):
     """The time levels that were computed, in order."""
     file = store.root / "partial" / "computed"
     return [int(line.split()[1]) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def test_the_executor_conforms(cluster, tmp_path):
+    check_executor(QUICK, tmp_path)
 
 
 @pytest.mark.parametrize("ranks", [1, 2])

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,10 +13,17 @@ DOCS = Path(__file__).parent.parent / "docs"
 BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("page", ["first-flow.md", "first-plugin.md", "storage.md"])
+@pytest.mark.parametrize("page", ["first-flow.md", "first-plugin.md", "storage.md", "cluster.md"])
 def test_the_blocks_of_a_page_run(page, tmp_path):
-    if page == "first-flow.md":
+    if page in ("first-flow.md", "cluster.md"):
         pytest.importorskip("torch")
+    if page == "cluster.md":
+        path = f"{os.environ['PATH']}:/usr/sbin"
+        if any(shutil.which(b, path=path) is None for b in ("slurmctld", "munged")):
+            pytest.skip("no Slurm to run the page on: apt-get install slurm-wlm munge")
+        (tmp_path / "hpc").symlink_to(DOCS.parent / "hpc")
+        first = next(b for b in BLOCK.findall((DOCS / "first-flow.md").read_text()) if "first.py" in b[1])
+        (tmp_path / "first.py").write_text(first[2])
     site = tmp_path / "site"
     env = {
         **os.environ,
@@ -24,6 +32,9 @@ def test_the_blocks_of_a_page_run(page, tmp_path):
         # What the tutorial installs needs nothing but the build backend, which is there.
         "PIP_NO_DEPS": "1",
         "PIP_NO_BUILD_ISOLATION": "0",
+        # Sockets have short names.
+        "SLURM_LOCAL_DIR": f"/tmp/sciflow-docs-{os.getpid()}",
+        "SLURM_LOCAL_PORT": str(30000 + os.getpid() % 9000),
     }
     env["PYTHONPATH"] = f"{site}:{env['PYTHONPATH']}"
     ran = 0

@@ -31,7 +31,7 @@ from typing import Any
 
 from sciflow.context import Event
 from sciflow.errors import Failed
-from sciflow.outbox import Line, Progress, alive, claimed, lines, undelivered
+from sciflow.outbox import DELIVERED, Line, Progress, alive, claimed, lines, undelivered
 
 BATCH = 200
 """Log lines in one request; also what the server gives back in one."""
@@ -182,7 +182,7 @@ class Delivery:
         self.directory, self.server, self.live = directory, server, live
         self.progress = Progress.read(directory)
         self.sent = 0
-        self._doubt = self.progress.sending
+        self._doubt = self.progress.sending or not (live or (directory / DELIVERED).exists())
         self._read = 0
         self._flow: Event = {}
         self._flow_run = ""
@@ -194,7 +194,7 @@ class Delivery:
         self._last: Line | None = None
         self._end: Event | None = None
         self._own = True
-        if self._doubt:
+        if self.progress.sending:
             time.sleep(SETTLE)
 
     def go(self) -> bool:
@@ -369,10 +369,11 @@ class Delivery:
         batch = [self._log(run, e) for e in self._logs]
         self._logs = []
         if self._doubt:
-            since = {"flow_run_id": {"any_": [run]}, "timestamp": {"after_": batch[0]["timestamp"]}}
+            span = {"after_": batch[0]["timestamp"], "before_": batch[-1]["timestamp"]}
+            these = {"flow_run_id": {"any_": [run]}, "timestamp": span}
             there = {
                 (_micros(log["timestamp"]), log["message"])
-                for log in self.server.all("/logs/filter", {"logs": since, "sort": "TIMESTAMP_ASC"})
+                for log in self.server.all("/logs/filter", {"logs": these, "sort": "TIMESTAMP_ASC"})
             }
             batch = [b for b in batch if (_micros(b["timestamp"]), b["message"]) not in there]
         if batch:
@@ -450,7 +451,6 @@ class Delivery:
 
     def _acknowledge(self) -> None:
         assert self._last is not None
-        self._doubt = False
         self.progress = Progress(self._last.end)
         self.progress.write(self.directory)
 
@@ -468,8 +468,9 @@ class Delivery:
         """Make sure of every task's state, then set the flow's; False if Prefect may still do so."""
         run = self.server.ask("GET", f"/flow_runs/{self._find_flow_run()}")
         if self.live:
-            if not event.get("accepted") or self._lacking():
+            if not event.get("accepted"):
                 return False
+            self._complete_tasks()
         else:
             self._complete_tasks()
             if run["state_type"] not in FINAL:
@@ -494,9 +495,9 @@ class Delivery:
     def _complete_tasks(self) -> None:
         end = time.monotonic() + VERIFY
         again = time.monotonic()
-        if self._own:
+        if self._own or self.live:
             # The states have just been sent; the server records them in its own time.
-            again += VERIFY / 4
+            again += VERIFY / 8
         while lacking := self._lacking():
             if time.monotonic() > end:
                 raise Away(f"the server did not record the states of {len(lacking)} tasks")
@@ -509,7 +510,7 @@ class Delivery:
 
     def _finish(self, event: Event) -> None:
         kind, name, message = _final(event)
-        began, ended = _when(self._flow["start"]), _when(event["time"])
+        began, ended = _when(self._flow["start"]), _when(event.get("ended", event["time"]))
         times = f"ran from {began:%Y-%m-%d %H:%M:%S} to {ended:%Y-%m-%d %H:%M:%S} UTC, delivered later"
         state = {"type": kind, "name": name, "message": f"{message} ({times})" if message else times}
         self.server.ask("POST", f"/flow_runs/{self._flow_run}/set_state", {"state": state, "force": True})
@@ -524,7 +525,7 @@ class Delivery:
         database = local_database()
         if database is None:
             return
-        began, ended = _when(self._flow["start"]), _when(event["time"])
+        began, ended = _when(self._flow["start"]), _when(event.get("ended", event["time"]))
         text = [t.strftime("%Y-%m-%d %H:%M:%S.%f") for t in (began, ended)]
         lasted = (datetime(1970, 1, 1) + (ended - began)).strftime("%Y-%m-%d %H:%M:%S.%f")
         run = self._flow_run
@@ -536,7 +537,8 @@ class Delivery:
                     (text[0], text[0], text[1], text[1], lasted, run),
                 )
                 states = "UPDATE flow_run_state SET timestamp = ? WHERE flow_run_id = ? AND type"
-                connection.execute(f"{states} = 'RUNNING'", (text[0], run))
+                if self._own:
+                    connection.execute(f"{states} = 'RUNNING'", (text[0], run))
                 connection.execute(
                     f"{states} IN ('COMPLETED', 'FAILED', 'CANCELLED', 'CRASHED')", (text[1], run)
                 )

@@ -33,7 +33,7 @@ QUIET = {
     "PREFECT_TELEMETRY_ENABLE_RESOURCE_METRICS": "false",
 }
 """Environment that switches every kind of telemetry off."""
-PATIENCE = 10.0
+PATIENCE = 5.0
 """Seconds that the end of a flow waits for a server that does not answer."""
 REACH = 2.0
 """Seconds within which a configured server must answer for a run to begin with it."""
@@ -60,6 +60,7 @@ async def run_task(work: Work) -> Artifact:
     from prefect.states import Completed
 
     attach(work.here)
+    _try_events_once()
     made: list[Artifact] = []
 
     async def stage_task(**inputs: Artifact) -> Any:
@@ -139,7 +140,19 @@ def attach(here: Session) -> None:
     live = Live(here.directory)
     live.start()
     _keep_outcomes()
+    # Prefect logs every event that it could not send, in full; they come from the outbox.
+    logging.getLogger("prefect._internal.concurrency").setLevel(logging.CRITICAL)
     _RUNNING[str(run.id)] = (here.outbox, live)
+
+
+def _try_events_once() -> None:
+    """Make Prefect's events client give up at once: it tries every event for seven seconds, also at exit."""
+    from prefect.events.worker import EventsWorker
+
+    for worker in list(EventsWorker._instances.values()):
+        client = getattr(worker, "_client", None)
+        if hasattr(client, "_reconnection_attempts"):
+            client._reconnection_attempts = 1
 
 
 def _keep_outcomes() -> None:
@@ -156,7 +169,8 @@ def _keep_outcomes() -> None:
         outbox, live = _RUNNING.get(str(self.flow_run.id), (None, None))
         if outbox is None or live is None or not state.is_final() or self.short_circuit:
             return await original(self, state, force=force)
-        accepted = True
+        accepted, ended = True, time.time()
+        _try_events_once()
         try:
             async with asyncio.timeout(PATIENCE):
                 got = await original(self, state, force=force)
@@ -165,10 +179,12 @@ def _keep_outcomes() -> None:
             run = self.flow_run
             run.state, run.state_name, run.state_type = state, state.name, state.type
             await self.call_hooks(state)
+            # The rest of Prefect's own log lines cannot be sent, and it would print so at exit.
+            logging.raiseExceptions = False
         if got.is_final():
             _RUNNING.pop(str(self.flow_run.id))
             how = {"type": got.type.value, "name": got.name, "reason": got.message or ""}
-            outbox.add({"event": "done", "accepted": accepted, **how})
+            outbox.add({"event": "done", "accepted": accepted, "ended": ended, **how})
             outbox.close()
             await asyncio.to_thread(live.stop, PATIENCE)
         return got

@@ -161,10 +161,11 @@ def _run(options: argparse.Namespace) -> int:
     how = "prefect" if which == "prefect" else "plain"
     here = engine.Session(_store(options), found.fn.__name__, plain(parameters), how, listener=Console())
     here.note_source(found.fn)
+    earlier = None
     if which != "plain":
         from sciflow.cli_deliver import keep
 
-        keep(here, found.name, offline=which == "offline")
+        earlier = keep(here, found.name, offline=which == "offline")
     try:
         with engine.within(here):
             result = asyncio.run(found(**parameters) if which == "prefect" else found.fn(**parameters))
@@ -172,6 +173,8 @@ def _run(options: argparse.Namespace) -> int:
         here.close(error)
         raise
     here.close()
+    if earlier is not None:
+        earlier.join(5)
     if isinstance(result, Path):
         print(f"report: {result}")
     elif result is not None:

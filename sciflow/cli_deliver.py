@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from threading import Thread
+
     from sciflow.flow import Session
 
 
@@ -55,7 +56,7 @@ def _run(root: Path, text: str) -> Path:
     raise NotFound(f"no run {text!r} in {root}. {nearest(text, known)}")
 
 
-def keep(here: Session, name: str, *, offline: bool) -> None:
+def keep(here: Session, name: str, *, offline: bool) -> Thread | None:
     """Give a run an outbox; with a server, deliver in the background what earlier runs left.
 
     Parameters
@@ -66,16 +67,18 @@ def keep(here: Session, name: str, *, offline: bool) -> None:
         Of the flow, as Prefect knows it.
     offline : bool
         There is no server; the whole run goes into the outbox.
+
+    Returns
+    -------
+    Thread or None
+        Delivers what earlier runs left; whoever ends the process may give it some time.
     """
     from sciflow.outbox import Outbox
 
     here.outbox = Outbox(here.directory)
     if offline:
         here.outbox.begin(name, here.parameters, here.start)
-        return
-    try:
-        from sciflow.delivery import in_background
+        return None
+    from sciflow.delivery import in_background
 
-        in_background(here.store.root, here.directory)
-    except RuntimeError as error:
-        print(f"sciflow: earlier runs are not delivered now: {error}", file=sys.stderr)
+    return in_background(here.store.root, here.directory)

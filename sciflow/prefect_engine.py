@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import json
 import logging
@@ -39,6 +40,8 @@ REACH = 2.0
 """Seconds within which a configured server must answer for a run to begin with it."""
 _RUNNING: dict[str, tuple[Outbox, Live]] = {}
 """By flow run, what is delivered while it goes on."""
+_GONE: set[str] = set()
+"""Flow runs of this process that ended without the server."""
 _STARTED: list[subprocess.Popen[bytes]] = []
 """Servers of this process; they outlive it."""
 START_LIMIT = 120.0
@@ -140,8 +143,10 @@ def attach(here: Session) -> None:
     live = Live(here.directory)
     live.start()
     _keep_outcomes()
+    _give_up_logs()
     # Prefect logs every event that it could not send, in full; they come from the outbox.
-    logging.getLogger("prefect._internal.concurrency").setLevel(logging.CRITICAL)
+    # Its logging is set up again and again, which undoes levels but not filters.
+    logging.getLogger("prefect._internal.concurrency").addFilter(_worth_saying)
     _RUNNING[str(run.id)] = (here.outbox, live)
 
 
@@ -153,6 +158,23 @@ def _try_events_once() -> None:
         client = getattr(worker, "_client", None)
         if hasattr(client, "_reconnection_attempts"):
             client._reconnection_attempts = 1
+
+
+def _worth_saying(record: logging.LogRecord) -> bool:
+    return "'EventsWorker' failed" not in record.getMessage()
+
+
+def _give_up_logs() -> None:
+    """Let Prefect drop its own log lines when the server is away: it would try for a minute, also at exit."""
+    from prefect.logging.handlers import APILogWorker
+
+    async def _handle_batch(self: Any, items: list[dict[str, Any]]) -> None:
+        # Whatever goes wrong with a log line must not reach the run.
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(0.5 if _GONE else PATIENCE):
+                await self._client.create_logs(items)
+
+    APILogWorker._handle_batch = _handle_batch
 
 
 def _keep_outcomes() -> None:
@@ -179,8 +201,7 @@ def _keep_outcomes() -> None:
             run = self.flow_run
             run.state, run.state_name, run.state_type = state, state.name, state.type
             await self.call_hooks(state)
-            # The rest of Prefect's own log lines cannot be sent, and it would print so at exit.
-            logging.raiseExceptions = False
+            _GONE.add(str(run.id))
         if got.is_final():
             _RUNNING.pop(str(self.flow_run.id))
             how = {"type": got.type.value, "name": got.name, "reason": got.message or ""}

@@ -41,6 +41,9 @@ def main(options: argparse.Namespace) -> int:
 
     for run in runs:
         sent = deliver(run)
+        if sent is None:
+            print(f"{run.name}  is being delivered by another process", flush=True)
+            continue
         state = "delivered" if Progress.read(run).done else "delivered as far as it has come"
         print(f"{run.name}  {state}  ({sent} sent)", flush=True)
     return 0

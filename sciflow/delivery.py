@@ -510,7 +510,10 @@ class Delivery:
 
     def _finish(self, event: Event) -> None:
         kind, name, message = _final(event)
-        began, ended = _when(self._flow["start"]), _when(event.get("ended", event["time"]))
+        began, ended = (
+            _when(self._flow["start"]),
+            _when(event["ended"] if "ended" in event else event["time"]),
+        )
         times = f"ran from {began:%Y-%m-%d %H:%M:%S} to {ended:%Y-%m-%d %H:%M:%S} UTC, delivered later"
         state = {"type": kind, "name": name, "message": f"{message} ({times})" if message else times}
         self.server.ask("POST", f"/flow_runs/{self._flow_run}/set_state", {"state": state, "force": True})
@@ -525,7 +528,10 @@ class Delivery:
         database = local_database()
         if database is None:
             return
-        began, ended = _when(self._flow["start"]), _when(event.get("ended", event["time"]))
+        began, ended = (
+            _when(self._flow["start"]),
+            _when(event["ended"] if "ended" in event else event["time"]),
+        )
         text = [t.strftime("%Y-%m-%d %H:%M:%S.%f") for t in (began, ended)]
         lasted = (datetime(1970, 1, 1) + (ended - began)).strftime("%Y-%m-%d %H:%M:%S.%f")
         run = self._flow_run
@@ -561,8 +567,8 @@ def _final(event: Event) -> tuple[str, str, str]:
     return *kind, event.get("reason") or event.get("detail", "")
 
 
-def deliver(directory: Path) -> int:
-    """Deliver one run as far as it has come; the number of things sent.
+def deliver(directory: Path) -> int | None:
+    """Deliver one run as far as it has come; the number of things sent, None if another process does it.
 
     Raises
     ------
@@ -570,7 +576,9 @@ def deliver(directory: Path) -> int:
         If the server is not there or went away.
     """
     with claimed(directory) as mine:
-        if not mine or Progress.read(directory).done:
+        if not mine:
+            return None
+        if Progress.read(directory).done:
             return 0
         with Server() as server:
             delivery = Delivery(directory, server)

@@ -19,6 +19,8 @@ from sciflow.context import Event
 from sciflow.jobs import replace_json
 
 OUTBOX, DELIVERED, LOCK = "outbox.jsonl", "outbox.delivered", "outbox.lock"
+PAUSE = 0.1
+"""Seconds within which the progress of one stage is one line: the newest."""
 KEPT = 100_000
 """Lines that are kept in memory while the disk is full; older ones are lost."""
 
@@ -57,6 +59,8 @@ class Outbox:
         self.begun = False
         self._lock = threading.Lock()
         self._waiting: deque[bytes] = deque(maxlen=KEPT)
+        self._held: dict[str, Mapping[str, Any]] = {}
+        self._shown: dict[str, float] = {}
         self._file: int | None = None
         self._length = 0
         self._number = 0
@@ -84,13 +88,18 @@ class Outbox:
 
     def add(self, event: Mapping[str, Any]) -> None:
         """Append one event."""
+        task = event.get("task", "")
         with self._lock:
-            # Microseconds are what a server keeps of a time.
-            self._last = max(round(time.time(), 6), round(self._last + 1e-6, 6))
-            # A job numbers its events too.
-            line = {**event, "n": self._number, "time": self._last}
-            self._number += 1
-            self._waiting.append(json.dumps(line, default=str).encode() + b"\n")
+            held = self._held.pop(task, None)
+            if event["event"] == "progress":
+                now = time.monotonic()
+                if event["done"] < event["total"] and now - self._shown.get(task, -PAUSE) < PAUSE:
+                    self._held[task] = event
+                    return
+                self._shown[task] = now
+            elif held is not None:
+                self._append(held)
+            self._append(event)
             with contextlib.suppress(OSError):
                 self._write()
 
@@ -101,6 +110,14 @@ class Outbox:
             if self._file is not None:
                 os.close(self._file)
                 self._file = None
+
+    def _append(self, event: Mapping[str, Any]) -> None:
+        # Microseconds are what a server keeps of a time.
+        self._last = max(round(time.time(), 6), round(self._last + 1e-6, 6))
+        # A job numbers its events too.
+        line = {**event, "n": self._number, "time": self._last}
+        self._number += 1
+        self._waiting.append(json.dumps(line, default=str).encode() + b"\n")
 
     @staticmethod
     def _hold(file: int) -> None:

@@ -156,7 +156,7 @@ def _try_events_once() -> None:
 
     for worker in list(EventsWorker._instances.values()):
         client = getattr(worker, "_client", None)
-        if hasattr(client, "_reconnection_attempts"):
+        if client is not None and hasattr(client, "_reconnection_attempts"):
             client._reconnection_attempts = 1
 
 

@@ -12,7 +12,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("page", ["first-flow.md", "first-plugin.md", "storage.md"])
+@pytest.mark.parametrize("page", ["first-flow.md", "first-plugin.md", "storage.md", "outage.md"])
 def test_the_blocks_of_a_page_run(page, tmp_path):
     if page == "first-flow.md":
         pytest.importorskip("torch")

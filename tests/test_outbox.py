@@ -246,6 +246,20 @@ def test_lines_are_numbered_and_no_two_have_the_same_time(tmp_path):
     assert abs(times[-1] / 1e6 - time.time()) < 10
 
 
+def test_progress_that_comes_fast_is_one_line_and_the_newest_is_there_before_what_follows(tmp_path):
+    box = Outbox(tmp_path)
+    for i in range(100):
+        box.add({"event": "progress", "task": "a", "done": i, "total": 1000})
+        box.add({"event": "progress", "task": "b", "done": i, "total": 99})
+    box.add({"event": "end", "task": "a"})
+    box.add({"event": "end", "task": "b"})
+    found = [line.event for line in lines(tmp_path)]
+    for task, last in (("a", 99), ("b", 99)):
+        mine = [e for e in found if e["task"] == task]
+        assert len(mine) < 50
+        assert [e.get("done") for e in mine[-2:]] == [last, None]
+
+
 def test_a_torn_last_line_is_left_out_and_read_once_it_is_whole(tmp_path):
     box = Outbox(tmp_path)
     box.begin("f", {}, 0.0)

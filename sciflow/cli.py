@@ -1,4 +1,4 @@
-"""``sciflow``: run, plan, show, plugins, doctor, serve, store."""
+"""``sciflow``: run, plan, show, plugins, doctor, serve, store, deliver."""
 
 from __future__ import annotations
 
@@ -70,9 +70,10 @@ def parser() -> argparse.ArgumentParser:
         "--host", default="127.0.0.1", help="address of the server; not loopback: asks for a token"
     )
     serve.add_argument("--stop", action="store_true", help="stop the local server instead")
-    from sciflow.cli_store import add
+    from sciflow import cli_deliver, cli_store
 
-    add(commands)
+    cli_store.add(commands)
+    cli_deliver.add(commands)
     return top
 
 
@@ -98,6 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "doctor": _doctor,
         "serve": _serve,
         "store": _store_actions,
+        "deliver": _deliver,
     }
     try:
         return actions[options.command](options)
@@ -118,6 +120,12 @@ def _store_actions(options: argparse.Namespace) -> int:
     return run(options)
 
 
+def _deliver(options: argparse.Namespace) -> int:
+    from sciflow.cli_deliver import main as run
+
+    return run(options)
+
+
 def _store(options: argparse.Namespace) -> Any:
     from sciflow.flow import default_store
     from sciflow.store import Store
@@ -126,7 +134,7 @@ def _store(options: argparse.Namespace) -> Any:
 
 
 def _prepare_engine(wish: str) -> str:
-    """Decide on the engine before Prefect is imported; returns ``prefect`` or ``plain``."""
+    """Decide on the engine before Prefect is imported; ``prefect``, ``plain`` or ``offline``."""
     from sciflow.errors import Failed
     from sciflow.prefect_engine import QUIET, ensure_server
 
@@ -137,10 +145,12 @@ def _prepare_engine(wish: str) -> str:
     try:
         url = ensure_server()
     except Failed as error:
-        if wish == "prefect":
-            raise
-        print(f"sciflow: no Prefect server ({str(error).splitlines()[0]}); going on without", file=sys.stderr)
-        return "plain"
+        print(
+            f"sciflow: no Prefect server ({str(error).splitlines()[0]}); going on without, the run is "
+            "delivered by the next sciflow run or serve that finds one, or by sciflow deliver",
+            file=sys.stderr,
+        )
+        return "offline"
     if url:
         print(f"Prefect UI: {url}   (stop it with: sciflow serve --stop)", file=sys.stderr)
     return "prefect"
@@ -164,8 +174,14 @@ def _run(options: argparse.Namespace) -> int:
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     found = load_flow(options.flow)
     parameters = parameters_of(found.fn, options.set, options.params)
-    here = engine.Session(_store(options), found.fn.__name__, plain(parameters), which, Console(), site=site)
+    how = "prefect" if which == "prefect" else "plain"
+    here = engine.Session(_store(options), found.fn.__name__, plain(parameters), how, Console(), site=site)
     here.note_source(found.fn)
+    earlier = None
+    if which != "plain":
+        from sciflow.cli_deliver import keep
+
+        earlier = keep(here, found.name, offline=which == "offline")
     try:
         with engine.within(here):
             result = asyncio.run(_until_told(found if which == "prefect" else found.fn, parameters))
@@ -173,6 +189,8 @@ def _run(options: argparse.Namespace) -> int:
         here.close(error)
         raise
     here.close()
+    if earlier is not None:
+        earlier.join(5)
     if isinstance(result, Path):
         print(f"report: {result}")
     elif result is not None:
@@ -322,6 +340,10 @@ def _serve(options: argparse.Namespace) -> int:
     url = prefect_engine.ensure_server(options.host)
     from prefect import serve
 
+    from sciflow.delivery import keep_delivering
+    from sciflow.flow import default_store
+
+    keep_delivering(default_store().root)
     deployments = [f.to_deployment(name="local") for file in files for f in flows_in(file).values()]
     print(
         f"Prefect UI: {url or os.environ['PREFECT_API_URL']}  ({len(deployments)} flows; Ctrl-C ends)",

@@ -10,6 +10,7 @@ import re
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ from sciflow.site import Site, current
 from sciflow.store import Store
 
 if TYPE_CHECKING:
+    from sciflow.outbox import Outbox
     from sciflow.stage import Stage
     from sciflow.store import Writer
 
@@ -96,6 +98,8 @@ class Session:
         When the flow ended, seconds since the epoch.
     state, reason : str
         ``completed``, ``failed`` or ``cancelled``, and why; empty while it runs.
+    outbox : Outbox or None
+        Keeps what a Prefect server is to know; None where it need not.
     """
 
     store: Store
@@ -111,6 +115,7 @@ class Session:
     end: float | None = None
     state: str = ""
     reason: str = ""
+    outbox: Outbox | None = None
     records: list[Record] = field(default_factory=list)
     start: float = field(default_factory=time.time)
 
@@ -134,6 +139,9 @@ class Session:
         stopped = isinstance(error, Cancelled | asyncio.CancelledError | KeyboardInterrupt)
         self.state = "completed" if error is None else "cancelled" if stopped else "failed"
         self.reason = "" if error is None else f"{type(error).__name__}: {error}"
+        if self.outbox is not None and self.engine == "plain":
+            self.outbox.add({"event": "done", "state": self.state, "reason": self.reason})
+            self.outbox.close()
         self.describe()
 
     def describe(self) -> None:
@@ -307,6 +315,7 @@ class Work:
             here,
         )
         self.cached = False
+        self.marks: Event = {"stage": stage.name, "task": uuid.uuid4().hex}
         self.listener: Callable[[Event], None] | None = None
         self._cancelled = threading.Event()
         self._log: EventLog | None = None
@@ -315,6 +324,9 @@ class Work:
         """Send an event to the run directory, the terminal and the Prefect UI."""
         if self._log is not None:
             self._log(event)
+        if self.here.outbox is not None:
+            inputs = {n: str(a.path) for n, a in self.inputs.items()} if event["event"] == "begin" else None
+            self.here.outbox.add({**event, **self.marks} | ({"inputs": inputs} if inputs else {}))
         self.here.listener(self.stage.name, event)
         if self.listener is not None:
             self.listener(event)
@@ -491,8 +503,11 @@ async def report(title: str, *artifacts: Artifact) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(document.html)
     if _flow_run() is not None:
-        from sciflow.prefect_engine import publish_report
+        from sciflow.prefect_engine import attach
 
-        await publish_report(title, document, path)
+        attach(here)
+    if here.outbox is not None:
+        text = f"# {title}\n\n{document.markdown}\n\nWhole report: `{path}`\n"
+        here.outbox.add({"event": "report", "title": title, "text": text})
     here.listener("report", {"event": "end", "state": "written", "seconds": 0.0, "detail": str(path)})
     return path

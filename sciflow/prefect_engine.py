@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import json
 import logging
@@ -14,7 +15,6 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from sciflow.artifact import Artifact
@@ -22,8 +22,9 @@ from sciflow.context import Event
 from sciflow.errors import Failed, Invalid, Missing
 
 if TYPE_CHECKING:
-    from sciflow.flow import Work
-    from sciflow.reporting import Document
+    from sciflow.delivery import Live
+    from sciflow.flow import Session, Work
+    from sciflow.outbox import Outbox
 
 QUIET = {
     "DO_NOT_TRACK": "1",
@@ -33,8 +34,14 @@ QUIET = {
     "PREFECT_TELEMETRY_ENABLE_RESOURCE_METRICS": "false",
 }
 """Environment that switches every kind of telemetry off."""
-INTERVAL = 1.0
-"""Seconds between two looks at a running stage's events."""
+PATIENCE = 5.0
+"""Seconds that the end of a flow waits for a server that does not answer."""
+REACH = 2.0
+"""Seconds within which a configured server must answer for a run to begin with it."""
+_RUNNING: dict[str, tuple[Outbox, Live]] = {}
+"""By flow run, what is delivered while it goes on."""
+_GONE: set[str] = set()
+"""Flow runs of this process that ended without the server."""
 _STARTED: list[subprocess.Popen[bytes]] = []
 """Servers of this process; they outlive it."""
 START_LIMIT = 120.0
@@ -51,21 +58,29 @@ async def run_task(work: Work) -> Artifact:
     """
     from prefect import task
     from prefect.cache_policies import NO_CACHE
+    from prefect.context import TaskRunContext
+    from prefect.logging import get_run_logger
     from prefect.states import Completed
 
+    attach(work.here)
+    _try_events_once()
     made: list[Artifact] = []
 
     async def stage_task(**inputs: Artifact) -> Any:
-        mirror = Mirror(work.stage.name)
-        work.listener = mirror.queue.put
-        following = asyncio.create_task(mirror.follow())
-        try:
-            artifact = await work.go()
-            made.append(artifact)
-        finally:
-            following.cancel()
-            await asyncio.wait([following])
-            await mirror.close()
+        run, logger = TaskRunContext.get().task_run, get_run_logger()
+        work.marks.update(
+            task_run_id=str(run.id), name=run.name, task_key=run.task_key, dynamic_key=run.dynamic_key
+        )
+
+        def show(event: Event) -> None:
+            if event["event"] == "log":
+                level = logging.getLevelNamesMapping().get(event["level"], logging.INFO)
+                # The server gets it from the outbox.
+                logger.log(level, "%s", event["message"], extra={"send_to_api": False})
+
+        work.listener = show
+        artifact = await work.go()
+        made.append(artifact)
         if work.cached:
             return Completed(name="Cached", message=str(artifact.path), data=artifact)
         return artifact
@@ -95,83 +110,107 @@ async def _worth_retrying(task: Any, task_run: Any, state: Any) -> bool:
     return False
 
 
-class Mirror:
-    """Shows a running stage's events in the Prefect UI.
+def attach(here: Session) -> None:
+    """Give a run of Prefect's an outbox, delivered while it goes on; nothing if it has one.
 
-    Parameters
-    ----------
-    stage : str
-        Its name.
+    The outbox, not the running stage, talks to the server: a server that goes away in the middle of a run
+    is noticed by nobody but the thread that delivers. How the flow ended is decided by the flow: if the
+    server does not take its final state within `PATIENCE` seconds, the run ends as it would have with the
+    server, and the state is delivered later. Not guaranteed while the server is away: what Prefect itself
+    does there (retries of the whole flow, pauses, limits of concurrency, cancelling from its pages, its own
+    log lines such as "Beginning flow run").
     """
+    from prefect.context import FlowRunContext
 
-    def __init__(self, stage: str) -> None:
-        self.queue: SimpleQueue[Event] = SimpleQueue()
-        self._stage = stage.replace("_", "-")
-        self._artifact: Any = None
-        self._metrics: list[tuple[int, dict[str, float]]] = []
-        self._share = 0.0
+    from sciflow.delivery import Live
+    from sciflow.outbox import Outbox
 
-    async def follow(self) -> None:
-        """Mirror until cancelled."""
-        while True:
-            await asyncio.sleep(INTERVAL)
-            await self._take(final=False)
-
-    async def close(self) -> None:
-        """Mirror what is left, and the learning curves as a table."""
-        await self._take(final=True)
-        if self._metrics:
-            from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
-
-            from sciflow.reporting import curves
-
-            loop = asyncio.get_running_loop()
-            picture = await loop.run_in_executor(None, curves, self._metrics)
-            await acreate_markdown_artifact(
-                f"![learning curves]({picture})", key=f"{self._stage}-curves", description="Learning curves"
-            )
-            every = max(1, len(self._metrics) // 100)
-            rows = [{"step": step, **values} for step, values in self._metrics[::every]]
-            await acreate_table_artifact(rows, key=f"{self._stage}-metrics", description="Learning curves")
-
-    async def _take(self, *, final: bool) -> None:
-        latest: Event | None = None
-        while True:
-            try:
-                event = self.queue.get_nowait()
-            except Empty:
-                break
-            if event["event"] == "progress":
-                latest = event
-            elif event["event"] == "metric":
-                self._metrics.append((event["step"], event["values"]))
-            elif event["event"] == "log":
-                from prefect.logging import get_run_logger
-
-                level = logging.getLevelNamesMapping().get(event["level"], logging.INFO)
-                get_run_logger().log(level, "%s", event["message"])
-        if latest is not None and (self._artifact is not None or not final):
-            await self._progress(latest)
-
-    async def _progress(self, event: Event) -> None:
-        from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
-
-        percent = 100.0 * event["done"] / max(1, event["total"])
-        text = f"{event['done']} of {event['total']} {event['what']}"
-        if self._artifact is None:
-            self._artifact = await acreate_progress_artifact(
-                percent, key=f"{self._stage}-progress", description=text
-            )
-        else:
-            await aupdate_progress_artifact(self._artifact, percent, description=text)
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None or (here.outbox is not None and here.outbox.begun):
+        return
+    run = context.flow_run
+    if here.outbox is None:
+        here.outbox = Outbox(here.directory)
+    start = run.start_time.timestamp() if run.start_time else here.start
+    here.outbox.begin(
+        context.flow.name,
+        here.parameters,
+        start,
+        run_name=run.name,
+        tags=list(run.tags),
+        flow_run_id=str(run.id),
+    )
+    live = Live(here.directory)
+    live.start()
+    _keep_outcomes()
+    _give_up_logs()
+    # Prefect logs every event that it could not send, in full; they come from the outbox.
+    # Its logging is set up again and again, which undoes levels but not filters.
+    logging.getLogger("prefect._internal.concurrency").addFilter(_worth_saying)
+    _RUNNING[str(run.id)] = (here.outbox, live)
 
 
-async def publish_report(title: str, document: Document, path: Path) -> None:
-    """Show the main part of a report as a markdown artifact of the flow run."""
-    from prefect.artifacts import acreate_markdown_artifact
+def _try_events_once() -> None:
+    """Make Prefect's events client give up at once: it tries every event for seven seconds, also at exit."""
+    from prefect.events.worker import EventsWorker
 
-    text = f"# {title}\n\n{document.markdown}\n\nWhole report: `{path}`\n"
-    await acreate_markdown_artifact(text, key="report", description=title)
+    for worker in list(EventsWorker._instances.values()):
+        client = getattr(worker, "_client", None)
+        if client is not None and hasattr(client, "_reconnection_attempts"):
+            client._reconnection_attempts = 1
+
+
+def _worth_saying(record: logging.LogRecord) -> bool:
+    return "'EventsWorker' failed" not in record.getMessage()
+
+
+def _give_up_logs() -> None:
+    """Let Prefect drop its own log lines when the server is away: it would try for a minute, also at exit."""
+    from prefect.logging.handlers import APILogWorker
+
+    async def _handle_batch(self: Any, items: list[dict[str, Any]]) -> None:
+        # Whatever goes wrong with a log line must not reach the run.
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(0.5 if _GONE else PATIENCE):
+                await self._client.create_logs(items)
+
+    APILogWorker._handle_batch = _handle_batch
+
+
+def _keep_outcomes() -> None:
+    """Let the end of a flow run be what the flow came to, also when the server does not answer."""
+    import httpx
+    from prefect.flow_engine import AsyncFlowRunEngine
+
+    original = AsyncFlowRunEngine.set_state
+    if original.__module__ == __name__:
+        return
+
+    async def set_state(self: Any, state: Any, force: bool = False) -> Any:
+        """As Prefect's, but for a final state that the server does not take in time."""
+        outbox, live = _RUNNING.get(str(self.flow_run.id), (None, None))
+        if outbox is None or live is None or not state.is_final() or self.short_circuit:
+            return await original(self, state, force=force)
+        accepted, ended = True, time.time()
+        _try_events_once()
+        try:
+            async with asyncio.timeout(PATIENCE):
+                got = await original(self, state, force=force)
+        except (httpx.HTTPError, TimeoutError):
+            accepted, got = False, state
+            run = self.flow_run
+            run.state, run.state_name, run.state_type = state, state.name, state.type
+            await self.call_hooks(state)
+            _GONE.add(str(run.id))
+        if got.is_final():
+            _RUNNING.pop(str(self.flow_run.id))
+            how = {"type": got.type.value, "name": got.name, "reason": got.message or ""}
+            outbox.add({"event": "done", "accepted": accepted, "ended": ended, **how})
+            outbox.close()
+            await asyncio.to_thread(live.stop, PATIENCE)
+        return got
+
+    AsyncFlowRunEngine.set_state = set_state
 
 
 def home() -> Path:
@@ -181,10 +220,64 @@ def home() -> Path:
 
 def configured() -> bool:
     """Whether the user has told Prefect about a server."""
+    return bool(configured_url())
+
+
+def configured_url() -> str:
+    """The API of the server that the user has told Prefect about, empty if there is none."""
+    import tomllib
+
     if os.environ.get("PREFECT_API_URL"):
-        return True
+        return os.environ["PREFECT_API_URL"]
     profiles = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser() / "profiles.toml"
-    return profiles.is_file() and "PREFECT_API_URL" in profiles.read_text()
+    try:
+        document = tomllib.loads(profiles.read_text())
+        active = os.environ.get("PREFECT_PROFILE", document.get("active", ""))
+        return str(document.get("profiles", {}).get(active, {}).get("PREFECT_API_URL", ""))
+    except (OSError, ValueError, AttributeError):
+        return ""
+
+
+def reachable(url: str) -> bool:
+    """Whether a Prefect API answers within `REACH` seconds, be it that it wants a password."""
+    import threading
+    import urllib.error
+    import urllib.request
+
+    answered: list[bool] = []
+
+    def look() -> None:
+        try:
+            with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=REACH):
+                answered.append(True)
+        except urllib.error.HTTPError as error:
+            answered.append(error.code < 500)
+        except (OSError, ValueError):
+            answered.append(False)
+
+    # Looking up a name knows no time limit; the thread is left behind.
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    thread.join(REACH)
+    return answered == [True]
+
+
+def local_database() -> Path | None:
+    """The database of the local server, if that is the one in use."""
+    running = server()
+    path = home() / "prefect" / "prefect.db"
+    used = running is not None and os.environ.get("PREFECT_API_URL") == f"{running['url']}/api"
+    return path if used and path.is_file() else None
+
+
+def _refuse_a_second() -> None:
+    """Raise if the local server is there but does not answer: two over one database harm it."""
+    try:
+        known = json.loads((home() / "server.json").read_text())
+    except (OSError, ValueError):
+        return
+    if _ours(known["pid"]) and not _healthy(known):
+        raise Failed(f"the local Prefect server at {known['url']} does not answer")
 
 
 def ensure_server(host: str = "127.0.0.1") -> str:
@@ -205,18 +298,25 @@ def ensure_server(host: str = "127.0.0.1") -> str:
     Raises
     ------
     Failed
-        If it does not come up; the message ends with its log.
+        If the configured one does not answer within `REACH` seconds, or the local one does not come up;
+        then the message ends with its log.
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     if configured():
+        url = configured_url()
+        if url and not reachable(url):
+            raise Failed(f"the Prefect server at {url} does not answer")
         return ""
     os.environ["PREFECT_HOME"] = str(home() / "prefect")
     home().mkdir(parents=True, exist_ok=True)
     # Two runs that begin at once must not start two servers over one database.
     with (home() / "server.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        running = server() or _start(host)
+        running = server()
+        if running is None:
+            _refuse_a_second()
+            running = _start(host)
     os.environ["PREFECT_API_URL"] = f"{running['url']}/api"
     if running.get("token"):
         os.environ["PREFECT_API_AUTH_STRING"] = running["token"]

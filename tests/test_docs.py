@@ -13,7 +13,10 @@ DOCS = Path(__file__).parent.parent / "docs"
 BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("page", ["first-flow.md", "first-plugin.md", "storage.md", "cluster.md"])
+PAGES = ["first-flow.md", "first-plugin.md", "storage.md", "cluster.md", "outage.md"]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_the_blocks_of_a_page_run(page, tmp_path):
     if page in ("first-flow.md", "cluster.md"):
         pytest.importorskip("torch")

@@ -1,0 +1,669 @@
+"""Delivery of outboxes to a Prefect server: every event once and in order, whatever stops in between.
+
+What is sent is made harmless to send again, or the server is asked first:
+
+- the flow run is made under an idempotency key, the run's own id;
+- states of stages go as task-run events with ids derived from run and line: the server keeps the first;
+- log lines and artifacts have no such key. Before a group of them is sent, ``outbox.delivered`` says that
+  something is on its way, and after the server has answered it says how far the outbox is delivered. A
+  deliverer that finds something on its way asks the server which of it arrived: log lines by their times,
+  of which no two in a run are the same, artifacts by the number of their line.
+
+The API takes no times for the states of a flow run. The server that sciflow started itself is given the true
+ones in its database; any other shows when the run was delivered, and the true times in the state's message.
+Tasks have their true times everywhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from sciflow.context import Event
+from sciflow.errors import Failed
+from sciflow.outbox import DELIVERED, Line, Progress, alive, claimed, lines, undelivered
+
+BATCH = 200
+"""Log lines in one request; also what the server gives back in one."""
+INTERVAL = 1.0
+"""Seconds between two looks at the outbox of a run that goes on."""
+AGAIN = 5.0
+"""Seconds until a server that is away is tried again."""
+LOOK = 60.0
+"""Seconds between two looks of a serving process at a store."""
+SETTLE = 1.0
+"""Seconds that a server is given to end what a killed deliverer had asked of it."""
+VERIFY = 20.0
+"""Seconds that a server may take to record the states of tasks."""
+FINAL = ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
+_NAMESPACE = uuid.UUID("6d0c3f8e-5b39-5c0e-9a1c-2f6f7c1d8a40")
+
+
+class Away(Failed):
+    """The server did not answer, or not with what was asked for."""
+
+
+class Refused(Failed):
+    """The server will never take this request."""
+
+
+class Server:
+    """The configured Prefect server, asked without retries: after a doubtful answer it is asked what it has.
+
+    Use it as a context manager.
+    """
+
+    def __enter__(self) -> Server:
+        from prefect.client.orchestration import get_client
+        from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+        self._stack = contextlib.ExitStack()
+        self._stack.enter_context(temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}))
+        try:
+            self._client = self._stack.enter_context(get_client(sync_client=True))
+        # The client asks for the server's version here, and wraps what goes wrong.
+        except Exception as error:
+            self._stack.close()
+            raise Away(f"the Prefect server does not answer: {error}") from error
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def ask(self, method: str, path: str, body: Any = None) -> Any:
+        """Send one request; the answer's JSON, None where there is none or nothing was found.
+
+        Raises
+        ------
+        Away
+            If it was not answered, or only with an error that may pass.
+        Refused
+            If it was refused for good.
+        """
+        import httpx
+
+        try:
+            answer = self._client.request(method, path, json=None if body is None else _finite(body))
+        except httpx.HTTPStatusError as error:
+            status = error.response.status_code
+            if status == 404:
+                return None
+            if status >= 500 or status in (401, 403, 408, 429):
+                raise Away(f"the Prefect server answered {status} to {method} {path}") from error
+            raise Refused(f"{method} {path}: {status} {error.response.text[:300]}") from error
+        except httpx.HTTPError as error:
+            raise Away(f"the Prefect server does not answer: {type(error).__name__}: {error}") from error
+        return answer.json() if answer.content else None
+
+    def all(self, path: str, body: Mapping[str, Any]) -> list[Any]:
+        """Everything that a filter finds, page by page."""
+        found: list[Any] = []
+        while True:
+            page = self.ask("POST", path, {**body, "limit": BATCH, "offset": len(found)}) or []
+            found += page
+            if len(page) < BATCH:
+                return found
+
+
+def _finite(value: Any) -> Any:
+    """JSON without what a server cannot store: numbers that are none, and null characters."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, str):
+        return value.replace("\0", "")
+    if isinstance(value, Mapping):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return value
+
+
+def _when(seconds: float) -> datetime:
+    return datetime.fromtimestamp(0, UTC) + timedelta(microseconds=round(seconds * 1e6))
+
+
+def _micros(text: str) -> int:
+    passed = datetime.fromisoformat(text) - datetime.fromtimestamp(0, UTC)
+    return passed // timedelta(microseconds=1)
+
+
+@dataclass
+class Task:
+    """One stage of a run, as far as its outbox was read.
+
+    Attributes
+    ----------
+    key : str
+        Of the stage in this run.
+    about : mapping
+        Its first ``begin`` line.
+    id : str
+        Of the task run.
+    states : list of dict
+        Type, name, message, time and line number of its states.
+    metrics : list of (int, dict)
+        Steps of its learning curves.
+    shown : str or None
+        Id of its progress artifact.
+    """
+
+    key: str
+    about: Event
+    id: str
+    states: list[dict[str, Any]] = field(default_factory=list)
+    metrics: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    shown: str | None = None
+
+
+class Delivery:
+    """Sends what is undelivered of one run; make it inside `claimed`.
+
+    Parameters
+    ----------
+    directory : Path
+        Of the run.
+    server : Server
+        Open.
+    live : bool
+        The run goes on in this process, under Prefect, which sends the states itself.
+    """
+
+    def __init__(self, directory: Path, server: Server, *, live: bool = False) -> None:
+        self.directory, self.server, self.live = directory, server, live
+        self.progress = Progress.read(directory)
+        self.sent = 0
+        self._doubt = self.progress.sending or not (live or (directory / DELIVERED).exists())
+        self._read = 0
+        self._flow: Event = {}
+        self._flow_run = ""
+        self._tasks: dict[str, Task] = {}
+        self._names: dict[str, int] = {}
+        self._makers: dict[str, str] = {}
+        self._logs: list[Event] = []
+        self._shares: dict[str, Event] = {}
+        self._last: Line | None = None
+        self._end: Event | None = None
+        self._own = True
+        if self.progress.sending:
+            time.sleep(SETTLE)
+
+    def go(self) -> bool:
+        """Send what has come since the last call; True if the run has ended and all of it is delivered.
+
+        Raises
+        ------
+        Away
+            If the server went away; make another `Delivery` later.
+        """
+        gone = not self.live and not alive(self.directory)
+        for line in lines(self.directory, self._read):
+            event = line.event
+            if event["event"] not in ("log", "metric", "progress"):
+                self._flush()
+            self._learn(event)
+            self._read = line.end
+            self._last = line
+            if line.end <= self.progress.offset:
+                continue
+            if event["event"] == "log":
+                self._logs.append(event)
+                if len(self._logs) >= BATCH:
+                    self._flush()
+            elif event["event"] == "progress":
+                self._shares[event["task"]] = event
+            elif event["event"] != "metric":
+                with self._skipping(event):
+                    self._step(event)
+                self._acknowledge()
+        self._flush()
+        if self._end is None and gone and self._flow:
+            self._crashed()
+        return self._end is not None and self._finished(self._end)
+
+    def _learn(self, event: Event) -> None:
+        kind = event["event"]
+        if kind == "flow":
+            self._flow = event
+            self._own = "flow_run_id" not in event
+        elif kind == "done":
+            self._end = event
+        elif kind == "begin" and event["task"] not in self._tasks:
+            given = event.get("task_run_id") or str(uuid.uuid5(_NAMESPACE, self._flow["run"] + event["task"]))
+            number = self._names.get(event["stage"], 0)
+            self._names[event["stage"]] = number + 1
+            about = {"name": f"{event['stage']}-{number}", **event}
+            self._tasks[event["task"]] = Task(event["task"], about, given)
+        if kind == "begin":
+            again = bool(self._tasks[event["task"]].states)
+            self._state(event, "RUNNING", "Retrying" if again else "Running", "")
+        elif kind == "metric":
+            self._tasks[event["task"]].metrics.append((event["step"], event["values"]))
+        elif kind == "end":
+            self._makers[event["detail"]] = self._tasks[event["task"]].id
+            self._state(event, *_final(event))
+
+    def _state(self, event: Event, kind: str, name: str, message: str) -> None:
+        state = {"type": kind, "name": name, "message": message, "time": event["time"], "n": event["n"]}
+        self._tasks[event["task"]].states.append(state)
+
+    def _step(self, event: Event) -> None:
+        kind = event["event"]
+        if kind == "flow":
+            self._find_flow_run()
+        elif kind == "begin":
+            if self._own:
+                self._send_state(self._tasks[event["task"]], -1)
+        elif kind == "end":
+            task = self._tasks[event["task"]]
+            if task.metrics and event["state"] != "cached":
+                self._curves(task, event)
+            if self._own:
+                self._send_state(task, -1)
+        elif kind == "report":
+            self._artifact(event, "report", "markdown", event["text"], event["title"])
+
+    @contextlib.contextmanager
+    def _skipping(self, event: Event) -> Iterator[None]:
+        try:
+            yield
+        except Refused as error:
+            logging.getLogger("sciflow").warning("line %s of %s: %s", event["n"], self.directory, error)
+
+    def _find_flow_run(self) -> str:
+        about, given = self._flow, self._flow.get("flow_run_id")
+        if not self._flow_run and given and self.server.ask("GET", f"/flow_runs/{given}") is not None:
+            self._flow_run = given
+        if not self._flow_run:
+            # Another server than the one that ran it, or a new database.
+            self._own = True
+            flow = self.server.ask("POST", "/flows/", {"name": about["name"]})
+            body = {
+                "flow_id": flow["id"],
+                "name": about.get("run_name") or self.directory.name,
+                "parameters": about["parameters"],
+                "tags": list(about.get("tags", ())),
+                "idempotency_key": about["run"],
+                "state": {"type": "RUNNING", "message": f"began {_when(about['start'])}"},
+            }
+            self._flow_run = self.server.ask("POST", "/flow_runs/", body)["id"]
+        return self._flow_run
+
+    def _send_state(self, task: Task, number: int) -> None:
+        state, about = task.states[number], task.about
+        upto = task.states[: len(task.states) + number + 1]
+        first, last = upto[0]["time"], state["time"]
+        final = state["type"] in FINAL
+        inputs = {
+            name: [{"input_type": "task_run", "id": self._makers[path]}]
+            for name, path in about.get("inputs", {}).items()
+            if path in self._makers
+        }
+        run = {
+            "name": about["name"],
+            "task_key": about.get("task_key") or f"sciflow.{about['stage']}",
+            "dynamic_key": about.get("dynamic_key") or task.key,
+            "task_inputs": inputs,
+            "run_count": sum(s["type"] == "RUNNING" for s in upto),
+            "expected_start_time": _when(first).isoformat(),
+            "start_time": _when(first).isoformat(),
+            "total_run_time": last - first if final else 0.0,
+        }
+        if final:
+            run["end_time"] = _when(last).isoformat()
+        resource = {
+            "prefect.resource.id": f"prefect.task-run.{task.id}",
+            "prefect.resource.name": about["name"],
+            "prefect.state-name": state["name"],
+            "prefect.state-type": state["type"],
+            "prefect.state-timestamp": _when(last).isoformat(),
+            "prefect.orchestration": "client",
+        }
+        before = task.states[number - 1]["type"] if len(upto) > 1 else None
+        shown = {"type": state["type"], "name": state["name"], "message": state["message"]}
+        event = {
+            "id": str(uuid.uuid5(_NAMESPACE, f"{self._flow['run']}:{state['n']}")),
+            "occurred": _when(last).isoformat(),
+            "event": f"prefect.task-run.{state['name']}",
+            "resource": resource,
+            "related": [
+                {
+                    "prefect.resource.id": f"prefect.flow-run.{self._find_flow_run()}",
+                    "prefect.resource.role": "flow-run",
+                }
+            ],
+            "payload": {
+                "intended": {"from": before, "to": state["type"]},
+                "initial_state": None,
+                "validated_state": {**shown, "state_details": {}, "data": None},
+                "task_run": run,
+            },
+        }
+        self.server.ask("POST", "/events", [event])
+        self.sent += 1
+
+    def _flush(self) -> None:
+        """Send the log lines and the newest progress that were read, and note that they are delivered."""
+        if self._last is None or self._last.end <= self.progress.offset:
+            return
+        if self._logs:
+            with self._skipping(self._logs[0]):
+                self._send_logs()
+        for event in self._shares.values():
+            with self._skipping(event):
+                self._show_progress(event)
+        self._shares.clear()
+        self._acknowledge()
+
+    def _send_logs(self) -> None:
+        run = self._find_flow_run()
+        batch = [self._log(run, e) for e in self._logs]
+        self._logs = []
+        if self._doubt:
+            span = {"after_": batch[0]["timestamp"], "before_": batch[-1]["timestamp"]}
+            these = {"flow_run_id": {"any_": [run]}, "timestamp": span}
+            there = {
+                (_micros(log["timestamp"]), log["message"])
+                for log in self.server.all("/logs/filter", {"logs": these, "sort": "TIMESTAMP_ASC"})
+            }
+            batch = [b for b in batch if (_micros(b["timestamp"]), b["message"]) not in there]
+        if batch:
+            self._on_its_way()
+            self.server.ask("POST", "/logs/", batch)
+            self.sent += len(batch)
+
+    def _log(self, run: str, event: Event) -> dict[str, Any]:
+        return {
+            "name": f"sciflow.{event['stage']}",
+            "level": logging.getLevelNamesMapping().get(event["level"], logging.INFO),
+            "message": event["message"].replace("\0", ""),
+            "timestamp": _when(event["time"]).isoformat(),
+            "flow_run_id": run,
+            "task_run_id": self._tasks[event["task"]].id if "task" in event else None,
+        }
+
+    def _show_progress(self, event: Event) -> None:
+        task = self._tasks[event["task"]]
+        percent = 100.0 * event["done"] / max(1, event["total"])
+        text = f"{event['done']} of {event['total']} {event['what']}"
+        key = f"{task.about['stage'].replace('_', '-')}-progress"
+        if task.shown is None:
+            task.shown = self._artifact_there(key, task)
+        if task.shown is None:
+            task.shown = self._artifact(event, key, "progress", percent, text, task)
+        else:
+            body = {"data": percent, "description": text}
+            self.server.ask("PATCH", f"/artifacts/{task.shown}", body)
+            self.sent += 1
+
+    def _curves(self, task: Task, event: Event) -> None:
+        """The learning curves of a stage, as a picture and as a table."""
+        from sciflow.reporting import curves
+
+        stage = task.about["stage"].replace("_", "-")
+        picture, text = f"![learning curves]({curves(task.metrics)})", "Learning curves"
+        self._artifact(event, f"{stage}-curves", "markdown", picture, text, task)
+        every = max(1, len(task.metrics) // 100)
+        rows = [{"step": step, **values} for step, values in task.metrics[::every]]
+        self._artifact(event, f"{stage}-metrics", "table", json.dumps(_finite(rows)), text, task)
+
+    def _artifact(
+        self, event: Event, key: str, kind: str, data: Any, text: str, task: Task | None = None
+    ) -> str | None:
+        mark = f"{self._flow['run']}:{event['n']}"
+        if self._doubt:
+            there = self._artifact_there(key, task, mark)
+            if there is not None:
+                return there
+        self._on_its_way()
+        body = {
+            "key": key, "type": kind, "data": data, "description": text, "metadata_": {"sciflow": mark},
+            "flow_run_id": self._find_flow_run(), "task_run_id": task.id if task else None,
+        }  # fmt: skip
+        made = self.server.ask("POST", "/artifacts/", body)
+        self.sent += 1
+        return str(made["id"])
+
+    def _artifact_there(self, key: str, task: Task | None, mark: str | None = None) -> str | None:
+        body = {
+            "artifacts": {"key": {"any_": [key]}},
+            "flow_runs": {"id": {"any_": [self._find_flow_run()]}},
+        }
+        for found in self.server.all("/artifacts/filter", body):
+            ours = mark is None or (found.get("metadata_") or {}).get("sciflow") == mark
+            if ours and (task is None or found["task_run_id"] == task.id):
+                return str(found["id"])
+        return None
+
+    def _on_its_way(self) -> None:
+        if not self.progress.sending:
+            self.progress = Progress(self.progress.offset, sending=True)
+            self.progress.write(self.directory)
+
+    def _acknowledge(self) -> None:
+        assert self._last is not None
+        self.progress = Progress(self._last.end)
+        self.progress.write(self.directory)
+
+    def _crashed(self) -> None:
+        """End a run whose process is gone without saying how it ended."""
+        end = self._last.event["time"] if self._last else self._flow["start"]
+        text = "the process of the run ended without a word"
+        for task in self._tasks.values():
+            if task.states[-1]["type"] not in FINAL:
+                state = {"type": "CRASHED", "name": "Crashed", "message": text, "time": end + 1e-6}
+                task.states.append({**state, "n": f"{task.key}:gone"})
+        self._end = {"event": "done", "state": "crashed", "reason": text, "time": end + 2e-6}
+
+    def _finished(self, event: Event) -> bool:
+        """Make sure of every task's state, then set the flow's; False if Prefect may still do so."""
+        run = self.server.ask("GET", f"/flow_runs/{self._find_flow_run()}")
+        if self.live:
+            if not event.get("accepted"):
+                return False
+            self._complete_tasks()
+        else:
+            self._complete_tasks()
+            if run["state_type"] not in FINAL:
+                self._finish(event)
+            if not event.get("accepted"):
+                self._tell_true_times(event)
+        self.progress = Progress(self._read, done=True)
+        self.progress.write(self.directory)
+        return True
+
+    def _lacking(self) -> list[Task]:
+        """Tasks whose last state the server has not got."""
+        body = {"flow_runs": {"id": {"any_": [self._find_flow_run()]}}}
+        there = {r["id"]: r["state_type"] for r in self.server.all("/task_runs/filter", body)}
+
+        def known(task: Task) -> bool:
+            state = there.get(task.id)
+            return state == task.states[-1]["type"] if self._own else state in FINAL
+
+        return [t for t in self._tasks.values() if not known(t)]
+
+    def _complete_tasks(self) -> None:
+        end = time.monotonic() + VERIFY
+        again = time.monotonic()
+        if self._own or self.live:
+            # The states have just been sent; the server records them in its own time.
+            again += VERIFY / 8
+        while lacking := self._lacking():
+            if time.monotonic() > end:
+                raise Away(f"the server did not record the states of {len(lacking)} tasks")
+            if time.monotonic() >= again:
+                for task in lacking:
+                    for number in range(-len(task.states), 0):
+                        self._send_state(task, number)
+                again = time.monotonic() + VERIFY / 4
+            time.sleep(0.25)
+
+    def _finish(self, event: Event) -> None:
+        kind, name, message = _final(event)
+        began, ended = (
+            _when(self._flow["start"]),
+            _when(event["ended"] if "ended" in event else event["time"]),
+        )
+        times = f"ran from {began:%Y-%m-%d %H:%M:%S} to {ended:%Y-%m-%d %H:%M:%S} UTC, delivered later"
+        state = {"type": kind, "name": name, "message": f"{message} ({times})" if message else times}
+        self.server.ask("POST", f"/flow_runs/{self._flow_run}/set_state", {"state": state, "force": True})
+        self.sent += 1
+
+    def _tell_true_times(self, event: Event) -> None:
+        """Correct the flow run's times in the database of a server that sciflow started."""
+        import sqlite3
+
+        from sciflow.prefect_engine import local_database
+
+        database = local_database()
+        if database is None:
+            return
+        began, ended = (
+            _when(self._flow["start"]),
+            _when(event["ended"] if "ended" in event else event["time"]),
+        )
+        text = [t.strftime("%Y-%m-%d %H:%M:%S.%f") for t in (began, ended)]
+        lasted = (datetime(1970, 1, 1) + (ended - began)).strftime("%Y-%m-%d %H:%M:%S.%f")
+        run = self._flow_run
+        try:
+            with contextlib.closing(sqlite3.connect(database, timeout=10)) as connection, connection:
+                connection.execute(
+                    "UPDATE flow_run SET start_time = ?, expected_start_time = ?, end_time = ?,"
+                    " state_timestamp = ?, total_run_time = ? WHERE id = ?",
+                    (text[0], text[0], text[1], text[1], lasted, run),
+                )
+                states = "UPDATE flow_run_state SET timestamp = ? WHERE flow_run_id = ? AND type"
+                if self._own:
+                    connection.execute(f"{states} = 'RUNNING'", (text[0], run))
+                connection.execute(
+                    f"{states} IN ('COMPLETED', 'FAILED', 'CANCELLED', 'CRASHED')", (text[1], run)
+                )
+        except sqlite3.Error as error:
+            logging.getLogger("sciflow").warning("the times of flow run %s stay as they are: %s", run, error)
+
+
+def _final(event: Event) -> tuple[str, str, str]:
+    """Type, name and message of the state that an ``end`` or ``done`` line stands for."""
+    if "type" in event:
+        return event["type"], event["name"], event.get("reason", "")
+    kind = {
+        "cached": ("COMPLETED", "Cached"),
+        "computed": ("COMPLETED", "Completed"),
+        "completed": ("COMPLETED", "Completed"),
+        "failed": ("FAILED", "Failed"),
+        "cancelled": ("CANCELLED", "Cancelled"),
+        "crashed": ("CRASHED", "Crashed"),
+    }[event["state"]]
+    return *kind, event.get("reason") or event.get("detail", "")
+
+
+def deliver(directory: Path) -> int | None:
+    """Deliver one run as far as it has come; the number of things sent, None if another process does it.
+
+    Raises
+    ------
+    Away
+        If the server is not there or went away.
+    """
+    with claimed(directory) as mine:
+        if not mine:
+            return None
+        if Progress.read(directory).done:
+            return 0
+        with Server() as server:
+            delivery = Delivery(directory, server)
+            delivery.go()
+            return delivery.sent
+
+
+def deliver_all(root: Path, besides: Path | None = None) -> None:
+    """Deliver every run below a store; what goes wrong is logged, never raised."""
+    log = logging.getLogger("sciflow")
+    for directory in undelivered(root):
+        if directory == besides:
+            continue
+        try:
+            deliver(directory)
+        except Away as error:
+            log.warning("%s", error)
+            return
+        # Whatever one run's outbox holds must not keep the others from being delivered.
+        except Exception as error:
+            log.warning("%s could not be delivered: %r", directory, error)
+
+
+class Live(threading.Thread):
+    """Delivers the outbox of a run that Prefect runs in this process, while it goes on.
+
+    Nothing that goes wrong here reaches the run: what could not be sent is still in the outbox.
+
+    Parameters
+    ----------
+    directory : Path
+        Of the run.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(name=f"delivery of {directory.name}", daemon=True)
+        self._directory = directory
+        self._stop_asked = threading.Event()
+        self._away = False
+
+    def run(self) -> None:
+        """Deliver until `stop`."""
+        with claimed(self._directory) as mine:
+            while mine and not self._over():
+                try:
+                    with Server() as server:
+                        self._follow(Delivery(self._directory, server, live=True))
+                    return
+                # A thread has nobody to raise to; the outbox is delivered later.
+                except Exception as error:
+                    logging.getLogger("sciflow").debug("%r", error)
+                    self._away = True
+                    self._stop_asked.wait(AGAIN)
+
+    def _follow(self, delivery: Delivery) -> None:
+        while True:
+            last = self._stop_asked.is_set()
+            if delivery.go() or last:
+                return
+            self._away = False
+            self._stop_asked.wait(INTERVAL)
+
+    def _over(self) -> bool:
+        return self._stop_asked.is_set() and self._away
+
+    def stop(self, seconds: float) -> None:
+        """Deliver the rest and end; give up after so many seconds, or at once where the server is away."""
+        self._stop_asked.set()
+        if self.is_alive():
+            self.join(seconds)
+
+
+def in_background(root: Path, besides: Path | None = None) -> threading.Thread:
+    """Deliver every run below a store in a thread that does not keep the process from ending."""
+    thread = threading.Thread(target=deliver_all, args=(root, besides), name="delivery", daemon=True)
+    thread.start()
+    return thread
+
+
+def keep_delivering(root: Path) -> None:
+    """Look for what is undelivered below a store every `LOOK` seconds, as long as the process lives."""
+
+    def look() -> None:
+        while True:
+            deliver_all(root)
+            time.sleep(LOOK)
+
+    threading.Thread(target=look, name="delivery", daemon=True).start()

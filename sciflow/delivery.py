@@ -23,7 +23,7 @@ import math
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -35,6 +35,8 @@ from sciflow.outbox import DELIVERED, Line, Progress, alive, claimed, lines, und
 
 BATCH = 200
 """Log lines in one request; also what the server gives back in one."""
+CANCEL = 1.5
+"""Seconds between two looks at whether a run was cancelled."""
 INTERVAL = 1.0
 """Seconds between two looks at the outbox of a run that goes on."""
 AGAIN = 5.0
@@ -611,11 +613,19 @@ class Live(threading.Thread):
     ----------
     directory : Path
         Of the run.
+    flow_run_id : str
+        The run, as the server knows it.
+    on_cancel : callable
+        Called once if somebody cancels the run on the server.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, flow_run_id: str, on_cancel: Callable[[], None]) -> None:
         super().__init__(name=f"delivery of {directory.name}", daemon=True)
         self._directory = directory
+        self._flow_run_id = flow_run_id
+        self._on_cancel = on_cancel
+        self._looked = time.monotonic()
+        self._told = False
         self._stop_asked = threading.Event()
         self._away = False
 
@@ -625,7 +635,7 @@ class Live(threading.Thread):
             while mine and not self._over():
                 try:
                     with Server() as server:
-                        self._follow(Delivery(self._directory, server, live=True))
+                        self._follow(Delivery(self._directory, server, live=True), server)
                     return
                 # A thread has nobody to raise to; the outbox is delivered later.
                 except Exception as error:
@@ -633,12 +643,23 @@ class Live(threading.Thread):
                     self._away = True
                     self._stop_asked.wait(AGAIN)
 
-    def _follow(self, delivery: Delivery) -> None:
+    def _look(self, server: Server) -> None:
+        """Ask now and then whether the run was cancelled."""
+        if self._told or time.monotonic() - self._looked < CANCEL:
+            return
+        self._looked = time.monotonic()
+        run = server.ask("GET", f"/flow_runs/{self._flow_run_id}") or {}
+        if run.get("state_type") in ("CANCELLING", "CANCELLED"):
+            self._told = True
+            self._on_cancel()
+
+    def _follow(self, delivery: Delivery, server: Server) -> None:
         while True:
             last = self._stop_asked.is_set()
             if delivery.go() or last:
                 return
             self._away = False
+            self._look(server)
             self._stop_asked.wait(INTERVAL)
 
     def _over(self) -> bool:

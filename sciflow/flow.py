@@ -100,6 +100,10 @@ class Session:
         ``completed``, ``failed`` or ``cancelled``, and why; empty while it runs.
     outbox : Outbox or None
         Keeps what a Prefect server is to know; None where it need not.
+    cancelled : str
+        By whom the run was cancelled; empty if it was not.
+    works : list of Work
+        What is awaited now.
     """
 
     store: Store
@@ -116,6 +120,8 @@ class Session:
     state: str = ""
     reason: str = ""
     outbox: Outbox | None = None
+    cancelled: str = ""
+    works: list[Work] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
     start: float = field(default_factory=time.time)
 
@@ -124,6 +130,12 @@ class Session:
         """The run's own directory below the store."""
         stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(self.start))
         return self.store.root / "runs" / f"{self.name}-{stamp}-{os.getpid()}"
+
+    def cancel(self, by: str) -> None:
+        """Stop every stage at its next look, with its jobs, and begin no other one; from any thread."""
+        self.cancelled = by
+        for work in list(self.works):
+            work.stop()
 
     def note_source(self, function: Any) -> None:
         """Keep the text of the file that defines a flow's function, as far as there is one."""
@@ -331,13 +343,28 @@ class Work:
         if self.listener is not None:
             self.listener(event)
 
+    def stop(self) -> None:
+        """Let the stage stop at its next look; from any thread."""
+        self._cancelled.set()
+
     async def go(self) -> Artifact:
-        """Reuse or compute the result; cancelling this coroutine stops the stage first."""
+        """Reuse or compute the result; cancelling this coroutine stops the stage first.
+
+        Raises
+        ------
+        Cancelled
+            If the run was cancelled.
+        """
         begin = time.monotonic()
+        self.here.works.append(self)
+        if self.here.cancelled:
+            self.stop()
         record = Record(self.stage, self.inputs, "failed", 0.0, start=time.time())
         self.here.records.append(record)
         self.emit({"event": "begin"})
         try:
+            if self._cancelled.is_set():
+                raise Cancelled(f"the run was cancelled {self.here.cancelled}".strip())
             found = self._find()
             record.artifact = found or await self._in_thread()
             record.state = "cached" if self.cached else "computed"
@@ -345,9 +372,12 @@ class Work:
         except BaseException as error:
             stopped = isinstance(error, Cancelled | asyncio.CancelledError)
             record.state = "cancelled" if stopped else "failed"
+            if isinstance(error, Cancelled) and self.here.cancelled:
+                error = Cancelled(f"the run was cancelled {self.here.cancelled}")
             record.reason = f"{type(error).__name__}: {error}" if str(error) else "the run was cancelled"
-            raise
+            raise error
         finally:
+            self.here.works.remove(self)
             record.seconds, record.end = time.monotonic() - begin, time.time()
             detail = record.reason or str(record.artifact.path if record.artifact else "")
             self.emit({"event": "end", "state": record.state, "seconds": record.seconds, "detail": detail})
@@ -391,7 +421,7 @@ class Work:
                     self.emit(_log_event("WARNING", "another run is computing this; waiting for it"))
                     told = True
                 if self._cancelled.wait(0.5):
-                    raise Cancelled("the run was cancelled") from None
+                    raise Cancelled(f"the run was cancelled {self.here.cancelled}".strip()) from None
             except OSError as error:
                 raise explain_os_error(error, store.root, "what was finished is kept") from error
 
@@ -469,7 +499,7 @@ class Work:
                 return state
             if self._cancelled.is_set():
                 job.cancel()
-                raise Cancelled("the run was cancelled")
+                raise Cancelled(f"the run was cancelled {self.here.cancelled}".strip())
 
 
 def _log_event(level: str, message: str) -> Event:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from sciflow.artifact import Artifact
 from sciflow.context import Event
-from sciflow.errors import Failed, Invalid, Missing
+from sciflow.errors import Cancelled, Ended, Failed, Invalid, Missing, SciflowError
 
 if TYPE_CHECKING:
     from sciflow.delivery import Live
@@ -34,6 +34,14 @@ QUIET = {
     "PREFECT_TELEMETRY_ENABLE_RESOURCE_METRICS": "false",
 }
 """Environment that switches every kind of telemetry off."""
+NAMES = {
+    "time limit": "TimedOut",
+    "out of memory": "OutOfMemory",
+    "node failure": "NodeFailure",
+    "preempted": "Preempted",
+    "lost": "Lost",
+}
+"""Names of Prefect states by the cause of an end (`sciflow.executor.Cause`)."""
 PATIENCE = 5.0
 """Seconds that the end of a flow waits for a server that does not answer."""
 REACH = 2.0
@@ -65,6 +73,7 @@ async def run_task(work: Work) -> Artifact:
     attach(work.here)
     _try_events_once()
     made: list[Artifact] = []
+    broken: list[SciflowError] = []
 
     async def stage_task(**inputs: Artifact) -> Any:
         run, logger = TaskRunContext.get().task_run, get_run_logger()
@@ -79,7 +88,11 @@ async def run_task(work: Work) -> Artifact:
                 logger.log(level, "%s", event["message"], extra={"send_to_api": False})
 
         work.listener = show
-        artifact = await work.go()
+        try:
+            artifact = await work.go()
+        except (Ended, Cancelled) as error:
+            broken.append(error)
+            return state_of(error)
         made.append(artifact)
         if work.cached:
             return Completed(name="Cached", message=str(artifact.path), data=artifact)
@@ -95,9 +108,34 @@ async def run_task(work: Work) -> Artifact:
         retry_condition_fn=_worth_retrying if work.stage.retries else None,
     )
     # Prefect recognises results by identity: passing the inputs draws the arrows in its timeline.
-    result = await wrapped(**work.inputs)
+    await wrapped(**work.inputs)
     # A task that returns a state hands back the state itself.
-    return result if isinstance(result, Artifact) else made[0]
+    if not made:
+        raise broken[-1]
+    return made[-1]
+
+
+def state_of(error: Ended | Cancelled) -> Any:
+    """The state in which a job that was ended from outside leaves its stage and its flow."""
+    from prefect.states import Cancelled as Stopped
+    from prefect.states import Crashed
+    from prefect.states import Failed as Bad
+
+    if isinstance(error, Cancelled):
+        return Stopped(message=str(error), data=error)
+    text = f"{error}\n\nIts log ends:\n{error.log}" if error.log else str(error)
+    name = NAMES.get(error.cause)
+    # What is not the job's own fault is a crash to Prefect, whose rules for retries tell them apart.
+    kind = Crashed if error.cause in ("node failure", "preempted", "lost") else Bad
+    return kind(message=text, data=error, name=name) if name else kind(message=text, data=error)
+
+
+def _renamed(state: Any) -> Any:
+    """The final state of a flow that ended with its stage's error, named as that of the stage."""
+    error = getattr(state.data, "result", state.data)
+    if state.is_failed() and isinstance(error, Ended | Cancelled):
+        return state_of(error)
+    return state
 
 
 async def _worth_retrying(task: Any, task_run: Any, state: Any) -> bool:
@@ -140,7 +178,7 @@ def attach(here: Session) -> None:
         tags=list(run.tags),
         flow_run_id=str(run.id),
     )
-    live = Live(here.directory)
+    live = Live(here.directory, str(run.id), lambda: here.cancel("in the Prefect UI"))
     live.start()
     _keep_outcomes()
     _give_up_logs()
@@ -187,7 +225,8 @@ def _keep_outcomes() -> None:
         return
 
     async def set_state(self: Any, state: Any, force: bool = False) -> Any:
-        """As Prefect's, but for a final state that the server does not take in time."""
+        """As Prefect's, but with our names of ends, and not waiting for a server that is away."""
+        state = _renamed(state) if state.is_final() else state
         outbox, live = _RUNNING.get(str(self.flow_run.id), (None, None))
         if outbox is None or live is None or not state.is_final() or self.short_circuit:
             return await original(self, state, force=force)

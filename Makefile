@@ -46,7 +46,7 @@ docs: setup ## the documentation as HTML in site/
 
 torture: tools ## long proofs: kill loops, a Debian 13 tree
 	@$(PY) -m pytest -o timeout=3000 -m torture tests
-	@bash tests/fenics/debian13.sh
+	@bash tests/debian13.sh
 
 clean: ## what was built, never results
 	@rm -rf build dist site .mypy_cache .ruff_cache .pytest_cache

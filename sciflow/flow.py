@@ -462,11 +462,11 @@ class Work:
         jobs = unfinished(out.scratch)
         for continuation in range(CONTINUATIONS):
             job = jobs[-1] if jobs else self._start(out)
-            state = self._follow(job)
-            job.settle()
-            if state == JobState.DONE:
+            if self._follow(job) == JobState.DONE:
+                # Publishing settles it: killed before that, the next process finds a job that is done.
                 out.refresh()
                 return
+            job.settle()
             cause = job.cause()
             if cause == Cause.CANCELLED:
                 raise Cancelled(job.reason())

@@ -168,9 +168,10 @@ def test_a_killed_rank_is_tried_again(cluster, tmp_path):
 @pytest.mark.torture
 def test_many_killed_drivers(cluster, whole, tmp_path):
     chance = random.Random(5)
-    kills = 0
+    kills, rounds = 0, 0
     while kills < 50:
-        folder = tmp_path / str(kills)
+        rounds += 1
+        folder = tmp_path / str(rounds)
         folder.mkdir()
         driver, before = Driver(folder), next_job()
         for _ in range(chance.randrange(1, 5)):

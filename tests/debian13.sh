@@ -1,21 +1,23 @@
 #!/bin/bash
-# Run tests/fenics with the dolfinx of Debian 13 (0.9) on another Debian or Ubuntu machine.
+# Run tests/fenics with the dolfinx of Debian 13 (0.9), and tests/slurm with its Slurm (24.11), on another
+# Debian or Ubuntu machine.
 #
 #   debian13.sh [DIRECTORY]
 #
 # Makes a Debian 13 tree in DIRECTORY, or in a temporary one that is deleted at the end, installs
-# Debian's dolfinx, petsc4py, mpi4py and pytest in it and runs the tests there. A tree that is
+# Debian's dolfinx, petsc4py, mpi4py, Slurm and pytest in it and runs the tests there. A tree that is
 # there already is used again. Needs root, debootstrap and about 3 GB; a few minutes.
 #
 #   DEBIAN_MIRROR   where to get packages; otherwise the Debian mirror that this machine's apt uses
 set -euo pipefail
 
-root=$(cd "$(dirname "$0")/../.." && pwd)
+root=$(cd "$(dirname "$0")/.." && pwd)
 suite=trixie
 packages=(
     gcc libc6-dev python3-dev openmpi-bin
     python3-dolfinx python3-petsc4py python3-mpi4py python3-numpy python3-scipy
-    python3-pluggy python3-pydantic python3-pytest python3-pytest-timeout
+    python3-pluggy python3-pydantic python3-pytest python3-pytest-timeout python3-pip
+    slurm-wlm munge procps
 )
 
 if [ "$(id -u)" -ne 0 ]; then
@@ -88,16 +90,24 @@ done
 inside update-ca-certificates >/dev/null 2>&1
 
 echo "debian13.sh: Debian's packages"
+# Nothing is to be started in the tree that nobody asked for.
+printf '#!/bin/sh\nexit 101\n' > "$tree/usr/sbin/policy-rc.d" && chmod +x "$tree/usr/sbin/policy-rc.d"
 inside apt-get -q -q update
 inside apt-get -q -q -o Dpkg::Use-Pty=0 install -y --no-install-recommends "${packages[@]}" >"$tree/install.log" 2>&1 || {
     tail -n 20 "$tree/install.log" >&2
     exit 1
 }
 
+inside python3 -m pip install -q --break-system-packages --root-user-action=ignore google-crc32c safetensors zarr
+
 rm -rf "$tree/opt/sciflow"
 mkdir -p "$tree/opt/sciflow/plugins"
-cp -r "$root/pyproject.toml" "$root/sciflow" "$root/tests" "$tree/opt/sciflow/"
+cp -r "$root/pyproject.toml" "$root/sciflow" "$root/tests" "$root/hpc" "$tree/opt/sciflow/"
 cp -r "$root/plugins/sciflow_fenics" "$tree/opt/sciflow/plugins/"
+# What an installation would say; the tests bring what else they need.
+mkdir "$tree/opt/sciflow/plugins/sciflow-0.dist-info"
+printf 'Metadata-Version: 2.1\nName: sciflow\nVersion: 0\n' > "$tree/opt/sciflow/plugins/sciflow-0.dist-info/METADATA"
+printf '[sciflow]\ncore = sciflow.components\n' > "$tree/opt/sciflow/plugins/sciflow-0.dist-info/entry_points.txt"
 
 run() {
     inside env PYTHONPATH=/opt/sciflow:/opt/sciflow/plugins OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=1 \
@@ -106,3 +116,6 @@ run() {
 run python3 -c 'import dolfinx; print("debian13.sh: dolfinx", dolfinx.__version__)'
 run python3 -m pytest -p no:cacheprovider -m 'not mpi' tests/fenics
 run python3 -m pytest -p no:cacheprovider -m mpi tests/fenics
+echo "debian13.sh: Slurm $(run sinfo --version)"
+# Its Open MPI knows that virtual nodes share a machine, and then wants to be told how they meet.
+run env OMPI_MCA_btl_tcp_if_include=lo python3 -m pytest -p no:cacheprovider tests/slurm/test_fake.py tests/slurm/test_jobs.py

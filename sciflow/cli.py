@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
         ("plan", "show what a flow would run and what is there already, running nothing"),
     ):
         one = command(name, text)
-        one.add_argument("flow", help="a file, or file.py:name where it holds several flows")
+        one.add_argument("flow", help="a file, file.py:name, or the name of a plugin's flow")
         one.add_argument(
             "--set",
             action="append",
@@ -64,14 +64,9 @@ def parser() -> argparse.ArgumentParser:
         "--site", metavar="NAME", help="try a site instead: a two-rank job, its files, versions"
     )
     doctor.add_argument("--store", metavar="DIR", help="where artifacts will be (default: sciflow-store)")
-    serve = command("serve", "offer flows in the Prefect UI")
-    serve.add_argument("flows", nargs="*", help="files (default: flows/*.py)")
-    serve.add_argument(
-        "--host", default="127.0.0.1", help="address of the server; not loopback: asks for a token"
-    )
-    serve.add_argument("--stop", action="store_true", help="stop the local server instead")
-    from sciflow import cli_deliver, cli_store
+    from sciflow import cli_deliver, cli_serve, cli_store
 
+    cli_serve.add(commands)
     cli_store.add(commands)
     cli_deliver.add(commands)
     return top
@@ -181,7 +176,7 @@ def _run(options: argparse.Namespace) -> int:
     if which != "plain":
         from sciflow.cli_deliver import keep
 
-        earlier = keep(here, found.name, offline=which == "offline")
+        earlier = keep(here, found, offline=which == "offline")
     try:
         with engine.within(here):
             result = asyncio.run(_until_told(found if which == "prefect" else found.fn, parameters))
@@ -326,31 +321,9 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from sciflow import prefect_engine
+    from sciflow.cli_serve import main as run
 
-    if options.stop:
-        print("stopped" if prefect_engine.stop_server() else "no local Prefect server was running")
-        return 0
-    from sciflow.errors import NotFound
-    from sciflow.loading import flows_in
-
-    files = [Path(f) for f in options.flows] or sorted(Path("flows").glob("*.py"))
-    if not files:
-        raise NotFound("no flow files: name some, or start this where there is a flows/ directory")
-    url = prefect_engine.ensure_server(options.host)
-    from prefect import serve
-
-    from sciflow.delivery import keep_delivering
-    from sciflow.flow import default_store
-
-    keep_delivering(default_store().root)
-    deployments = [f.to_deployment(name="local") for file in files for f in flows_in(file).values()]
-    print(
-        f"Prefect UI: {url or os.environ['PREFECT_API_URL']}  ({len(deployments)} flows; Ctrl-C ends)",
-        flush=True,
-    )
-    serve(*deployments)
-    return 0
+    return run(options)
 
 
 if __name__ == "__main__":

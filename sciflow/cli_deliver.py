@@ -59,15 +59,15 @@ def _run(root: Path, text: str) -> Path:
     raise NotFound(f"no run {text!r} in {root}. {nearest(text, known)}")
 
 
-def keep(here: Session, name: str, *, offline: bool) -> Thread | None:
+def keep(here: Session, flow: Any, *, offline: bool) -> Thread | None:
     """Give a run an outbox; with a server, deliver in the background what earlier runs left.
 
     Parameters
     ----------
     here : Session
         The run that begins.
-    name : str
-        Of the flow, as Prefect knows it.
+    flow : prefect.Flow
+        The flow.
     offline : bool
         There is no server; the whole run goes into the outbox.
 
@@ -76,11 +76,13 @@ def keep(here: Session, name: str, *, offline: bool) -> Thread | None:
     Thread or None
         Delivers what earlier runs left; whoever ends the process may give it some time.
     """
+    from sciflow.forms import defaults_of, run_name
     from sciflow.outbox import Outbox
 
     here.outbox = Outbox(here.directory)
     if offline:
-        here.outbox.begin(name, here.parameters, here.start)
+        name = run_name(flow.fn.__name__, here.parameters, defaults_of(flow.fn))
+        here.outbox.begin(flow.name, here.parameters, here.start, run_name=name)
         return None
     from sciflow.delivery import in_background
 

@@ -617,13 +617,16 @@ class Live(threading.Thread):
         The run, as the server knows it.
     on_cancel : callable
         Called once if somebody cancels the run on the server.
+    name : str
+        The run is given this name.
     """
 
-    def __init__(self, directory: Path, flow_run_id: str, on_cancel: Callable[[], None]) -> None:
+    def __init__(self, directory: Path, flow_run_id: str, on_cancel: Callable[[], None], name: str) -> None:
         super().__init__(name=f"delivery of {directory.name}", daemon=True)
         self._directory = directory
         self._flow_run_id = flow_run_id
         self._on_cancel = on_cancel
+        self._run_name = name
         self._looked = time.monotonic()
         self._told = False
         self._stop_asked = threading.Event()
@@ -654,6 +657,7 @@ class Live(threading.Thread):
             self._on_cancel()
 
     def _follow(self, delivery: Delivery, server: Server) -> None:
+        server.ask("PATCH", f"/flow_runs/{self._flow_run_id}", {"name": self._run_name})
         while True:
             last = self._stop_asked.is_set()
             if delivery.go() or last:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pluggy
@@ -20,6 +21,15 @@ def sciflow_components() -> list[type[Component]]:  # type: ignore[empty-body]
 
     Called once, when the registry is first asked for something. Return the classes; importing the
     module that defines them must not import torch, dolfinx, petsc4py, mpi4py or prefect.
+    """
+
+
+@hookspec
+def sciflow_flows() -> list[Path]:  # type: ignore[empty-body]
+    """Files that hold flows this plugin offers.
+
+    Called by ``sciflow serve``, which shows them in the Prefect UI, and by ``sciflow run NAME``. Return
+    paths inside the installed package; the files are not run before somebody asks for a flow.
     """
 
 

@@ -21,7 +21,8 @@ def load_flow(text: str) -> Any:
     Parameters
     ----------
     text : str
-        ``file.py`` where it holds one flow, else ``file.py:name``.
+        ``file.py`` where it holds one flow, else ``file.py:name``; or the name of a flow that an
+        installed plugin offers.
 
     Raises
     ------
@@ -33,6 +34,8 @@ def load_flow(text: str) -> Any:
     name = ""
     if not text.endswith(".py") and ":" in text:
         text, _, name = text.rpartition(":")
+    elif not text.endswith(".py") and not Path(text).exists():
+        return _offered(text)
     flows = flows_in(Path(text))
     if name:
         if name not in flows:
@@ -41,6 +44,51 @@ def load_flow(text: str) -> Any:
     if len(flows) != 1:
         raise Invalid(f"{text} holds {len(flows)} flows ({', '.join(flows)}): write {text}:name")
     return next(iter(flows.values()))
+
+
+def plugin_flows() -> list[tuple[str, Path]]:
+    """Files with flows that installed plugins offer, each with the label of its plugin.
+
+    A plugin whose hook fails, or names a file that is not there, is logged and left out.
+    """
+    import logging
+
+    from sciflow.registry import registry
+
+    found, manager = [], registry().manager
+    for plugin in registry().plugins:
+        module = manager.get_plugin(f"{plugin.distribution}:{plugin.name}")
+        offer = getattr(module, "sciflow_flows", None)
+        if plugin.error or offer is None:
+            continue
+        try:
+            files = [Path(file).resolve() for file in offer()]
+            absent = [str(file) for file in files if not file.is_file()]
+            if absent:
+                raise NotFound(f"sciflow_flows() names {', '.join(absent)}, which is not there")
+            for file in files:
+                flows_in(file)
+        # A plugin is foreign code; the flows of the others are offered all the same.
+        except Exception as error:
+            logging.getLogger("sciflow").warning("the flows of %s are left out: %s", plugin.label, error)
+            continue
+        found += [(plugin.label, file) for file in files]
+    return found
+
+
+def _offered(name: str) -> Any:
+    """The flow of this name that an installed plugin offers."""
+    found: dict[str, list[tuple[str, Any]]] = {}
+    for label, file in plugin_flows():
+        for key, flow in flows_in(file).items():
+            found.setdefault(key, []).append((label, flow))
+    if name not in found:
+        files = [str(p) for p in Path("flows").glob("*.py")]
+        raise NotFound(f"no flow file and no plugin's flow {name!r}. {nearest(name, [*found, *files])}")
+    if len(found[name]) > 1:
+        labels = ", ".join(label for label, _ in found[name])
+        raise Invalid(f"several plugins offer a flow {name!r} ({labels}): name its file")
+    return found[name][0][1]
 
 
 def flows_in(path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import fcntl
 import json
 import logging
@@ -18,13 +19,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sciflow.artifact import Artifact
+from sciflow.component import Component
 from sciflow.context import Event
 from sciflow.errors import Cancelled, Ended, Failed, Invalid, Missing, SciflowError
+from sciflow.forms import defaults_of, generated, run_name
 
 if TYPE_CHECKING:
     from sciflow.delivery import Live
     from sciflow.flow import Session, Work
     from sciflow.outbox import Outbox
+    from sciflow.stage import Stage
 
 QUIET = {
     "DO_NOT_TRACK": "1",
@@ -102,6 +106,7 @@ async def run_task(work: Work) -> Artifact:
     wrapped = task(
         stage_task,
         name=work.stage.name,
+        task_run_name=label(work.stage),
         cache_policy=NO_CACHE,
         persist_result=False,
         retries=work.stage.retries,
@@ -148,6 +153,17 @@ async def _worth_retrying(task: Any, task_run: Any, state: Any) -> bool:
     return False
 
 
+def label(stage: Stage) -> str:
+    """The stage and what it is about, as ``simulate heat``."""
+    about = [
+        value.name
+        for value in (getattr(stage, f.name) for f in dataclasses.fields(stage))  # type: ignore[arg-type]
+        if isinstance(value, Component)
+    ]
+    # Prefect fills in what stands in braces.
+    return " ".join([stage.name, *about[:1]]).replace("{", "(").replace("}", ")")
+
+
 def attach(here: Session) -> None:
     """Give a run of Prefect's an outbox, delivered while it goes on; nothing if it has one.
 
@@ -167,6 +183,9 @@ def attach(here: Session) -> None:
     if context is None or context.flow_run is None or (here.outbox is not None and here.outbox.begun):
         return
     run = context.flow_run
+    name = run.name
+    if generated(name) and context.flow.flow_run_name is None:
+        name = run_name(context.flow.fn.__name__, here.parameters, defaults_of(context.flow.fn))
     if here.outbox is None:
         here.outbox = Outbox(here.directory)
     start = run.start_time.timestamp() if run.start_time else here.start
@@ -174,11 +193,11 @@ def attach(here: Session) -> None:
         context.flow.name,
         here.parameters,
         start,
-        run_name=run.name,
+        run_name=name,
         tags=list(run.tags),
         flow_run_id=str(run.id),
     )
-    live = Live(here.directory, str(run.id), lambda: here.cancel("in the Prefect UI"))
+    live = Live(here.directory, str(run.id), lambda: here.cancel("in the Prefect UI"), name)
     live.start()
     _keep_outcomes()
     _give_up_logs()
@@ -319,7 +338,7 @@ def _refuse_a_second() -> None:
         raise Failed(f"the local Prefect server at {known['url']} does not answer")
 
 
-def ensure_server(host: str = "127.0.0.1") -> str:
+def ensure_server(host: str = "127.0.0.1", *, token: bool = False) -> str:
     """Use the configured server, or the local one, started if it is not running.
 
     Sets the environment; call it before Prefect is imported.
@@ -328,6 +347,8 @@ def ensure_server(host: str = "127.0.0.1") -> str:
     ----------
     host : str
         Address to listen on. Anything but loopback is given a token.
+    token : bool
+        Give it one on loopback too, where other people are on the same machine.
 
     Returns
     -------
@@ -355,7 +376,7 @@ def ensure_server(host: str = "127.0.0.1") -> str:
         running = server()
         if running is None:
             _refuse_a_second()
-            running = _start(host)
+            running = _start(host, token=token)
     os.environ["PREFECT_API_URL"] = f"{running['url']}/api"
     if running.get("token"):
         os.environ["PREFECT_API_AUTH_STRING"] = running["token"]
@@ -405,18 +426,19 @@ def _free_port(host: str) -> int:
     raise Failed(f"no free port on {host}")
 
 
-def _start(host: str) -> dict[str, Any]:
+def _start(host: str, *, token: bool = False) -> dict[str, Any]:
     port = _free_port(host)
     folder = home()
     folder.mkdir(parents=True, exist_ok=True)
-    token = "" if host in ("127.0.0.1", "localhost", "::1") else f"sciflow:{secrets.token_urlsafe(18)}"
+    alone = host in ("127.0.0.1", "localhost", "::1") and not token
+    key = "" if alone else f"sciflow:{secrets.token_urlsafe(18)}"
     # The recorder's batch settings are left alone: with READ_BATCH_SIZE=200 an idle server keeps a core busy.
     shown = host if host not in ("0.0.0.0", "::") else socket.gethostname()
     url = f"http://{shown}:{port}"
     # Without the second setting the pages of a server on another port ask port 4200 for their data.
     env = {**os.environ, "PREFECT_HOME": str(folder / "prefect"), "PREFECT_SERVER_UI_API_URL": f"{url}/api"}
-    if token:
-        env["PREFECT_SERVER_API_AUTH_STRING"] = token
+    if key:
+        env["PREFECT_SERVER_API_AUTH_STRING"] = key
     log = folder / "server.log"
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", host, "--port", str(port)]
     with log.open("ab") as out:
@@ -424,7 +446,7 @@ def _start(host: str) -> dict[str, Any]:
             command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=env, start_new_session=True
         )
     _STARTED.append(process)
-    known = {"url": url, "pid": process.pid, "token": token}
+    known = {"url": url, "pid": process.pid, "token": key}
     end = time.monotonic() + START_LIMIT
     while time.monotonic() < end and process.poll() is None:
         if _healthy(known):

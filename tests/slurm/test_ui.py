@@ -60,8 +60,7 @@ def ended(served, process, folder):  # noqa: F811
 def tasks(served, run):  # noqa: F811
     def look():
         found = api(served, "task_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})
-        states = {t["name"].split()[0].rpartition("-")[0] or t["name"]: t["state"] for t in found}
-        simulate = next(s for n, s in states.items() if "simulate" in n)
+        simulate = next(t["state"] for t in found if t["name"] == "simulate toy_wave")
         assert simulate["type"] not in ("RUNNING", "PENDING")
         return simulate
 

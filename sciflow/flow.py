@@ -137,6 +137,19 @@ class Session:
         for work in list(self.works):
             work.stop()
 
+    def keep_output(self) -> None:
+        """Send what a process prints that nobody looks at to ``output.txt`` of the run; a terminal stays."""
+        null = Path(os.devnull).stat()
+        with contextlib.suppress(OSError):
+            streams = [n for n in (1, 2) if os.path.samestat(os.fstat(n), null)]
+            if streams:
+                self.directory.mkdir(parents=True, exist_ok=True)
+                flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+                file = os.open(self.directory / "output.txt", flags, 0o600)
+                for stream in streams:
+                    os.dup2(file, stream)
+                os.close(file)
+
     def note_source(self, function: Any) -> None:
         """Keep the text of the file that defines a flow's function, as far as there is one."""
         import inspect
@@ -226,6 +239,7 @@ def session() -> Session:
         parameters = plain(run_context.parameters or {})
         made = Session(default_store(), name, parameters, "prefect", unattended=True, site=current())
         made.note_source(run_context.flow.fn)
+        made.keep_output()
         _BY_FLOW_RUN[key] = made
     return _BY_FLOW_RUN[key]
 

@@ -167,7 +167,8 @@ def _deploy(client: Any, offer: Offer, site: Site, environment: Mapping[str, str
         parameter_openapi_schema=schema,
         enforce_parameter_schema=True,
         pull_steps=[{"prefect.deployments.steps.set_working_directory": {"directory": str(Path.cwd())}}],
-        job_variables={"env": dict(environment), "working_dir": str(Path.cwd())},
+        # A pipe to the worker would break with it, and the next word of a run would end the run.
+        job_variables={"env": dict(environment), "working_dir": str(Path.cwd()), "stream_output": False},
         schedules=[DeploymentScheduleCreate(schedule=CronSchedule(cron=cron))] if cron else [],
         paused=False,
     )
@@ -185,9 +186,12 @@ def environment_of(site_text: str, store: Path) -> dict[str, str]:
 
 
 def _leave_with_parent() -> None:
-    """In a child: end when the process that started it is gone, however that went."""
+    """In a child: be killed when the process that started it is gone, however that went.
+
+    Told to end, a Prefect worker ends its runs; killed, it leaves them alone.
+    """
     death_signal = 1
-    ctypes.CDLL(None).prctl(death_signal, signal.SIGTERM)
+    ctypes.CDLL(None).prctl(death_signal, signal.SIGKILL)
 
 
 def work(site: Site) -> int:

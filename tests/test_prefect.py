@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -78,8 +79,16 @@ def api(served, path, body):
     request = urllib.request.Request(
         f"{served['url']}/api/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=20) as answer:
-        return json.loads(answer.read())
+    for last in (False, False, False, True):
+        try:
+            with urllib.request.urlopen(request, timeout=20) as answer:
+                return json.loads(answer.read())
+        except urllib.error.HTTPError as error:
+            # The server's SQLite is locked now and then; its pages ask again as well.
+            if error.code != 503 or last:
+                raise
+            time.sleep(1)
+    raise AssertionError("unreachable")
 
 
 def eventually(check, seconds=30.0):

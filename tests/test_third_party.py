@@ -1,5 +1,6 @@
 import asyncio
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -113,3 +114,19 @@ def test_the_command_line_lists_good_and_broken():
         "distribution": "acme-good 1.2",
         "state": "ready",
     } in document["components"]
+
+
+def test_flows_of_plugins_are_found_by_name_and_broken_ones_left_out(monkeypatch, caplog):
+    pytest.importorskip("prefect")
+    from sciflow.loading import load_flow, plugin_flows
+
+    # Prefect takes the records of this logger away from the root.
+    logging.getLogger("sciflow").addHandler(caplog.handler)
+    found = load(monkeypatch, "lost", "good")
+    monkeypatch.setattr("sciflow.registry.registry", lambda: found)
+    assert [label for label, _ in plugin_flows()] == ["acme-good 1.2"]
+    assert "/nowhere/flows.py, which is not there" in caplog.text
+    assert load_flow("acme_campaign").name == "acme-campaign"
+    with pytest.raises(NotFound, match=r"no plugin's flow 'acme_campain'. Did you mean 'acme_campaign'"):
+        load_flow("acme_campain")
+    logging.getLogger("sciflow").removeHandler(caplog.handler)

@@ -1,6 +1,7 @@
 """A third party's plugin: one problem."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from sciflow import Field, Parameter, ParameterSpace, Problem, State, hookimpl
@@ -36,3 +37,8 @@ def sciflow_report(artifact):
     if artifact.schema.kind == "ensemble":
         return [("From the third party", "<p>decay, as expected</p>")]
     return None
+
+
+@hookimpl
+def sciflow_flows():
+    return [Path(__file__).with_name("acme_flows.py")]

@@ -1,4 +1,4 @@
-"""``sciflow``: run, plan, show, plugins, doctor, serve, store, deliver."""
+"""``sciflow``: run, plan, show, plugins, doctor, serve, jobs, store, deliver."""
 
 from __future__ import annotations
 
@@ -64,9 +64,10 @@ def parser() -> argparse.ArgumentParser:
         "--site", metavar="NAME", help="try a site instead: a two-rank job, its files, versions"
     )
     doctor.add_argument("--store", metavar="DIR", help="where artifacts will be (default: sciflow-store)")
-    from sciflow import cli_deliver, cli_serve, cli_store
+    from sciflow import cli_deliver, cli_jobs, cli_serve, cli_store
 
     cli_serve.add(commands)
+    cli_jobs.add(commands)
     cli_store.add(commands)
     cli_deliver.add(commands)
     return top
@@ -95,6 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "serve": _serve,
         "store": _store_actions,
         "deliver": _deliver,
+        "jobs": _jobs,
     }
     try:
         return actions[options.command](options)
@@ -111,6 +113,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _store_actions(options: argparse.Namespace) -> int:
     from sciflow.cli_store import main as run
+
+    return run(options)
+
+
+def _jobs(options: argparse.Namespace) -> int:
+    from sciflow.cli_jobs import main as run
 
     return run(options)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from sciflow.component import Component
 from sciflow.errors import Ended, Failed, Invalid
@@ -133,6 +133,12 @@ class Job(ABC):
     def cancel(self) -> None:
         """End it; returns when nothing of it runs any more."""
 
+    @classmethod
+    def cancel_many(cls, jobs: Sequence[Self]) -> None:
+        """End several jobs of this kind."""
+        for job in jobs:
+            job.cancel()
+
     @abstractmethod
     def events(self) -> list[Event]:
         """What it reported since the last call."""
@@ -224,10 +230,11 @@ class Executor(Component):
 
         return resources.parallel or max(1, cores() // resources.ranks)
 
-    def cancel_all(self, jobs: Sequence[Job]) -> None:
-        """End several jobs."""
-        for job in jobs:
-            job.cancel()
+
+def cancel_all(jobs: Sequence[Job]) -> None:
+    """End several jobs, those of one kind together."""
+    for kind in {type(job) for job in jobs}:
+        kind.cancel_many([job for job in jobs if type(job) is kind])
 
 
 def ended(job: Job, what: str = "", where: str = "") -> Failed:

@@ -13,18 +13,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import ClassVar, Literal, TypeVar, cast
+from typing import ClassVar, Literal
 
 from sciflow.errors import Failed, Invalid
 from sciflow.executor import Executor, Job, Resources
 from sciflow.jobs import LOG, SUBMITTED, JobSpec, replace_json
 from sciflow.slurm import commands
 from sciflow.slurm.commands import Rejected, Unreachable
-from sciflow.slurm.job import SETTLED, SlurmJob, cancel
+from sciflow.slurm.job import SETTLED, SlurmJob
 from sciflow.slurm.queue import shared
 from sciflow.slurm.script import batch, inherited
 
-T = TypeVar("T")
 OUT, SCRIPT = "sbatch.out", "job.sh"
 PATIENCE = 900.0
 """Seconds that a controller may be away before a submission is given up."""
@@ -231,10 +230,6 @@ class Slurm(Executor):
     def width(self, resources: Resources) -> int:
         """See `Executor.width`."""
         return resources.parallel or self.parallel
-
-    def cancel_all(self, jobs: Sequence[Job]) -> None:
-        """See `Executor.cancel_all`: one ``scancel`` for all."""
-        cancel([cast("SlurmJob", job) for job in jobs])
 
     def _in_turn(self) -> None:
         """Wait until one more submission is within the rate; counted over all processes of this user."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from sciflow.context import Event
@@ -134,7 +135,8 @@ class SlurmJob(Job):
         if cause == Cause.FAILED and (self.directory / ENDED_FILE).exists():
             from sciflow.executors.mpi import ended
 
-            number = (self.directory / ENDED_FILE).read_text().split()[-1]
+            # Empty where the disk was full.
+            number = (self.directory / ENDED_FILE).read_text().rpartition(" ")[2].strip()
             code = f", {ended(int(number))}" if number.isdigit() else ""
         return f"{advice} ({known}{code})"
 
@@ -162,7 +164,27 @@ class SlurmJob(Job):
 
     def cancel(self) -> None:
         """See `Job.cancel`."""
-        cancel([self])
+        self.cancel_many([self])
+
+    @classmethod
+    def cancel_many(cls, jobs: Sequence[SlurmJob]) -> None:
+        """See `Job.cancel_many`: one ``scancel`` for all, then until they have left the queue."""
+        left_over = [job for job in jobs if not job.state().ended]
+        if not left_over:
+            return
+        ids = [job.id for job in left_over]
+        try:
+            commands.cancel(together(ids))
+            left = left_over[0]._queue.gone(ids, PATIENCE)
+        except Unreachable:
+            # The controller is away: it is asked once more, and the jobs are found again by a later run.
+            time.sleep(2.0)
+            commands.cancel(together(ids))
+            left = []
+        for job in left_over:
+            job.mark_cancelled()
+            if job.id not in left:
+                job.settle()
 
     def mark_cancelled(self) -> None:
         """Take note that this process cancelled it."""
@@ -188,26 +210,6 @@ class SlurmJob(Job):
     def settle(self) -> None:
         """See `Job.settle`."""
         (self.directory / SETTLED).touch()
-
-
-def cancel(jobs: list[SlurmJob]) -> None:
-    """Cancel jobs in one call and wait until they have left the queue."""
-    open_jobs = [job for job in jobs if not job.state().ended]
-    if not open_jobs:
-        return
-    ids = together([job.id for job in open_jobs])
-    try:
-        commands.cancel(ids)
-        left = open_jobs[0]._queue.gone([job.id for job in open_jobs], PATIENCE)
-    except Unreachable:
-        # The controller is away: it is asked once more, and the jobs are found again by a later run.
-        time.sleep(2.0)
-        commands.cancel(ids)
-        left = []
-    for job in open_jobs:
-        job.mark_cancelled()
-        if job.id not in left:
-            job.settle()
 
 
 def together(jobs: list[str]) -> list[str]:

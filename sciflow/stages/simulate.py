@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sciflow.errors import Cancelled, Failed, Invalid, nearest
-from sciflow.executor import Cause, ended
+from sciflow.executor import Cause, cancel_all, ended
 from sciflow.problem import Problem, member_seed
 from sciflow.registry import require
 from sciflow.schema import Field, Schema
@@ -297,8 +297,7 @@ class Campaign:
                     queue += self._blocks(left)
             self.ctx.progress(len(self._done), len(self.points), "members")
         finally:
-            still = [one.job for one in running if not one.job.state().ended]
-            self._executor.cancel_all(still)
+            cancel_all([one.job for one in running if not one.job.state().ended])
 
     def _round(self, running: list[_Running]) -> tuple[list[_Running], list[int]]:
         """Look at every job once; those that still run, and members that need another job."""

@@ -11,7 +11,7 @@ import pytest
 
 from sciflow import Invalid, Resources
 from sciflow.errors import Missing
-from sciflow.executor import Cause, JobState, unfinished
+from sciflow.executor import Cause, JobState, cancel_all, unfinished
 from sciflow.executors import slurm as executor_module
 from sciflow.executors.slurm import Slurm
 from sciflow.jobs import EXIT, LOG, JobSpec, replace_json
@@ -314,7 +314,7 @@ def test_cancelled_elements_are_named_in_one_call(fake, tmp_path):
     executor = Slurm(poll=0.01, submits_per_minute=1000)
     specs = [JobSpec("members", Wave().to_json(), str(tmp_path / "out")) for _ in range(3)]
     jobs = executor.submit_all(specs, tmp_path / "run", Resources(), 4)
-    executor.cancel_all(jobs[1:])
+    cancel_all(jobs[1:])
     assert fake.calls("scancel") == ["scancel --quiet 4711_[1,2]"]
     assert [one.state() for one in jobs[1:]] == [JobState.CANCELLED] * 2
 

@@ -9,7 +9,7 @@ import pytest
 
 from sciflow import Resources, run
 from sciflow.errors import Failed
-from sciflow.executor import Cause, JobState
+from sciflow.executor import Cause, JobState, cancel_all
 from sciflow.executors.local import Local
 from sciflow.executors.mpi import Mpi
 from sciflow.flow import Session, within
@@ -126,7 +126,7 @@ def test_cancelling_leaves_an_empty_queue(cluster, store, tmp_path):
     jobs = QUICK.submit_all(specs, tmp_path / "run", SMALL, 3)
     started(jobs[0])
     begin = time.monotonic()
-    QUICK.cancel_all(jobs)
+    cancel_all(jobs)
     assert time.monotonic() - begin < 20
     assert active() == []
     assert {job.state() for job in jobs} == {JobState.CANCELLED}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from sciflow.cli import main
 from tests.slurm.conftest import active, next_job, wait_until
 
 pytestmark = pytest.mark.slurm
@@ -163,6 +164,45 @@ def test_a_killed_rank_is_tried_again(cluster, tmp_path):
     assert len(driver.digests) == 3
     # Of the member that lost its rank at most the level in flight is computed again.
     assert len(driver.computed) <= len(set(driver.computed)) + 1
+
+
+def test_jobs_of_a_killed_driver_are_listed_and_can_be_cancelled(cluster, tmp_path, capsys):
+    driver = Driver(tmp_path, "pause=30")
+    driver.start()
+    wait_until(lambda: sum("RUNNING" in line for line in active()) >= 2, "no job runs", 60)
+    driver.kill()
+    store = str(tmp_path / "store")
+    assert main(["jobs", "--store", store]) == 0
+    text = capsys.readouterr().out
+    assert "ensemble-" in text
+    assert "members" in text
+    assert "running" in text or "queued" in text
+    assert main(["jobs", "--store", store, "--cancel"]) == 0
+    assert active() == []
+    assert main(["jobs", "--store", store]) == 0
+    assert "no job of" in capsys.readouterr().out
+
+
+def test_a_full_disk_is_said_and_what_was_there_stays(cluster, whole, tmp_path):
+    """The store is on a file system that is too small, then on one that is not."""
+    place = tmp_path / "store"
+    place.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", place], capture_output=True
+    ).returncode:
+        pytest.skip("a small file system can only be mounted as root")
+    try:
+        driver = Driver(tmp_path)
+        driver.start()
+        assert driver.process.wait(120) == 1
+        assert "No space left on device" in driver.log.read_text() or "cannot write" in driver.log.read_text()
+        assert active() == []
+        subprocess.run(["mount", "-o", "remount,size=100m", place], check=True)
+        driver.start()
+        driver.finish()
+        assert driver.digests == whole["digests"]
+    finally:
+        subprocess.run(["umount", "-l", place], check=True)
 
 
 @pytest.mark.torture

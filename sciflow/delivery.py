@@ -9,9 +9,8 @@ What is sent is made harmless to send again, or the server is asked first:
   deliverer that finds something on its way asks the server which of it arrived: log lines by their times,
   of which no two in a run are the same, artifacts by the number of their line.
 
-The API takes no times for the states of a flow run. The server that sciflow started itself is given the true
-ones in its database; any other shows when the run was delivered, and the true times in the state's message.
-Tasks have their true times everywhere.
+The API takes no times for the states of a flow run: a server shows when the run was delivered, and the true
+times in the state's message. Tasks and log lines have their true times.
 """
 
 from __future__ import annotations
@@ -477,8 +476,6 @@ class Delivery:
             self._complete_tasks()
             if run["state_type"] not in FINAL:
                 self._finish(event)
-            if not event.get("accepted"):
-                self._tell_true_times(event)
         self.progress = Progress(self._read, done=True)
         self.progress.write(self.directory)
         return True
@@ -520,38 +517,6 @@ class Delivery:
         state = {"type": kind, "name": name, "message": f"{message} ({times})" if message else times}
         self.server.ask("POST", f"/flow_runs/{self._flow_run}/set_state", {"state": state, "force": True})
         self.sent += 1
-
-    def _tell_true_times(self, event: Event) -> None:
-        """Correct the flow run's times in the database of a server that sciflow started."""
-        import sqlite3
-
-        from sciflow.prefect_engine import local_database
-
-        database = local_database()
-        if database is None:
-            return
-        began, ended = (
-            _when(self._flow["start"]),
-            _when(event["ended"] if "ended" in event else event["time"]),
-        )
-        text = [t.strftime("%Y-%m-%d %H:%M:%S.%f") for t in (began, ended)]
-        lasted = (datetime(1970, 1, 1) + (ended - began)).strftime("%Y-%m-%d %H:%M:%S.%f")
-        run = self._flow_run
-        try:
-            with contextlib.closing(sqlite3.connect(database, timeout=10)) as connection, connection:
-                connection.execute(
-                    "UPDATE flow_run SET start_time = ?, expected_start_time = ?, end_time = ?,"
-                    " state_timestamp = ?, total_run_time = ? WHERE id = ?",
-                    (text[0], text[0], text[1], text[1], lasted, run),
-                )
-                states = "UPDATE flow_run_state SET timestamp = ? WHERE flow_run_id = ? AND type"
-                if self._own:
-                    connection.execute(f"{states} = 'RUNNING'", (text[0], run))
-                connection.execute(
-                    f"{states} IN ('COMPLETED', 'FAILED', 'CANCELLED', 'CRASHED')", (text[1], run)
-                )
-        except sqlite3.Error as error:
-            logging.getLogger("sciflow").warning("the times of flow run %s stay as they are: %s", run, error)
 
 
 def _final(event: Event) -> tuple[str, str, str]:

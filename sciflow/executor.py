@@ -70,6 +70,8 @@ class Resources:
         for name in ("partition", "account", "qos", "constraint"):
             if not _WORD.fullmatch(getattr(self, name)):
                 raise Invalid(f"{name} {getattr(self, name)!r} holds characters that no scheduler uses")
+        # From JSON it comes as a list.
+        object.__setattr__(self, "extra", tuple(self.extra))
         for option in self.extra:
             if not option.startswith("-") or any(ord(c) < 32 for c in option):
                 raise Invalid(f"extra: {option!r} is not an option; write one like '--exclusive'")

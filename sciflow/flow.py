@@ -441,13 +441,11 @@ class Work:
 
     def _about(self) -> dict[str, Any]:
         """What `sciflow store resume` needs to go on without the flow."""
-        import dataclasses
-
         return {
             "stage": self.stage.to_json(),
             "inputs": {n: {"name": a.path.name, "digest": a.digest} for n, a in self.inputs.items()},
             "executor": self.executor.to_json() if self.executor is not None else None,
-            "resources": dataclasses.asdict(self.resources),
+            "resources": plain(self.resources),
         }
 
     def _write(self, out: Writer) -> Artifact:

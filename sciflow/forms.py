@@ -11,8 +11,8 @@ from sciflow.errors import Invalid
 
 _SECTION = re.compile(r"^(\w[\w ]*)\n-+\n", re.MULTILINE)
 _ENTRY = re.compile(r"^(\w[\w, ]*?) : .*$", re.MULTILINE)
-_GENERATED = re.compile(r"[A-Za-z0-9]+(-[A-Za-z0-9]+){1,3}")
-"""Names that Prefect and its pages make up: ``brave-otter``, ``theta234-cestus``, ``Handmade-Kiwi``."""
+_GENERATED = re.compile(r"[a-z]+\d+|[A-Za-z0-9]+(-[A-Za-z0-9]+){1,3}")
+"""What Prefect and its pages make up: ``brave-otter``, ``theta234-cestus``, ``nu6``, ``Handmade-Kiwi``."""
 LONGEST = 80
 """Characters of a run's name."""
 

@@ -320,14 +320,6 @@ def reachable(url: str) -> bool:
     return answered == [True]
 
 
-def local_database() -> Path | None:
-    """The database of the local server, if that is the one in use."""
-    running = server()
-    path = home() / "prefect" / "prefect.db"
-    used = running is not None and os.environ.get("PREFECT_API_URL") == f"{running['url']}/api"
-    return path if used and path.is_file() else None
-
-
 def _refuse_a_second() -> None:
     """Raise if the local server is there but does not answer: two over one database harm it."""
     try:

@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from sciflow import environment
-from sciflow.component import Component, code_digest, digest_of
+from sciflow.component import Component, code_digest, digest_of, plain
 
 if TYPE_CHECKING:
     from sciflow.artifact import Artifact
@@ -149,8 +149,6 @@ def collect(
     under ``environment`` (see `sciflow.environment.record`), where variables are chosen by a list
     and secrets are hidden; CPU time and memory are those of the whole process until now.
     """
-    import dataclasses
-
     versions = {"python": platform.python_version(), "sciflow": version_of("sciflow")}
     for module, distribution in _PACKAGES.items():
         loaded = sys.modules.get(module)
@@ -166,7 +164,7 @@ def collect(
         "host": platform.node(),
         "platform": platform.platform(),
         "user": user(),
-        "resources": dataclasses.asdict(resources),
+        "resources": plain(resources),
         "start": start,
         "end": end,
         "threads": os.environ.get("OMP_NUM_THREADS", ""),

@@ -239,5 +239,5 @@ def test_names_say_what_is_not_as_usual():
     assert run_name("f", {"problem": {"component": "heat", "cells": 8}}, old) == "f problem.cells=8"
     assert run_name("f", {"problem": {"component": "darcy", "cells": 32}}, old) == "f problem darcy"
     assert len(run_name("f", {"text": "x" * 500}, {})) == 80
-    assert all(generated(n) for n in ("brave-otter", "theta234-cestus", "Handmade-Kiwi"))
+    assert all(generated(n) for n in ("brave-otter", "theta234-cestus", "Handmade-Kiwi", "nu6"))
     assert not any(generated(n) for n in ("my run", "heat, defaults", "run"))

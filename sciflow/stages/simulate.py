@@ -35,7 +35,7 @@ ENSEMBLE = Schema(
     },
 )
 HOPELESS = 5
-"""So many jobs in a row that end before a single member is done end the ensemble."""
+"""So many jobs in a row that end before a single member is done, for each attempt, end the ensemble."""
 PATIENT = 100
 """The same for jobs that were ended by their time limit, for another job, or with their node."""
 WORTHWHILE = 1.0
@@ -496,7 +496,7 @@ class Campaign:
         if cause == Cause.CANCELLED:
             raise Cancelled(f"{reason}; {len(self._done)} members are kept")
         passing = cause is not None and cause.passing
-        if "cannot write" in reason or self._fruitless >= (PATIENT if passing else HOPELESS):
+        if "cannot write" in reason or self._fruitless >= (PATIENT if passing else HOPELESS * self.attempts):
             where = f"(run directory {one.job.directory}); {len(self._done)} members are kept"
             raise ended(one.job, where=where)
         if passing:

@@ -22,6 +22,7 @@ from sciflow.component import plain
 from sciflow.context import Context, Event
 from sciflow.errors import Cancelled, Failed, Invalid
 from sciflow.executor import Cause, Executor, Job, JobState, Resources, ended, unfinished
+from sciflow.forms import label
 from sciflow.jobs import EventHandler, EventLog, JobSpec
 from sciflow.provenance import collect, components_in, recipe_of
 from sciflow.registry import require
@@ -341,7 +342,7 @@ class Work:
             here,
         )
         self.cached = False
-        self.marks: Event = {"stage": stage.name, "task": uuid.uuid4().hex}
+        self.marks: Event = {"stage": stage.name, "name": label(stage), "task": uuid.uuid4().hex}
         self.listener: Callable[[Event], None] | None = None
         self._cancelled = threading.Event()
         self._log: EventLog | None = None

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sciflow.component import plain
+from sciflow.component import Component, plain
 from sciflow.errors import Invalid
+
+if TYPE_CHECKING:
+    from sciflow.stage import Stage
 
 _SECTION = re.compile(r"^(\w[\w ]*)\n-+\n", re.MULTILINE)
 _ENTRY = re.compile(r"^(\w[\w, ]*?) : .*$", re.MULTILINE)
@@ -116,3 +120,13 @@ def defaults_of(function: Any) -> dict[str, Any]:
         if parameter.default is not inspect.Parameter.empty:
             found[name] = plain(parameter.default)
     return found
+
+
+def label(stage: Stage) -> str:
+    """The stage and what it is about, as ``simulate heat``."""
+    about = [
+        value.name
+        for value in (getattr(stage, f.name) for f in dataclasses.fields(stage))  # type: ignore[arg-type]
+        if isinstance(value, Component)
+    ]
+    return " ".join([stage.name, *about[:1]])

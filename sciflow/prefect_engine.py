@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import fcntl
 import json
 import logging
@@ -19,16 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sciflow.artifact import Artifact
-from sciflow.component import Component
 from sciflow.context import Event
 from sciflow.errors import Cancelled, Ended, Failed, Invalid, Missing, SciflowError
-from sciflow.forms import defaults_of, generated, run_name
+from sciflow.forms import defaults_of, generated, label, run_name
 
 if TYPE_CHECKING:
     from sciflow.delivery import Live
     from sciflow.flow import Session, Work
     from sciflow.outbox import Outbox
-    from sciflow.stage import Stage
 
 QUIET = {
     "DO_NOT_TRACK": "1",
@@ -106,7 +103,7 @@ async def run_task(work: Work) -> Artifact:
     wrapped = task(
         stage_task,
         name=work.stage.name,
-        task_run_name=label(work.stage),
+        task_run_name=label(work.stage).replace("{", "(").replace("}", ")"),
         cache_policy=NO_CACHE,
         persist_result=False,
         retries=work.stage.retries,
@@ -151,17 +148,6 @@ async def _worth_retrying(task: Any, task_run: Any, state: Any) -> bool:
     except Exception:  # whatever else a stage raised may pass
         return True
     return False
-
-
-def label(stage: Stage) -> str:
-    """The stage and what it is about, as ``simulate heat``."""
-    about = [
-        value.name
-        for value in (getattr(stage, f.name) for f in dataclasses.fields(stage))  # type: ignore[arg-type]
-        if isinstance(value, Component)
-    ]
-    # Prefect fills in what stands in braces.
-    return " ".join([stage.name, *about[:1]]).replace("{", "(").replace("}", ")")
 
 
 def attach(here: Session) -> None:

@@ -301,6 +301,21 @@ def test_files_are_private_and_hold_no_secret(fake, tmp_path, monkeypatch):
     assert (one.directory / "job.sh").stat().st_mode & 0o077 == 0
 
 
+def test_every_resource_is_an_option_of_sbatch(fake, tmp_path):
+    wish = Resources(
+        ranks=8, threads=4, minutes=90.5, nodes=2, gpus=1, memory=1.5, partition="gpu", account="a",
+        qos="q", constraint="x&y", extra=("--exclusive", "--mail-type=END"),
+    )  # fmt: skip
+    submit(tmp_path, wish, launcher="mpirun")
+    (call,) = fake.calls("sbatch")
+    for option in (
+        "--ntasks=8 ", "--cpus-per-task=4 ", "--time=91 ", "--nodes=2 ", "--gpus=1 ", "--mem=1536M ",
+        "--partition=gpu ", "--account=a ", "--qos=q ", "--constraint=x&y ", "--signal=B:USR1@120 ",
+        "--exclusive --mail-type=END ", "--requeue ",
+    ):  # fmt: skip
+        assert option in call, (option, call)
+
+
 def test_ids_of_arrays():
     assert elements("3", "N/A") == ["3"]
     assert elements("3", "7") == ["3_7"]

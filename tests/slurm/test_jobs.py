@@ -132,6 +132,19 @@ def test_cancelling_leaves_an_empty_queue(cluster, store, tmp_path):
     assert {job.state() for job in jobs} == {JobState.CANCELLED}
 
 
+@pytest.mark.parametrize(("command", "state"), [("true", JobState.DONE), ("false", JobState.CANCELLED)])
+def test_a_job_waits_for_one_of_somebody_elses(cluster, store, tmp_path, command, state):
+    """If that one fails, ours is cancelled instead of waiting for ever."""
+    before = subprocess.run(
+        ["sbatch", "--parsable", "--mem=50M", "-o", "/dev/null", "--wrap", f"sleep 1; {command}"],
+        check=True, capture_output=True, text=True,
+    ).stdout.strip()  # fmt: skip
+    spec, _ = members(store, Wave())
+    after = Resources(memory=0.3, extra=(f"--dependency=afterok:{before}",))
+    job = QUICK.submit(spec, tmp_path / "run", after)
+    assert job.wait(60) == state, job.reason()
+
+
 def test_a_job_that_runs_out_of_memory_says_so(cluster, store, tmp_path):
     spec, _ = members(store, Wave(fail="hog"))
     job = QUICK.submit(spec, tmp_path / "run", Resources(memory=200 * MB))

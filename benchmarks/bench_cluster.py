@@ -198,3 +198,53 @@ def bench_flows() -> Iterator[Figure]:
             [sys.executable, "-m", "sciflow.cli", "serve", "--stop"], env=_environment(folder), check=False,
             capture_output=True,
         )  # fmt: skip
+
+
+def bench_cancel() -> Iterator[Figure]:
+    """From cancelling in the UI to an empty queue, with eight jobs of one run."""
+    with cluster(), tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "many.py").write_text(MANY.replace("Wave()", "Wave(pause=60)").replace("10000", "8"))
+        (Path(folder) / "site.toml").write_text(
+            '[executor]\ncomponent = "slurm"\nsubmits_per_minute = 1000\nparallel = 8\n'
+            "[defaults]\nmemory = 0.3\n"
+        )
+        command = [sys.executable, "-m", "sciflow.cli", "run", "many.py", "--engine", "prefect"]
+        env = _environment(folder) | {"SLURM_CONF": os.environ["SLURM_CONF"]}
+        process = subprocess.Popen(
+            [*command, "--site", "site.toml"], cwd=folder, env=env, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+
+        def lines() -> list[str]:
+            asked = ["squeue", "--noheader", "--format=%T"]
+            return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()
+
+        until = time.monotonic() + 90
+        while lines().count("RUNNING") < 6:
+            if time.monotonic() > until:
+                raise NotRun("the jobs did not start")
+            time.sleep(0.1)
+        known = json.loads((Path(folder) / "server.json").read_text())
+        header = {"Content-Type": "application/json"}
+        asked = urllib.request.Request(f"{known['url']}/api/flow_runs/filter", b"{}", header)
+        with urllib.request.urlopen(asked, timeout=30) as answer:
+            (run,) = json.loads(answer.read())
+        body = b'{"state": {"type": "CANCELLING"}}'
+        cancelling = urllib.request.Request(
+            f"{known['url']}/api/flow_runs/{run['id']}/set_state", body, header
+        )
+        begin = time.perf_counter()
+        urllib.request.urlopen(cancelling, timeout=30).close()
+        while lines():
+            time.sleep(0.05)
+        seconds = time.perf_counter() - begin
+        process.wait(60)
+        subprocess.run(
+            [sys.executable, "-m", "sciflow.cli", "serve", "--stop"],
+            env=env,
+            check=False,
+            capture_output=True,
+        )
+    yield Figure(
+        "cancel_in_the_ui", seconds, 5, " s", "<=", "8 jobs that would sleep on, KillWait 3 s included"
+    )

@@ -84,6 +84,6 @@ def keep(here: Session, flow: Any, *, offline: bool) -> Thread | None:
         name = run_name(flow.fn.__name__, here.parameters, defaults_of(flow.fn))
         here.outbox.begin(flow.name, here.parameters, here.start, run_name=name)
         return None
-    from sciflow.delivery import in_background
+    from sciflow.following import in_background
 
     return in_background(here.store.root, here.directory)

@@ -46,8 +46,8 @@ def main(options: argparse.Namespace) -> int:
     store = Store(options.store) if options.store else default_store()
     url = prefect_engine.ensure_server(options.host, token=options.token)
     from sciflow import serving
-    from sciflow.delivery import keep_delivering
     from sciflow.errors import NotFound
+    from sciflow.following import keep_delivering
 
     found = serving.offers([Path(f) for f in options.flows] or sorted(Path("flows").glob("*.py")))
     if not found:

@@ -18,115 +18,24 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import math
-import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from sciflow.context import Event
-from sciflow.errors import Failed
 from sciflow.outbox import DELIVERED, Line, Progress, alive, claimed, lines, undelivered
+from sciflow.prefect_api import BATCH, Away, Refused, Server, finite
 
-BATCH = 200
-"""Log lines in one request; also what the server gives back in one."""
-CANCEL = 1.5
-"""Seconds between two looks at whether a run was cancelled."""
-INTERVAL = 1.0
-"""Seconds between two looks at the outbox of a run that goes on."""
-AGAIN = 5.0
-"""Seconds until a server that is away is tried again."""
-LOOK = 60.0
-"""Seconds between two looks of a serving process at a store."""
 SETTLE = 1.0
 """Seconds that a server is given to end what a killed deliverer had asked of it."""
 VERIFY = 20.0
 """Seconds that a server may take to record the states of tasks."""
 FINAL = ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
 _NAMESPACE = uuid.UUID("6d0c3f8e-5b39-5c0e-9a1c-2f6f7c1d8a40")
-
-
-class Away(Failed):
-    """The server did not answer, or not with what was asked for."""
-
-
-class Refused(Failed):
-    """The server will never take this request."""
-
-
-class Server:
-    """The configured Prefect server, asked without retries: after a doubtful answer it is asked what it has.
-
-    Use it as a context manager.
-    """
-
-    def __enter__(self) -> Server:
-        from prefect.client.orchestration import get_client
-        from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
-
-        self._stack = contextlib.ExitStack()
-        self._stack.enter_context(temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}))
-        try:
-            self._client = self._stack.enter_context(get_client(sync_client=True))
-        # The client asks for the server's version here, and wraps what goes wrong.
-        except Exception as error:
-            self._stack.close()
-            raise Away(f"the Prefect server does not answer: {error}") from error
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stack.close()
-
-    def ask(self, method: str, path: str, body: Any = None) -> Any:
-        """Send one request; the answer's JSON, None where there is none or nothing was found.
-
-        Raises
-        ------
-        Away
-            If it was not answered, or only with an error that may pass.
-        Refused
-            If it was refused for good.
-        """
-        import httpx
-
-        try:
-            answer = self._client.request(method, path, json=None if body is None else _finite(body))
-        except httpx.HTTPStatusError as error:
-            status = error.response.status_code
-            if status == 404:
-                return None
-            if status >= 500 or status in (401, 403, 408, 429):
-                raise Away(f"the Prefect server answered {status} to {method} {path}") from error
-            raise Refused(f"{method} {path}: {status} {error.response.text[:300]}") from error
-        except httpx.HTTPError as error:
-            raise Away(f"the Prefect server does not answer: {type(error).__name__}: {error}") from error
-        return answer.json() if answer.content else None
-
-    def all(self, path: str, body: Mapping[str, Any]) -> list[Any]:
-        """Everything that a filter finds, page by page."""
-        found: list[Any] = []
-        while True:
-            page = self.ask("POST", path, {**body, "limit": BATCH, "offset": len(found)}) or []
-            found += page
-            if len(page) < BATCH:
-                return found
-
-
-def _finite(value: Any) -> Any:
-    """JSON without what a server cannot store: numbers that are none, and null characters."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, str):
-        return value.replace("\0", "")
-    if isinstance(value, Mapping):
-        return {k: _finite(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
-    return value
 
 
 def _when(seconds: float) -> datetime:
@@ -415,7 +324,7 @@ class Delivery:
         self._artifact(event, f"{stage}-curves", "markdown", picture, text, task)
         every = max(1, len(task.metrics) // 100)
         rows = [{"step": step, **values} for step, values in task.metrics[::every]]
-        self._artifact(event, f"{stage}-metrics", "table", json.dumps(_finite(rows)), text, task)
+        self._artifact(event, f"{stage}-metrics", "table", json.dumps(finite(rows)), text, task)
 
     def _artifact(
         self, event: Event, key: str, kind: str, data: Any, text: str, task: Task | None = None
@@ -567,93 +476,3 @@ def deliver_all(root: Path, besides: Path | None = None) -> None:
         # Whatever one run's outbox holds must not keep the others from being delivered.
         except Exception as error:
             log.warning("%s could not be delivered: %r", directory, error)
-
-
-class Live(threading.Thread):
-    """Delivers the outbox of a run that Prefect runs in this process, while it goes on.
-
-    Nothing that goes wrong here reaches the run: what could not be sent is still in the outbox.
-
-    Parameters
-    ----------
-    directory : Path
-        Of the run.
-    flow_run_id : str
-        The run, as the server knows it.
-    on_cancel : callable
-        Called once if somebody cancels the run on the server.
-    name : str
-        The run is given this name.
-    """
-
-    def __init__(self, directory: Path, flow_run_id: str, on_cancel: Callable[[], None], name: str) -> None:
-        super().__init__(name=f"delivery of {directory.name}", daemon=True)
-        self._directory = directory
-        self._flow_run_id = flow_run_id
-        self._on_cancel = on_cancel
-        self._run_name = name
-        self._looked = time.monotonic()
-        self._told = False
-        self._stop_asked = threading.Event()
-        self._away = False
-
-    def run(self) -> None:
-        """Deliver until `stop`."""
-        with claimed(self._directory) as mine:
-            while mine and not self._over():
-                try:
-                    with Server() as server:
-                        self._follow(Delivery(self._directory, server, live=True), server)
-                    return
-                # A thread has nobody to raise to; the outbox is delivered later.
-                except Exception as error:
-                    logging.getLogger("sciflow").debug("%r", error)
-                    self._away = True
-                    self._stop_asked.wait(AGAIN)
-
-    def _look(self, server: Server) -> None:
-        """Ask now and then whether the run was cancelled."""
-        if self._told or time.monotonic() - self._looked < CANCEL:
-            return
-        self._looked = time.monotonic()
-        run = server.ask("GET", f"/flow_runs/{self._flow_run_id}") or {}
-        if run.get("state_type") in ("CANCELLING", "CANCELLED"):
-            self._told = True
-            self._on_cancel()
-
-    def _follow(self, delivery: Delivery, server: Server) -> None:
-        server.ask("PATCH", f"/flow_runs/{self._flow_run_id}", {"name": self._run_name})
-        while True:
-            last = self._stop_asked.is_set()
-            if delivery.go() or last:
-                return
-            self._away = False
-            self._look(server)
-            self._stop_asked.wait(INTERVAL)
-
-    def _over(self) -> bool:
-        return self._stop_asked.is_set() and self._away
-
-    def stop(self, seconds: float) -> None:
-        """Deliver the rest and end; give up after so many seconds, or at once where the server is away."""
-        self._stop_asked.set()
-        if self.is_alive():
-            self.join(seconds)
-
-
-def in_background(root: Path, besides: Path | None = None) -> threading.Thread:
-    """Deliver every run below a store in a thread that does not keep the process from ending."""
-    thread = threading.Thread(target=deliver_all, args=(root, besides), name="delivery", daemon=True)
-    thread.start()
-    return thread
-
-
-def keep_delivering(root: Path) -> None:
-    """Look for what is undelivered below a store every `LOOK` seconds, as long as the process lives."""
-
-    def look() -> None:
-        while True:
-            deliver_all(root)
-            time.sleep(LOOK)
-
-    threading.Thread(target=look, name="delivery", daemon=True).start()

@@ -23,8 +23,8 @@ from sciflow.errors import Cancelled, Ended, Failed, Invalid, Missing, SciflowEr
 from sciflow.forms import defaults_of, generated, label, run_name
 
 if TYPE_CHECKING:
-    from sciflow.delivery import Live
     from sciflow.flow import Session, Work
+    from sciflow.following import Live
     from sciflow.outbox import Outbox
 
 QUIET = {
@@ -162,7 +162,7 @@ def attach(here: Session) -> None:
     """
     from prefect.context import FlowRunContext
 
-    from sciflow.delivery import Live
+    from sciflow.following import Live
     from sciflow.outbox import Outbox
 
     context = FlowRunContext.get()

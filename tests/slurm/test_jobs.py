@@ -167,7 +167,7 @@ def goes_on_after_a_warning(store, tmp_path, problem, resources, warn):
     assert sorted(out.committed()) == [0]
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.torture), 2])
 def test_a_warned_job_keeps_what_it_has_is_requeued_and_goes_on(cluster, store, tmp_path, ranks):
     """The signal is the one that Slurm sends before a time limit; Slurm looks at those twice a minute."""
 
@@ -176,7 +176,7 @@ def test_a_warned_job_keeps_what_it_has_is_requeued_and_goes_on(cluster, store, 
         subprocess.run(["scancel", "--batch", "--signal=USR1", job.id], check=True)
 
     limit = Resources(memory=0.3, minutes=5, ranks=ranks)
-    goes_on_after_a_warning(store, tmp_path, March(levels=8, pause=0.4), limit, warn)
+    goes_on_after_a_warning(store, tmp_path, March(levels=6, pause=0.3), limit, warn)
 
 
 @pytest.mark.torture
@@ -186,7 +186,7 @@ def test_at_its_time_limit_a_job_goes_on_in_another_one(cluster, store, tmp_path
 
 
 def test_a_preempted_job_goes_on(cluster, store, here):
-    problem = March(levels=8, pause=1.0)
+    problem = March(levels=8, pause=0.5)
     points = asyncio.run(run(Design(problem=problem, count=1)))
     spare = Resources(memory=0.3, partition="spare", ranks=2, extra=("--exclusive",))
     thread = threading.Thread(

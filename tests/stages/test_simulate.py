@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from sciflow.executors.mpi import Mpi
 from sciflow.problem import member_seed
 from sciflow.schema import Field
 from sciflow.stages.design import DESIGN, Design
-from sciflow.stages.simulate import Simulate
+from sciflow.stages.simulate import Campaign, Simulate, _Running
 from sciflow.store import Store
 from tests.toys import Block, Wave
 
@@ -159,7 +160,7 @@ from sciflow.flow import Session, run, within
 from sciflow import Store, Resources
 from sciflow.executors.mpi import Mpi
 from sciflow.stages.design import Design
-from sciflow.stages.simulate import Simulate
+from sciflow.stages.simulate import Campaign, Simulate, _Running
 from sciflow.registry import registry
 problem = registry().find("toy_wave")(pause=0.03)
 async def main():
@@ -244,3 +245,32 @@ def test_units_of_coordinates_follow_the_problem(plain):
     data = go(Wave(), count=3)
     assert data.schema["time"] == Field(("time",), "s", "float64")
     assert data.to_xarray().u.dims == ("member", "time", "x")
+
+
+def test_stragglers_are_named_once_and_shown(store):
+    """A member that takes many times as long as the others is worth a look at its node."""
+    said = []
+    ctx = Context(log=SimpleNamespace(warning=lambda text, *values: said.append(text % values)))
+    campaign = Campaign(Simulate(Wave()), np.zeros((9, 2)), None, ctx)
+    job = SimpleNamespace(id="17_3", directory="somewhere")
+    late = _Running(job, [4], current=4, since=time.time() - 60, node="n7")
+    usual = _Running(job, [5], current=5, since=time.time() - 1, node="n7")
+    assert campaign._stragglers([late, usual]) == "", "nothing is known of the others yet"
+    campaign._seconds = [2.0, 2.5, 3.0]
+    assert campaign._stragglers([late, usual]) == " (1 slow: 4)"
+    campaign._stragglers([late, usual])
+    assert len(said) == 1
+    assert "member 4 takes 60 s so far, others took 2.5 s (job 17_3 on n7" in said[0]
+
+
+def test_jobs_are_large_first_and_small_last(store):
+    """Every member is in one job, no job is more than its share, and the last ones hold one member."""
+    campaign = Campaign(Simulate(Wave()), np.zeros((1000, 2)), None, Context(resources=Resources(parallel=8)))
+    blocks, sizes = [[m] for m in range(1000)], []
+    while blocks:
+        sizes.append(len(campaign._take(blocks)))
+    assert sum(sizes) == 1000
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] == 1000 // 16 + 1
+    assert sizes[-8:] == [1] * 8
+    assert len(sizes) < 100

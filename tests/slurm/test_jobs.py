@@ -110,6 +110,7 @@ def test_ranks_that_do_not_see_each_other_are_refused(cluster, store, tmp_path):
     assert "--mpi" in job.reason() or "PMI" in job.log(), (job.reason(), job.log())
 
 
+@pytest.mark.torture  # test_ui has the same with a whole run
 def test_a_job_cancelled_by_hand_is_cancelled(cluster, store, tmp_path):
     spec, _ = members(store, Wave(pause=60.0))
     job = QUICK.submit(spec, tmp_path / "run", SMALL)

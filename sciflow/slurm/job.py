@@ -17,6 +17,8 @@ from sciflow.slurm.queue import Queue
 ENDED_FILE, SETTLED = "ended", "settled"
 GRACE = 20.0
 """Seconds that the files of a job may take to reach this machine after the queue says it has ended."""
+SOON = 1.0
+"""The same where it is clear how the job ended."""
 PATIENCE = 60.0
 """Seconds that a cancelled job may take to leave the queue."""
 
@@ -97,7 +99,7 @@ class SlurmJob(Job):
             # It left before Slurm had to end it, which is how most preemptions go.
             cause = Cause.PREEMPTED
         clear = cause not in (Cause.FAILED, Cause.LOST) or (self.directory / ENDED_FILE).exists()
-        if time.monotonic() - self._missed < (1.0 if clear else GRACE):
+        if time.monotonic() - self._missed < (SOON if clear else GRACE):
             return JobState.RUNNING
         state = JobState.CANCELLED if cause == Cause.CANCELLED else JobState.FAILED
         return self._end(state, cause, self._sentence(cause, entry))

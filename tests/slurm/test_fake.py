@@ -59,6 +59,7 @@ def fake(tmp_path, monkeypatch):
     monkeypatch.setenv("SCIFLOW_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(queue, "_QUEUES", {})
     monkeypatch.setattr(job, "GRACE", 0.1)
+    monkeypatch.setattr(job, "SOON", 0.1)
     executor_module.protocols.cache_clear()
     executor_module.protocol.cache_clear()
     return Fake(folder)

@@ -16,7 +16,7 @@ suite=trixie
 packages=(
     gcc libc6-dev python3-dev openmpi-bin
     python3-dolfinx python3-petsc4py python3-mpi4py python3-numpy python3-scipy
-    python3-pluggy python3-pydantic python3-pytest python3-pytest-timeout python3-pip
+    python3-pluggy python3-pydantic python3-pytest python3-pytest-timeout python3-venv
     slurm-wlm munge procps
 )
 
@@ -98,7 +98,9 @@ inside apt-get -q -q -o Dpkg::Use-Pty=0 install -y --no-install-recommends "${pa
     exit 1
 }
 
-inside python3 -m pip install -q --break-system-packages --root-user-action=ignore google-crc32c safetensors zarr
+# Above Debian's packages, as .ci/setup does.
+inside python3 -m venv --system-site-packages /opt/venv
+inside /opt/venv/bin/python -m pip install -q google-crc32c safetensors zarr
 
 rm -rf "$tree/opt/sciflow"
 mkdir -p "$tree/opt/sciflow/plugins"
@@ -113,9 +115,9 @@ run() {
     inside env PYTHONPATH=/opt/sciflow:/opt/sciflow/plugins OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=1 \
         sh -c 'cd /opt/sciflow && exec "$@"' sh "$@"
 }
-run python3 -c 'import dolfinx; print("debian13.sh: dolfinx", dolfinx.__version__)'
-run python3 -m pytest -p no:cacheprovider -m 'not mpi' tests/fenics
-run python3 -m pytest -p no:cacheprovider -m mpi tests/fenics
+run /opt/venv/bin/python -c 'import dolfinx; print("debian13.sh: dolfinx", dolfinx.__version__)'
+run /opt/venv/bin/python -m pytest -p no:cacheprovider -m 'not mpi' tests/fenics
+run /opt/venv/bin/python -m pytest -p no:cacheprovider -m mpi tests/fenics
 echo "debian13.sh: Slurm $(run sinfo --version)"
 # Its Open MPI knows that virtual nodes share a machine, and then wants to be told how they meet.
-run env OMPI_MCA_btl_tcp_if_include=lo python3 -m pytest -p no:cacheprovider tests/slurm/test_fake.py tests/slurm/test_jobs.py
+run env OMPI_MCA_btl_tcp_if_include=lo /opt/venv/bin/python -m pytest -p no:cacheprovider tests/slurm/test_fake.py tests/slurm/test_jobs.py

@@ -100,7 +100,7 @@ inside apt-get -q -q -o Dpkg::Use-Pty=0 install -y --no-install-recommends "${pa
 
 # Above Debian's packages, as .ci/setup does.
 inside python3 -m venv --system-site-packages /opt/venv
-inside /opt/venv/bin/python -m pip install -q google-crc32c safetensors zarr
+inside /opt/venv/bin/python -m pip install -q google-crc32c safetensors xarray zarr
 
 rm -rf "$tree/opt/sciflow"
 mkdir -p "$tree/opt/sciflow/plugins"
@@ -109,7 +109,7 @@ cp -r "$root/plugins/sciflow_fenics" "$tree/opt/sciflow/plugins/"
 # What an installation would say; the tests bring what else they need.
 mkdir "$tree/opt/sciflow/plugins/sciflow-0.dist-info"
 printf 'Metadata-Version: 2.1\nName: sciflow\nVersion: 0\n' > "$tree/opt/sciflow/plugins/sciflow-0.dist-info/METADATA"
-printf '[sciflow]\ncore = sciflow.components\n' > "$tree/opt/sciflow/plugins/sciflow-0.dist-info/entry_points.txt"
+printf '[sciflow]\ncore = sciflow.components\nfenics = sciflow_fenics.components\n' > "$tree/opt/sciflow/plugins/sciflow-0.dist-info/entry_points.txt"
 
 run() {
     inside env PYTHONPATH=/opt/sciflow:/opt/sciflow/plugins OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=1 \

@@ -12,9 +12,9 @@ from sciflow.delivery import Delivery, deliver_all
 from sciflow.outbox import claimed
 from sciflow.prefect_api import Server
 
-CANCEL = 1.5
+CANCEL = 0.5
 """Seconds between two looks at whether a run was cancelled."""
-INTERVAL = 1.0
+INTERVAL = 0.7
 """Seconds between two looks at the outbox of a run that goes on."""
 AGAIN = 5.0
 """Seconds until a server that is away is tried again."""

@@ -246,6 +246,4 @@ def bench_cancel() -> Iterator[Figure]:
             check=False,
             capture_output=True,
         )
-    yield Figure(
-        "cancel_in_the_ui", seconds, 5, " s", "<=", "8 jobs whose solver takes 1 s a step"
-    )
+    yield Figure("cancel_in_the_ui", seconds, 5, " s", "<=", "8 jobs whose solver takes 1 s a step")

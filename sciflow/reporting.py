@@ -205,8 +205,8 @@ def _evaluation(artifact: Artifact) -> Section:
     rows: list[tuple[str, np.ndarray, Callable[[float], str]]] = [
         ("relative L2", errors, percent),
         ("VRMSE", artifact.read("vrmse"), _three),
-        ("baseline: mean of the training members", artifact.read("baseline_mean"), percent),
-        ("baseline: nearest training member", artifact.read("baseline_nearest"), percent),
+        ("baseline: mean of the training samples", artifact.read("baseline_mean"), percent),
+        ("baseline: nearest training sample", artifact.read("baseline_nearest"), percent),
     ]
     for name, field in artifact.schema.fields.items():
         if name.startswith("maximum_error_"):
@@ -226,13 +226,11 @@ def _evaluation(artifact: Artifact) -> Section:
     )
     name = artifact.attributes["example_of"]
     grid = " x ".join(str(n) for n in artifact.array("example_truth").shape[1:])
+    nearest = float(np.median(artifact.read("baseline_nearest")))
     figures = (
         (percent(float(np.median(errors))), f"median relative L2 error of {name}, {grid} values"),
-        (str(len(errors)), "members never seen in training"),
-        (
-            percent(float(np.median(artifact.read("baseline_nearest")))),
-            "error of the nearest training member",
-        ),
+        (str(len(np.unique(artifact.read("members")))), "members never seen in training"),
+        *([(percent(nearest), "error of the nearest training sample")] if np.isfinite(nearest) else []),
     )
     short = f"![errors]({histogram})\n\n![members]({pictures})"
     return Section(f"Errors on unseen members, {name} with {grid} values", body, figures, short)
@@ -252,7 +250,7 @@ def _histogram(errors: np.ndarray, artifact: Artifact) -> Figure:
             ax.axvline(value, color=colour, lw=1.4, ls="--", label=f"baseline {name}: {percent(value)}")
     ax.set_xscale("log")
     ax.set_xlabel("relative L2 error", fontsize=9)
-    ax.set_ylabel("members", fontsize=9)
+    ax.set_ylabel("samples", fontsize=9)
     ax.legend(frameon=False, fontsize=8)
     return made
 
@@ -263,9 +261,10 @@ def _examples(artifact: Artifact, errors: np.ndarray) -> Figure:
     members = artifact.read("members")[which]
     axes_names = artifact.schema["example_truth"].axes[1:]
     unit = artifact.schema["example_truth"].unit
-    if "time" in axes_names:
-        truth, guess = (np.moveaxis(a, 1 + axes_names.index("time"), 1)[:, -1] for a in (truth, guess))
-    space = [a for a in axes_names if a != "time"]
+    for axis in ("time", "lead"):
+        if axis in axes_names:
+            truth, guess = (np.moveaxis(a, 1 + axes_names.index(axis), 1)[:, -1] for a in (truth, guess))
+    space = [a for a in axes_names if a not in ("time", "lead")]
     titles = [
         f"{word}: member {m}, {percent(float(errors[s]))}"
         for word, m, s in zip(("best", "median", "worst"), members, which, strict=True)

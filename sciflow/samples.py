@@ -35,10 +35,20 @@ class Signature:
     periodic: tuple[str, ...] = ()
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of one sample of an input or output."""
-        field = self.inputs.get(name) or self.outputs.get(name)
+        """Shape of one sample of an output or input; of the output where a name is both.
+
+        Raises
+        ------
+        NotFound
+            If there is none of this name.
+        """
+        field = self.outputs.get(name) or self.inputs.get(name)
         if field is None:
             raise NotFound(f"no input or output {name!r}. {nearest(name, [*self.inputs, *self.outputs])}")
+        return self.shape_of(field)
+
+    def shape_of(self, field: Field) -> tuple[int, ...]:
+        """Shape of one sample of a field with axes that occur here."""
         return tuple(len(self.coordinates[axis]) for axis in field.axes)
 
     def to_json(self) -> dict[str, Any]:
@@ -82,7 +92,16 @@ class Batch:
 
 
 class Samples(ABC):
-    """Where training batches come from: a stored ensemble, or a reservoir fed by running solvers."""
+    """Where training batches come from: a stored ensemble, or a reservoir fed by running solvers.
+
+    A live source draws its batches from what has come so far: ``batches(size, seed=None)`` yields each
+    sample that is there now, once and without waiting, which is how scales are computed;
+    ``batches(size, seed=...)`` waits for more.
+
+    Where several ranks train together (``ctx.comm``), each has samples of its own, and all of them
+    have equally many batches in every epoch and equal lengths; a batch may be smaller on one rank, or
+    empty. The ranks meet after each batch, so one that had fewer would leave the others waiting.
+    """
 
     signature: Signature
 
@@ -102,4 +121,15 @@ class Samples(ABC):
             Shuffles the samples as a function of seed and epoch; ``None`` keeps their order.
         epoch : int
             Number of the epoch.
+        """
+
+    def feedback(self, losses: np.ndarray) -> None:  # noqa: B027  most sources need not know
+        """Told after each training step the loss of each sample of the batch that was given last.
+
+        A reservoir keeps what is still hard to predict; nothing happens unless a subclass wants it.
+
+        Parameters
+        ----------
+        losses : ndarray, shape (batch,)
+            As the surrogate minimises it, in the order of the batch.
         """

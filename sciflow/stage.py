@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sciflow.component import Component
 from sciflow.errors import Invalid, nearest
@@ -23,6 +23,8 @@ class Stage(Component):
     ----------
     inputs : mapping of str to Schema
         The artifacts it reads, by the name a flow passes them under.
+    optional : tuple of str
+        Names among `inputs` that a flow may leave out.
     output : Schema
         What it writes.
     retries : int
@@ -36,6 +38,7 @@ class Stage(Component):
 
     kind: ClassVar[str] = "stage"
     inputs: ClassVar[Mapping[str, Schema]] = {}
+    optional: ClassVar[tuple[str, ...]] = ()
     output: ClassVar[Schema]
     retries: ClassVar[int] = 0
     orchestrates: ClassVar[bool] = False
@@ -56,6 +59,22 @@ class Stage(Component):
             Communicator, seed, scratch, log, progress.
         """
 
+    def work(
+        self, payload: Mapping[str, Any], inputs: Mapping[str, Artifact], out: Writer, ctx: Context
+    ) -> None:
+        """Do a part of the work in a job that `run` started; only for stages that orchestrate.
+
+        Parameters
+        ----------
+        payload : mapping
+            Plain JSON, of the job (``JobSpec("work", ...)``).
+        inputs, out
+            As in `run`; the driver publishes.
+        ctx : Context
+            Of the job; collective over ``ctx.comm``.
+        """
+        raise NotImplementedError(f"{self.name} starts jobs of its own and must define work")
+
     def identity(self) -> dict[str, object]:
         """What decides the result: the part of the configuration that enters the digest.
 
@@ -65,7 +84,7 @@ class Stage(Component):
         return self.to_json()
 
     def check(self, inputs: Mapping[str, Artifact]) -> None:
-        """Refuse inputs that are missing, unknown or of the wrong schema.
+        """Refuse inputs that are missing (unless `optional`), unknown or of the wrong schema.
 
         Raises
         ------
@@ -77,6 +96,8 @@ class Stage(Component):
                 raise Invalid(f"stage {self.name!r} has no input {name!r}. {nearest(name, self.inputs)}")
         for name, schema in self.inputs.items():
             if name not in inputs:
+                if name in self.optional:
+                    continue
                 raise Invalid(f"stage {self.name!r} needs the input {name!r}, a {schema.kind} artifact")
             reasons = schema.accepts(inputs[name].schema)
             if reasons:

@@ -36,6 +36,8 @@ class _Source:
         As it stands in a batch.
     values : ndarray, shape (member,), or None
         Of a parameter.
+    times : ndarray, shape (time,) or (member, step), or None
+        Of the time coordinate.
     gather : Gather or None
         Of a field.
     shift : int or ndarray, shape (member,)
@@ -46,6 +48,7 @@ class _Source:
 
     field: Field
     values: np.ndarray | None = None
+    times: np.ndarray | None = None
     gather: Gather | None = None
     shift: int | np.ndarray = 0
     count: int = 1
@@ -59,6 +62,9 @@ class _Source:
 
     def read(self, members: np.ndarray, levels: np.ndarray) -> np.ndarray:
         """Values of some samples, shape (batch, ...)."""
+        if self.times is not None:
+            at = levels + self.shift
+            return self.times[at if self.times.ndim == 1 else (members, at)]  # type: ignore[no-any-return]
         if self.gather is None:
             assert self.values is not None
             return self.values[members]  # type: ignore[no-any-return]
@@ -79,13 +85,15 @@ class Stored(Samples):
         Of kind ``ensemble``, or a `Snapshot` of one that is still being written.
     inputs, outputs : sequence of str
         Names of fields or parameters. ``"u"`` takes all time levels as they are, ``"u[0]"`` the
-        first, ``"u[-1]"`` the last. With a window plain names alone.
+        first, ``"u[-1]"`` the last. With a window plain names alone; the input ``"time"`` is then the
+        time of the first level of the outputs, one number for each sample.
     members : sequence of int or None
         Which members, in this order; ``None`` takes all that ended well.
     window : tuple of int or None
         ``(k, l)``: a sample is ``k`` consecutive time levels of the inputs (axis ``time``; none
-        for one) and the ``l`` that follow of the outputs (axis ``lead``), at every level where
-        they fit.
+        for one) and the ``l`` that follow of the outputs (axis ``lead``; none for one), at every
+        level where they fit. With ``k = 0`` the inputs are parameters, fields without a time axis and
+        ``"time"``: the outputs are a function of them.
     block : int or None
         Shuffle among so many members at a time, so that a disk reads them together; ``None``
         shuffles everything.
@@ -100,8 +108,8 @@ class Stored(Samples):
     NotFound
         If a name or member does not exist.
     Invalid
-        If a member failed, a time level is selected from a field without a time axis, or the
-        window is longer than the trajectories.
+        If a member failed, a time level is selected from a field without a time axis, the window is
+        longer than the trajectories, or an input has time levels of which the window takes none.
     """
 
     def __init__(
@@ -143,6 +151,11 @@ class Stored(Samples):
 
     def __len__(self) -> int:
         return (len(self._member) + self._shard[1] - 1) // self._shard[1]
+
+    @property
+    def sample_members(self) -> np.ndarray:
+        """Member of every sample of all shards, in the order of `take`: int64, shape (sample,)."""
+        return self._member
 
     def order(self, seed: int | None, epoch: int = 0) -> np.ndarray:
         """This rank's samples of one epoch in the order of the batches; a function of its arguments.
@@ -234,8 +247,8 @@ class _Chooser:
     """Finds the sources of named inputs and outputs in an ensemble."""
 
     def __init__(self, ensemble: Artifact, window: tuple[int, int] | None, verify: Verify) -> None:
-        if window is not None and min(window) < 1:
-            raise Invalid(f"a window has at least one level in and one out, got {window}")
+        if window is not None and (window[0] < 0 or window[1] < 1):
+            raise Invalid(f"a window has no negative number of levels in and at least one out, got {window}")
         self._ensemble, self._window, self._verify = ensemble, window, verify
         self._gathers: dict[str, Gather] = {}
         self._parameters: list[str] = list(ensemble.attributes.get("parameters", ()))
@@ -255,12 +268,25 @@ class _Chooser:
             column = self._parameters.index(name)
             unit = ensemble.attributes["parameter_units"][column]
             return _Source(Field((), unit), ensemble.read("parameters")[:, column].astype("float32"))
+        if name == "time" and level is None and side == "in":
+            return self._of_time()
         if name not in self._fields:
             known = [*self._fields, *self._parameters]
             raise NotFound(f"{ensemble.path}: no field or parameter {name!r}. {nearest(name, known)}")
         if name not in self._gathers:
             self._gathers[name] = ensemble.gather(name, verify=self._verify)
         return self._of_field(text, self._gathers[name], None if level is None else int(level), side)
+
+    def _of_time(self) -> _Source:
+        """The time of the first level of the outputs."""
+        ensemble = self._ensemble
+        if self._window is None:
+            raise Invalid("'time' is an input with a window alone: it is the time of the level that follows")
+        if "time" not in ensemble.schema.fields:
+            raise Invalid(f"{ensemble.path}: 'time' is no input, the ensemble has no time levels")
+        unit = ensemble.schema["time"].unit
+        field = Field((), unit, "float32", "time of the first level that is predicted")
+        return _Source(field, times=ensemble.read("time").astype("float32"), shift=self._window[0])
 
     def _of_field(self, text: str, gather: Gather, level: int | None, side: str) -> _Source:
         layout = gather.layout
@@ -285,6 +311,11 @@ class _Chooser:
             return _Source(Field(axes, old.unit, old.dtype, old.description), gather=gather, count=steps)
         before, after = self._window
         count, axis = (before, "time") if side == "in" else (after, "lead")
+        if not count:
+            raise Invalid(
+                f"{text!r} has time levels and the window {self._window} takes none of the inputs; leave it "
+                "out of the inputs, or take k >= 1"
+            )
         field = Field((*((axis,) if count > 1 else ()), *axes[1:]), old.unit, old.dtype, old.description)
         return _Source(field, gather=gather, shift=0 if side == "in" else before, count=count)
 

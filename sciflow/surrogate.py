@@ -74,9 +74,16 @@ class Report:
 
 
 class Surrogate(Component):
-    """The configuration of a learned solution operator."""
+    """The configuration of a learned solution operator.
+
+    Attributes
+    ----------
+    epochs : int
+        Reports of `fit`; for stored samples, passes over them. 1 where it is fitted in one go.
+    """
 
     kind: ClassVar[str] = "surrogate"
+    epochs: int = 1
 
     @abstractmethod
     def fit(
@@ -89,7 +96,8 @@ class Surrogate(Component):
         samples, valid : Samples
             Training and validation samples with equal signatures.
         ctx : Context
-            ``ctx.seed`` decides every random choice.
+            ``ctx.seed`` decides every random choice. With several ranks in ``ctx.comm`` each brings
+            samples of its own (see `Samples`) and all of them get the same model.
         resume : mapping of str to ndarray or None
             A checkpoint of an earlier `Report`; training goes on after it, bit for bit.
 

@@ -40,7 +40,7 @@ def execute(spec: JobSpec, ctx: Context) -> None:
     SciflowError
         If the job cannot be run. A member that fails is recorded and raises nothing.
     """
-    if spec.task == "stage":
+    if spec.task in ("stage", "work"):
         _stage(spec, ctx)
     elif spec.task == "members":
         _members(spec, ctx)
@@ -69,7 +69,11 @@ def _stage(spec: JobSpec, ctx: Context) -> None:
     require(stage)
     inputs = open_inputs(spec)
     stage.check(inputs)
-    stage.run(inputs, Writer(Path(spec.output), stage.output, recipe=""), ctx)
+    out = Writer(Path(spec.output), stage.output, recipe="")
+    if spec.task == "work":
+        stage.work(spec.payload, inputs, out, ctx)
+    else:
+        stage.run(inputs, out, ctx)
 
 
 def _problem(spec: JobSpec) -> Problem:

@@ -14,6 +14,7 @@ import torch.nn.functional as F  # noqa: N812  the name torch uses itself
 from torch import Tensor, nn
 
 from sciflow_operators.dft import tables
+from sciflow_operators.grid import mesh
 
 
 class SpectralConv(nn.Module):
@@ -214,8 +215,8 @@ class FNONet(nn.Module):
         """
         points = x.shape[1:-1]
         if self.coordinates:
-            mesh = self._mesh(points, x)
-            x = torch.cat([x, mesh.expand(x.shape[0], *mesh.shape)], dim=-1)
+            grid = mesh(points, self.periodic, x)
+            x = torch.cat([x, grid.expand(x.shape[0], *grid.shape)], dim=-1)
         x = self.lift(x)
         extra = [self._extra(n, p) for n, p in zip(points, self.periodic, strict=True)]
         if any(extra):
@@ -236,11 +237,3 @@ class FNONet(nn.Module):
         return (
             0 if periodic or not self.padding else max(0, round((1 + self.padding) * (points - 1)) - points)
         )
-
-    def _mesh(self, points: Sequence[int], like: Tensor) -> Tensor:
-        """Coordinates in [0, 1], shape (*points, axis); a periodic axis lacks its end point."""
-        grids = [
-            torch.linspace(0, 1 - 1 / n if p else 1, n, dtype=like.dtype, device=like.device)
-            for n, p in zip(points, self.periodic, strict=True)
-        ]
-        return torch.stack(torch.meshgrid(*grids, indexing="ij"), dim=-1)

@@ -1,4 +1,4 @@
-"""The fitted operator: a network with its scaling, from fields to fields."""
+"""The fitted surrogate: a network with its scaling, from fields to fields."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sciflow.errors import Invalid
 from sciflow.surrogate import Arrays, Model
-from sciflow_operators.channels import Layout, Scale
-from sciflow_operators.fno import FNONet
+from sciflow_operators.channels import Channels, Scale, before, groups
 
 if TYPE_CHECKING:
     from sciflow.samples import Signature
-    from sciflow_operators.components import FNO
+    from sciflow_operators.components import Trained
 
 PREDICT = 32
 """Samples that are predicted at once."""
+SCALES = ("mean", "spread", "size")
+"""Arrays of a `Scale` in a model's state."""
 
 
 @contextlib.contextmanager
@@ -32,15 +33,24 @@ def torch_threads(count: int) -> Iterator[int]:
     Parameters
     ----------
     count : int
-        0 takes the cores this process may use.
+        0 takes the cores this process may use, or fewer where ``OMP_NUM_THREADS`` says so (the
+        executors set it to each rank's share).
     """
-    before = torch.get_num_threads()
-    wanted = count or len(os.sched_getaffinity(0))
+    former = torch.get_num_threads()
+    wanted = count or _allowed()
     torch.set_num_threads(wanted)
     try:
         yield wanted
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(former)
+
+
+def _allowed() -> int:
+    """Threads this process may use."""
+    cores = len(os.sched_getaffinity(0))
+    # For nested parallel regions it may be a list; the first number is that of the outermost.
+    told = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return min(cores, int(told)) if told.isdecimal() and int(told) else cores
 
 
 def pick_device(wish: str) -> torch.device:
@@ -55,20 +65,6 @@ def pick_device(wish: str) -> torch.device:
     if wish == "cuda" and not there:
         raise Invalid("device 'cuda' was asked for, torch sees no GPU here; use 'auto' or 'cpu'")
     return torch.device("cuda" if there and wish != "cpu" else "cpu")
-
-
-def network(config: FNO, layout: Layout, periodic: tuple[str, ...]) -> FNONet:
-    """The network for a configuration and a layout."""
-    return FNONet(
-        layout.channels_in,
-        layout.channels_out,
-        config.width,
-        [config.modes] * len(layout.space),
-        config.layers,
-        [axis in periodic for axis in layout.space],
-        config.padding,
-        config.coordinates,
-    )
 
 
 FLOOR = 1e-3
@@ -100,24 +96,53 @@ def relative_l2(predicted: Tensor, truth: Tensor, groups: list[int], typical: li
     return total / len(groups)
 
 
-class Fitted(Model):
-    """A trained FNO.
+def squared(predicted: Tensor, truth: Tensor, parts: list[int], spread: Tensor) -> Tensor:
+    """Mean square of the error over the spread, of each sample, averaged over the output fields.
 
     Parameters
     ----------
-    config : FNO
+    predicted, truth : Tensor, shape (batch, *points, channel)
+        In the fields' units.
+    parts : list of int
+        Channels of each field.
+    spread : Tensor, shape (channel,)
+        Of what the network gives, in the fields' units; a constant channel (0) counts in its unit.
+
+    Returns
+    -------
+    Tensor, shape (batch,)
+    """
+    error = ((predicted - truth) / torch.where(spread > 0, spread, 1.0)) ** 2
+    return torch.stack([e.flatten(1).mean(dim=1) for e in torch.split(error, parts, -1)]).mean(dim=0)
+
+
+class Fitted(Model):
+    """A trained network.
+
+    Parameters
+    ----------
+    config : Trained
         Its configuration.
     signature : Signature
         What it maps from and to.
-    net : FNONet
+    layout : Channels
+        How its fields become channels.
+    net : Module
         The network, on its device.
     scales : tuple of Scale
         Of inputs and outputs.
     """
 
-    def __init__(self, config: FNO, signature: Signature, net: FNONet, scales: tuple[Scale, Scale]) -> None:
-        self.config, self.signature, self.net, self.scales = config, signature, net, scales
-        self.layout = Layout.of(signature)
+    def __init__(
+        self,
+        config: Trained,
+        signature: Signature,
+        layout: Channels,
+        net: nn.Module,
+        scales: tuple[Scale, Scale],
+    ) -> None:
+        self.config, self.signature, self.layout = config, signature, layout
+        self.net, self.scales = net, scales
         self.device = next(net.parameters()).device
         self._scaling = [torch.tensor(v, device=self.device) for s in scales for v in (s.mean, s.spread)]
 
@@ -133,15 +158,22 @@ class Fitted(Model):
         Tensor, shape (batch, *points, channel out)
         """
         mean_in, spread_in, mean, spread = self._scaling
-        return torch.addcmul(mean, self.net((x - mean_in) / spread_in), spread)
+        result = torch.addcmul(mean, self.net((x - mean_in) / spread_in), spread)
+        return torch.add(result, before(self.layout, x))
 
     def errors(self, predicted: Tensor, truth: Tensor) -> Tensor:
         """`relative_l2` of every sample."""
         typical = self.scales[1].typical(self.layout.outputs)
-        return relative_l2(predicted, truth, list(self.layout.outputs.values()), typical)
+        return relative_l2(predicted, truth, groups(self.layout.outputs), typical)
+
+    def losses(self, predicted: Tensor, truth: Tensor) -> Tensor:
+        """What training minimises, of every sample: `errors` or `squared`."""
+        if self.config.loss == "relative_l2":
+            return self.errors(predicted, truth)
+        return squared(predicted, truth, groups(self.layout.outputs), self._scaling[3])
 
     def predict(self, x: Arrays) -> dict[str, np.ndarray]:
-        """See `Model.predict`; any grid size, the result is on the grid of the input.
+        """See `Model.predict`; a network of a grid gives the result on the grid of the input.
 
         Raises
         ------
@@ -151,41 +183,37 @@ class Fitted(Model):
         values = torch.from_numpy(self.layout.stack(x, self.layout.inputs))
         with torch.no_grad(), torch_threads(self.config.threads):
             parts = [self.apply(part.to(self.device)).cpu() for part in torch.split(values, PREDICT)]
-        axes = {n: f.axes for n, f in self.signature.outputs.items()}
-        return self.layout.unstack(torch.cat(parts).numpy(), axes)
+        return self.layout.unstack(torch.cat(parts).numpy())
 
     def state(self) -> Arrays:
         """See `Model.state`."""
         weights = {f"net.{k}": v.detach().cpu().numpy() for k, v in self.net.state_dict().items()}
         for word, scale in zip(("input", "output"), self.scales, strict=True):
-            weights |= {f"{word}.mean": scale.mean, f"{word}.spread": scale.spread}
+            weights |= {f"{word}.{kind}": getattr(scale, kind) for kind in SCALES}
         return weights
 
 
-def load(config: FNO, state: Arrays, signature: Signature) -> Fitted:
+def load(config: Trained, state: Arrays, signature: Signature) -> Fitted:
     """Build a fitted model from its arrays; see `Surrogate.load`."""
-    layout = Layout.of(signature)
-    net = network(config, layout, signature.periodic)
+    layout, net = config.network(signature)
     wanted = {f"net.{k}": tuple(v.shape) for k, v in net.state_dict().items()}
     for word, channels in (("input", layout.channels_in), ("output", layout.channels_out)):
-        wanted |= {f"{word}.mean": (channels,), f"{word}.spread": (channels,)}
-    require(state, wanted)
+        wanted |= {f"{word}.{kind}": (channels,) for kind in SCALES}
+    require(config.name, state, wanted)
     net.load_state_dict({k: torch.tensor(np.asarray(state[f"net.{k}"])) for k in net.state_dict()})
-    scales = [
-        Scale(np.array(state[f"{w}.mean"]), np.array(state[f"{w}.spread"])) for w in ("input", "output")
-    ]
-    return Fitted(config, signature, net.to(pick_device(config.device)), (scales[0], scales[1]))
+    ends = [Scale(*(np.array(state[f"{w}.{kind}"]) for kind in SCALES)) for w in ("input", "output")]
+    return Fitted(config, signature, layout, net.to(pick_device(config.device)), (ends[0], ends[1]))
 
 
-def require(state: Arrays, wanted: Mapping[str, tuple[int, ...]]) -> None:
+def require(name: str, state: Arrays, wanted: Mapping[str, tuple[int, ...]]) -> None:
     """Refuse a state in which arrays are missing or have other shapes."""
     wrong = []
-    for name, shape in wanted.items():
-        found = state.get(name)
+    for key, shape in wanted.items():
+        found = state.get(key)
         if found is None:
-            wrong.append(f"{name} is missing, shape {shape} is needed")
+            wrong.append(f"{key} is missing, shape {shape} is needed")
         elif tuple(found.shape) != shape:
-            wrong.append(f"{name} has shape {tuple(found.shape)}, {shape} is needed")
+            wrong.append(f"{key} has shape {tuple(found.shape)}, {shape} is needed")
     if wrong:
         more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise Invalid(f"these arrays are not of this FNO and signature: {'; '.join(wrong[:5])}{more}")
+        raise Invalid(f"these arrays are not of this {name} and signature: {'; '.join(wrong[:5])}{more}")

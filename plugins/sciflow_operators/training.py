@@ -1,4 +1,4 @@
-"""One training loop for operators, a generator."""
+"""One training loop for all networks, a generator; data parallel over the ranks of the context."""
 
 from __future__ import annotations
 
@@ -10,26 +10,28 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from sciflow.errors import Diverged
 from sciflow.surrogate import Arrays, Model, Report
-from sciflow_operators.channels import Layout, Scale
-from sciflow_operators.fno import FNONet
-from sciflow_operators.model import PREDICT, Fitted, load, network, pick_device, require, torch_threads
+from sciflow_operators.channels import scales
+from sciflow_operators.model import PREDICT, Fitted, load, pick_device, require, torch_threads
+from sciflow_operators.ranks import average, summed
 
 if TYPE_CHECKING:
-    from sciflow.context import Context
-    from sciflow.samples import Samples
-    from sciflow_operators.components import FNO
+    from sciflow.context import Comm, Context
+    from sciflow.samples import Batch, Samples
+    from sciflow_operators.components import Trained
 
 
-def _rate(config: FNO, step: int, steps: int) -> float:
+def _rate(config: Trained, step: int, steps: int) -> float:
     """Learning rate of one step.
 
     Notes
     -----
     ``onecycle`` rises from 1/25 of the largest rate over the first 30 % of the steps and falls to
-    1e-4 of it, both along a cosine; ``cosine`` only falls.
+    1e-4 of it, both along a cosine; ``cosine`` only falls. A live source may give more batches than its
+    length promised: they take the last rate.
 
     References
     ----------
@@ -39,11 +41,11 @@ def _rate(config: FNO, step: int, steps: int) -> float:
     if step < warm:
         low, high, part = 1 / 25, 1.0, step / warm
     else:
-        low, high, part = 1.0, 1e-4, (step - warm) / max(1.0, steps - warm)
+        low, high, part = 1.0, 1e-4, min(1.0, (step - warm) / max(1.0, steps - warm))
     return config.learning_rate * float(high + (low - high) * (1 + np.cos(np.pi * part)) / 2)
 
 
-def _optimiser(config: FNO, net: FNONet) -> torch.optim.AdamW:
+def _optimiser(config: Trained, net: nn.Module) -> torch.optim.AdamW:
     decayed = [p for p in net.parameters() if p.ndim > 1]
     others = [p for p in net.parameters() if p.ndim <= 1]
     groups = [
@@ -68,13 +70,13 @@ def _checkpoint(
     return arrays
 
 
-def _restore(optimiser: torch.optim.AdamW, resume: Arrays) -> tuple[int, float]:
+def _restore(name: str, optimiser: torch.optim.AdamW, resume: Arrays) -> tuple[int, float]:
     """Put a checkpoint's moments back; returns the finished epochs and the last loss."""
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     wanted: dict[str, tuple[int, ...]] = {"epoch": (), "loss": ()}
     for i, p in enumerate(parameters):
         wanted |= {f"optimiser.{i}.{key}": () if key == "step" else tuple(p.shape) for key in MOMENTS}
-    require(resume, wanted)
+    require(name, resume, wanted)
     state = optimiser.state_dict()
     state["state"] = {
         i: {key: torch.tensor(np.asarray(resume[f"optimiser.{i}.{key}"])) for key in MOMENTS}
@@ -84,38 +86,43 @@ def _restore(optimiser: torch.optim.AdamW, resume: Arrays) -> tuple[int, float]:
     return int(resume["epoch"]), float(resume["loss"])
 
 
-def _begin(config: FNO, samples: Samples, seed: int) -> Fitted:
-    """A model with random weights, scaled to the samples."""
-    layout = Layout.of(samples.signature)
+def _begin(config: Trained, samples: Samples, ctx: Context) -> Fitted:
+    """A model with random weights, the same on all ranks, scaled to the samples of all ranks."""
     device = pick_device(config.device)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        net = network(config, layout, samples.signature.periodic).to(device)
-    scales = Scale.of(samples, layout, inputs=True), Scale.of(samples, layout, inputs=False)
-    return Fitted(config, samples.signature, net, scales)
+        torch.manual_seed(ctx.seed)
+        layout, net = config.network(samples.signature)
+    return Fitted(config, samples.signature, layout, net.to(device), scales(samples, layout, ctx.comm))
 
 
 def fit(
-    config: FNO, samples: Samples, valid: Samples, ctx: Context, resume: Arrays | None
+    config: Trained, samples: Samples, valid: Samples, ctx: Context, resume: Arrays | None
 ) -> Generator[Report, None, Model]:
     """Train; see `Surrogate.fit`.
 
     Notes
     -----
-    Minimises the relative L2 error of the fields in their units with AdamW. The weights of the
-    last epoch are the model: the learning rate has then fallen to nothing, and no choice among
-    epochs was made on the validation samples. The initial weights depend on the seed, the order of
-    the samples on seed and epoch, the learning rate on the step; nothing else is random, so that
-    training from a checkpoint gives the same bits (on the same machine and number of threads).
+    Minimises the loss of the configuration with AdamW. The weights of the last epoch are the model:
+    the learning rate has then fallen to nothing, and no choice among epochs was made on the validation
+    samples. The initial weights depend on the seed, the order of stored samples on seed and epoch, the
+    learning rate on the step; nothing else is random, so that training from a checkpoint gives the same
+    bits (on the same machine and number of threads).
+
+    With several ranks in ``ctx.comm`` each step takes a batch of each rank's samples, together as many
+    as ``config.batch`` (at least one of each rank). Scales, gradients, losses and validation errors are
+    those of all samples together, and every rank has the same weights bit for bit. The ranks meet after
+    each batch, so all must have equally many (see `Samples`). Every rank yields the same reports.
     """
-    fitted = _begin(config, samples, ctx.seed) if resume is None else load(config, resume, samples.signature)
+    fitted = _begin(config, samples, ctx) if resume is None else load(config, resume, samples.signature)
     optimiser = _optimiser(config, fitted.net)
-    first, last = _restore(optimiser, resume) if resume is not None else (0, math.nan)
+    first, last = _restore(config.name, optimiser, resume) if resume is not None else (0, math.nan)
     for epoch in range(first, config.epochs):
         begin = time.perf_counter()
         with torch_threads(config.threads):
-            loss = _epoch(fitted, optimiser, samples, ctx, epoch)
-            error = _error(fitted, valid)
+            trained = _epoch(fitted, optimiser, samples, ctx, epoch)
+            tested = _error(fitted, valid)
+        losses, count, errors, checked = summed(np.array([*trained, *tested]), ctx.comm).tolist()
+        loss = losses / max(count, 1)
         if not math.isfinite(loss):
             raise Diverged(
                 f"the training loss is {loss} in epoch {epoch + 1}, after {last:.3g} in the one before; "
@@ -124,39 +131,54 @@ def fit(
         last = loss
         metrics = {
             "train_loss": loss,
-            "valid_error": error,
+            "valid_error": errors / checked if checked else math.nan,
             "learning_rate": optimiser.param_groups[0]["lr"],
-            "samples_per_second": len(samples) / (time.perf_counter() - begin),
+            "samples_per_second": count / (time.perf_counter() - begin),
         }
         keep = partial(_checkpoint, fitted, optimiser, epoch + 1, loss)
         yield Report(epoch + 1, config.epochs, metrics, keep)
     return fitted
 
 
-def _epoch(fitted: Fitted, optimiser: torch.optim.AdamW, samples: Samples, ctx: Context, epoch: int) -> float:
-    """One pass over the samples; returns the mean loss."""
-    config, layout, device = fitted.config, fitted.layout, fitted.device
-    steps = -(-len(samples) // config.batch)
-    total, count = torch.zeros((), dtype=torch.float64, device=device), 0
-    for step, batch in enumerate(samples.batches(config.batch, seed=ctx.seed, epoch=epoch), epoch * steps):
-        ctx.check()
+def _epoch(
+    fitted: Fitted, optimiser: torch.optim.AdamW, samples: Samples, ctx: Context, epoch: int
+) -> tuple[float, float]:
+    """One pass over this rank's samples; returns the sum of the losses and their number."""
+    config = fitted.config
+    size = max(1, config.batch // ctx.comm.size)
+    steps = -(-len(samples) // size)
+    total, count = torch.zeros((), dtype=torch.float64, device=fitted.device), 0
+    for step, batch in enumerate(samples.batches(size, seed=ctx.seed, epoch=epoch), epoch * steps):
+        ctx.check_together()
         for group in optimiser.param_groups:
             group["lr"] = _rate(config, step, config.epochs * steps)
-        x = torch.from_numpy(layout.stack(batch.x, layout.inputs)).to(device)
-        y = torch.from_numpy(layout.stack(batch.y, layout.outputs)).to(device)
-        optimiser.zero_grad(set_to_none=True)
-        loss = fitted.errors(fitted.apply(x), y).mean()
-        loss.backward()  # type: ignore[no-untyped-call]
-        if config.clip:
-            torch.nn.utils.clip_grad_norm_(fitted.net.parameters(), config.clip)
-        optimiser.step()
-        total += loss.detach() * len(x)
-        count += len(x)
-    return float(total) / max(count, 1)
+        losses = _step(fitted, optimiser, batch, ctx.comm)
+        total += losses.sum()
+        count += len(losses)
+        samples.feedback(losses.cpu().numpy())
+    return float(total), float(count)
 
 
-def _error(fitted: Fitted, valid: Samples) -> float:
-    """Mean relative L2 error on validation samples."""
+def _step(fitted: Fitted, optimiser: torch.optim.AdamW, batch: Batch, comm: Comm) -> Tensor:
+    """One step of all ranks; returns the loss of each of this rank's samples."""
+    config, layout, device = fitted.config, fitted.layout, fitted.device
+    x = torch.from_numpy(layout.stack(batch.x, layout.inputs)).to(device)
+    y = torch.from_numpy(layout.stack(batch.y, layout.outputs)).to(device)
+    optimiser.zero_grad(set_to_none=True)
+    losses = fitted.losses(fitted.apply(x), y)
+    if comm.size == 1:
+        losses.mean().backward()  # type: ignore[no-untyped-call]
+    else:
+        losses.sum().backward()  # type: ignore[no-untyped-call]
+        average(list(fitted.net.parameters()), len(losses), comm)
+    if config.clip:
+        torch.nn.utils.clip_grad_norm_(fitted.net.parameters(), config.clip)
+    optimiser.step()
+    return losses.detach()
+
+
+def _error(fitted: Fitted, valid: Samples) -> tuple[float, float]:
+    """Sum of the relative L2 errors on this rank's validation samples, and their number."""
     layout = fitted.layout
     total, count = 0.0, 0
     for batch in valid.batches(PREDICT, seed=None):
@@ -164,4 +186,4 @@ def _error(fitted: Fitted, valid: Samples) -> float:
         truth = layout.stack(batch.y, layout.outputs)
         total += float(fitted.errors(torch.from_numpy(guess), torch.from_numpy(truth)).sum())
         count += len(truth)
-    return total / count if count else math.nan
+    return total, float(count)

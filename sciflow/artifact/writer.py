@@ -106,6 +106,13 @@ class Writer:
         return path
 
     @property
+    def store(self) -> Store:
+        """The store that this is published in; only on the driver's side, not in its jobs."""
+        if self._store is None:
+            raise Invalid(f"{self.path} was joined by a job; only its driver knows the store")
+        return self._store
+
+    @property
     def schema(self) -> Schema:
         """Fields created so far."""
         return Schema(self._kind, self._fields)

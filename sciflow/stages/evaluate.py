@@ -38,27 +38,42 @@ EVALUATION = Schema(
 class Evaluate(Stage):
     """Predicts unseen members and compares with the truth and with two baselines.
 
-    The baselines are the mean of the training outputs and the output of the training member whose
-    inputs are nearest.
+    The baselines are the mean of the training outputs and the output of the training sample whose
+    inputs are nearest. A model that was trained with a window is evaluated on the same windows: a
+    sample is then a window, and ``members`` names the member of each. A model that was trained while
+    its solvers ran has no training ensemble and no baselines (NaN).
 
     Attributes
     ----------
     members : {"test", "all"}
         ``test``: the members that training left out. ``all``: every member, for an ensemble
-        that training has not seen; refused for the one it has.
+        that training has not seen; refused for the one it has, and the only choice for a model that
+        was trained while its solvers ran.
     """
 
     name: ClassVar[str] = "evaluate"
     inputs: ClassVar[Mapping[str, Schema]] = {"model": MODEL, "ensemble": ENSEMBLE, "training": ENSEMBLE}
+    optional: ClassVar[tuple[str, ...]] = ("training",)
     output: ClassVar[Schema] = EVALUATION
     members: Literal["test", "all"] = "test"
 
     def check(self, inputs: Mapping[str, Artifact]) -> None:
         """Also refuse a model that was not trained on ``training``, and ``all`` on seen members."""
         super().check(inputs)
-        seen = inputs["model"].attributes["ensemble"]
-        if seen != inputs["training"].digest:
-            raise Invalid(f"{inputs['model'].path} was not trained on {inputs['training'].path}")
+        model, training = inputs["model"], inputs.get("training")
+        seen = model.attributes.get("ensemble")
+        if training is not None and seen != training.digest:
+            raise Invalid(f"{model.path} was not trained on {training.path}")
+        if seen is not None and training is None:
+            raise Invalid(
+                f"{model.path} was trained on a stored ensemble; give it as the input 'training', for the "
+                "baselines"
+            )
+        if seen is None and self.members != "all":
+            raise Invalid(
+                f"{model.path} was trained while its solvers ran and no stored member was left out for a "
+                "test; evaluate it on another ensemble with members='all'"
+            )
         if self.members == "all" and inputs["ensemble"].digest == seen:
             raise Invalid(
                 "the model was trained on members of this ensemble; evaluate it with members='test'"
@@ -66,20 +81,28 @@ class Evaluate(Stage):
 
     def run(self, inputs: Mapping[str, Artifact], out: Writer, ctx: Context) -> None:
         """Predict and score."""
+        import numpy as np
+
         from sciflow.stored import Stored
 
         model = load_model(inputs["model"])
         names = tuple(model.signature.inputs), tuple(model.signature.outputs)
+        noted = inputs["model"].attributes.get("window")
+        window = None if noted is None else (noted[0], noted[1])
         chosen = inputs["model"].read("test_members") if self.members == "test" else None
-        test = Stored(inputs["ensemble"], *names, chosen)
-        seen = Stored(inputs["training"], *names, inputs["model"].read("train_members")).all()
+        test = Stored(inputs["ensemble"], *names, chosen, window=window)
         batch = test.all()
         ctx.progress(0, len(test), "test members")
         predicted = model.predict(batch.x)
         ctx.progress(len(test), len(test), "test members")
-        out.write("members", test.members, EVALUATION["members"])
+        out.write("members", test.sample_members, EVALUATION["members"])
         score(predicted, batch, test.signature, out)
-        baselines(seen, batch, out)
+        if "training" in inputs:
+            members = inputs["model"].read("train_members")
+            baselines(Stored(inputs["training"], *names, members, window=window).all(), batch, out)
+        else:
+            for name in ("baseline_mean", "baseline_nearest"):
+                out.write(name, np.full(len(test), np.nan), EVALUATION[name])
         examples(predicted, batch, test.signature, out)
         out.describe(
             model=inputs["model"].digest,
@@ -98,7 +121,7 @@ def score(predicted: Mapping[str, np.ndarray], batch: Batch, signature: Signatur
     rows: dict[str, list[np.ndarray]] = {"relative_l2": [], "vrmse": [], "band_errors": []}
     for name, truth in batch.y.items():
         axes = signature.outputs[name].axes
-        space = [1 + i for i, axis in enumerate(axes) if axis != "time"]
+        space = [1 + i for i, axis in enumerate(axes) if axis not in ("time", "lead")]
         periodic = [i for i in space if axes[i - 1] in signature.periodic]
         guess = predicted[name]
         rows["relative_l2"].append(metrics.relative_l2(guess, truth))
@@ -114,7 +137,7 @@ def score(predicted: Mapping[str, np.ndarray], batch: Batch, signature: Signatur
 
 
 def baselines(seen: Batch, batch: Batch, out: Writer) -> None:
-    """Write the relative L2 errors of the mean predictor and of the nearest training member."""
+    """Write the relative L2 errors of the mean predictor and of the nearest training sample."""
     import numpy as np
 
     from sciflow.stages import metrics
@@ -173,7 +196,7 @@ def nearest_member(seen: Mapping[str, np.ndarray], asked: Mapping[str, np.ndarra
 
 
 def examples(predicted: Mapping[str, np.ndarray], batch: Batch, signature: Signature, out: Writer) -> None:
-    """Keep truth and prediction of the best, median and worst member of the first output."""
+    """Keep truth and prediction of the best, median and worst sample of the first output."""
     import numpy as np
 
     from sciflow.stages import metrics
@@ -186,7 +209,7 @@ def examples(predicted: Mapping[str, np.ndarray], batch: Batch, signature: Signa
     kept = Field(("example", *field.axes), field.unit, field.dtype)
     for axis in field.axes:
         size = batch.y[name].shape[1 + field.axes.index(axis)]
-        unit = "s" if axis == "time" else "m"
+        unit = {"time": "s", "lead": "1"}.get(axis, "m")
         coordinates = np.asarray(signature.coordinates[axis], dtype=np.float64)
         out.write(axis, coordinates[:size], Field((axis,), unit, "float64"))
     out.write("example_truth", batch.y[name][pick], kept)

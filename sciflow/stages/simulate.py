@@ -97,11 +97,22 @@ class Simulate(Stage):
     def run(self, inputs: Mapping[str, Artifact], out: Writer, ctx: Context) -> None:
         """Solve what is missing, then seal."""
         points = points_of(inputs["design"], self.problem)
-        self._begin(out, inputs["design"], points)
+        self.begin(out, inputs["design"], points)
         Campaign(self, points, out, ctx).run()
-        self._seal(out, points, ctx)
+        self.seal(out, points, ctx)
 
-    def _begin(self, out: Writer, design: Artifact, points: np.ndarray) -> None:
+    def begin(self, out: Writer, design: Artifact, points: np.ndarray) -> None:
+        """Create the fields of the ensemble; members may be written afterwards.
+
+        Parameters
+        ----------
+        out : Writer
+            Of the ensemble.
+        design : Artifact
+            Where the points come from.
+        points : ndarray, shape (member, parameter)
+            In the problem's units.
+        """
         import numpy as np
 
         problem = self.problem
@@ -126,7 +137,14 @@ class Simulate(Stage):
             design=design.digest,
         )
 
-    def _seal(self, out: Writer, points: np.ndarray, ctx: Context) -> None:
+    def seal(self, out: Writer, points: np.ndarray, ctx: Context) -> None:
+        """Write what is known when every member has a record: status, seeds, solver figures.
+
+        Raises
+        ------
+        Failed
+            If fewer than `minimum` of the members succeeded.
+        """
         import numpy as np
 
         records = out.committed()

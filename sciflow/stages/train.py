@@ -43,6 +43,10 @@ class Train(Stage):
         Fields it maps to.
     train, valid : float
         Fractions of the members; the rest is never seen and kept for evaluation.
+    window : tuple of int or None
+        ``(k, l)``: learn to predict ``l`` time levels from the ``k`` before, at every level where they
+        fit; with ``k = 0`` from parameters, fields without a time axis and ``"time"``. ``None``: a
+        sample is a member.
     checkpoint_every : int
         Epochs between checkpoints.
     seed : int
@@ -57,6 +61,7 @@ class Train(Stage):
     outputs_of: tuple[str, ...]
     train: float = 0.8
     valid: float = 0.05
+    window: tuple[int, int] | None = None
     checkpoint_every: int = 5
     seed: int = 0
 
@@ -78,12 +83,12 @@ class Train(Stage):
         return config
 
     def check(self, inputs: Mapping[str, Artifact]) -> None:
-        """Also refuse fields that the ensemble does not have."""
+        """Also refuse fields that the ensemble does not have, and a window that does not fit."""
         super().check(inputs)
         require(self.surrogate)
         from sciflow.stored import Stored
 
-        Stored(inputs["ensemble"], self.inputs_of, self.outputs_of, members=())
+        Stored(inputs["ensemble"], self.inputs_of, self.outputs_of, window=self.window)
 
     def run(self, inputs: Mapping[str, Artifact], out: Writer, ctx: Context) -> None:
         """Fit, keeping checkpoints, and store the model."""
@@ -94,7 +99,9 @@ class Train(Stage):
         ensemble = inputs["ensemble"]
         good = np.flatnonzero(ensemble.read("status") == 1)
         parts = split(good, self.train, self.valid, self.seed)
-        samples, valid = (Stored(ensemble, self.inputs_of, self.outputs_of, p) for p in parts[:2])
+        samples, valid = (
+            Stored(ensemble, self.inputs_of, self.outputs_of, p, window=self.window) for p in parts[:2]
+        )
         kept = Checkpoints(out.scratch)
         history, resume = kept.latest()
         if history:
@@ -114,7 +121,7 @@ class Train(Stage):
         for name, members in zip(MODEL, parts, strict=True):
             out.write(name, members, _MEMBERS)
         store_model(self.surrogate, model, history, out)
-        out.describe(ensemble=ensemble.digest)
+        out.describe(ensemble=ensemble.digest, window=self.window and list(self.window))
 
 
 def split(

@@ -86,6 +86,32 @@ def test_windows_hold_consecutive_levels(data, k, m):
         assert samples.signature.coordinates["lead"].tolist() == list(range(1, m + 1))
 
 
+@pytest.mark.parametrize(("k", "m"), [(0, 1), (0, 2), (0, LEVELS), (1, 1), (2, 3)])
+def test_time_is_that_of_the_first_level_that_is_predicted(data, k, m):
+    inputs = ["time", "a", "q"] if k == 0 else ["u", "time", "a"]
+    samples = Stored(data, inputs, ["u"], window=(k, m))
+    assert len(samples) == 6 * (LEVELS - k - m + 1)
+    assert samples.signature.inputs["time"] == Field(
+        (), "s", "float32", "time of the first level that is predicted"
+    )
+    assert samples.signature.outputs["u"].axes == (("lead", "x") if m > 1 else ("x",))
+    batch = samples.take(samples.order(3))
+    assert batch.x["time"].dtype == np.float32
+    assert batch.x["time"].shape == (len(samples),)
+    for t, a, y in zip(batch.x["time"], batch.x["a"], batch.y["u"], strict=True):
+        np.testing.assert_array_equal(y.reshape(m, 9), [truth(a, t + i) for i in range(m)])
+    np.testing.assert_array_equal(samples.sample_members[samples.order(3)], batch.x["a"])
+    assert set(batch.x["time"].tolist()) == set(range(k, LEVELS - m + 1))
+
+
+def test_the_member_of_every_sample_is_known(data):
+    whole = Stored(data, ["a"], ["u"])
+    assert whole.sample_members.tolist() == whole.members.tolist()
+    some = Stored(data, ["a"], ["u"], members=[5, 1], window=(1, 2))
+    np.testing.assert_array_equal(some.sample_members, some.all().x["a"])
+    assert some.sample_members.tolist() == [5] * 4 + [1] * 4
+
+
 def test_members_that_end_early_give_the_windows_that_they_have(tmp_path):
     steps = [6, 2, 3, 0, 1, 4, 5]
     data = ensemble(tmp_path, steps=steps)
@@ -134,7 +160,9 @@ def test_blocks_of_members_are_read_together(data):
 
 def test_what_is_refused(data):
     for arguments, match in [
-        ({"window": (0, 1)}, "at least one level"),
+        ({"window": (0, 1)}, r"'u' has time levels and the window \(0, 1\) takes none of the inputs"),
+        ({"window": (1, 0)}, "at least one out"),
+        ({"window": (-1, 1)}, "no negative number of levels"),
         ({"window": (4, 4)}, "longer than the trajectories"),
         ({"shard": (2, 2)}, "below the number of ranks"),
         ({"block": 0}, "at least one member"),
@@ -147,6 +175,10 @@ def test_what_is_refused(data):
         Stored(data, ["w"], ["u"])
     with pytest.raises(Invalid, match="no time axis"):
         Stored(data, ["q[0]"], ["u"])
+    with pytest.raises(Invalid, match="'time' is an input with a window alone"):
+        Stored(data, ["time"], ["u"])
+    with pytest.raises(NotFound, match="no field or parameter 'time'"):
+        Stored(data, ["a"], ["time"], window=(0, 1))
     with pytest.raises(Invalid, match="there are 6 time levels"):
         Stored(data, ["u[6]"], ["u"])
     with pytest.raises(Invalid, match="name the field alone"):

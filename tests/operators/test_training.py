@@ -3,8 +3,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 from sciflow import Cancelled, Context, Diverged, Field, Invalid, Signature
+from sciflow.context import SerialComm
 from sciflow.samples import Batch, Samples
-from sciflow_operators.channels import Layout, Scale
+from sciflow_operators.channels import Layout, scales
 from sciflow_operators.components import FNO
 from sciflow_operators.model import relative_l2, torch_threads
 from sciflow_operators.training import _rate
@@ -177,7 +178,7 @@ def test_channels_come_back_as_the_fields_they_were():
     values = {"T": rng.random((2, 3, 4, 5), dtype="float32")}
     stacked = layout.stack(values, layout.outputs)
     assert stacked.shape == (2, 4, 5, 3)
-    back = layout.unstack(stacked, {"T": fields["T"].axes})
+    back = layout.unstack(stacked)
     np.testing.assert_array_equal(back["T"], values["T"])
     x = layout.stack({"q": rng.random((2, 4, 5)), "b": np.array([7.0, 8.0])}, layout.inputs)
     assert (x[0, ..., 1] == 7).all()
@@ -231,7 +232,7 @@ def test_a_checkpoint_of_another_configuration_is_refused():
     [
         ({"a": ("x",)}, {"b": ("y", "x")}, "fields on one grid"),
         ({"a": ("z", "y", "x")}, {"b": ("z", "y", "x")}, "one or two spatial axes"),
-        ({"a": ("x",)}, {"b": ()}, "an FNO predicts fields"),
+        ({"a": ("x",)}, {"b": ()}, "this surrogate predicts fields"),
         ({"a": ("x", "time")}, {"b": ("x",)}, "time must be the first axis"),
     ],
 )
@@ -245,7 +246,7 @@ def test_signatures_that_cannot_be_fitted_are_refused(inputs, outputs, message):
 def test_scaling_is_computed_without_cancellation():
     samples = smoothing(50)
     samples.x["u"] = (samples.x["u"] * 1e-2 + 300).astype("float32")
-    scale = Scale.of(samples, Layout.of(samples.signature), inputs=True)
+    scale, _ = scales(samples, Layout.of(samples.signature), SerialComm())
     exact = samples.x["u"].astype("float64")
     assert scale.mean[0] == pytest.approx(exact.mean(), rel=1e-6)
     assert scale.spread[0] == pytest.approx(exact.std(), rel=1e-3)

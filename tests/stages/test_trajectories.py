@@ -187,7 +187,7 @@ def test_a_snapshot_of_a_running_ensemble_stays_as_it_is(tmp_path):
         from sciflow.stages.simulate import points_of
 
         points = points_of(Artifact.open(design), problem)
-        stage._begin(out, Artifact.open(design), points)
+        stage.begin(out, Artifact.open(design), points)
         for m in (3, 1):
             with out.member(m) as one:
                 mu = dict(zip(problem.parameters, points[m], strict=True))
@@ -246,7 +246,7 @@ def test_a_member_damaged_before_publication_is_set_aside_and_solved_again(tmp_p
     from sciflow import Failed
 
     whole = ensemble(tmp_path / "a", March())
-    real = Simulate._seal
+    real = Simulate.seal
 
     def damage(self, out, points, ctx):
         (shard,) = (out.path / "data.zarr" / "u").glob("c.2.*")
@@ -256,7 +256,7 @@ def test_a_member_damaged_before_publication_is_set_aside_and_solved_again(tmp_p
         real(self, out, points, ctx)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Simulate, "_seal", damage)
+        patch.setattr(Simulate, "seal", damage)
         with pytest.raises(Failed, match=r"members \[2\] were damaged .*(.|\n)*Run again"):
             ensemble(tmp_path / "b", March())
     before = len(levels_computed(tmp_path / "b"))

@@ -1,0 +1,1 @@
+"""Training while the solvers run: transports, reservoirs, steering, clients."""

@@ -1,0 +1,633 @@
+"""A trainer rank's side of the protocol: refuses, gives out members, takes levels in, holds back."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from sciflow.errors import Failed, Invalid
+from sciflow.problem import member_seed
+from sciflow_online.intake import Intake, Recipe, Sample
+from sciflow_online.roster import Roster, Standing
+from sciflow_online.wire import Header, Kind, entries, text
+
+if TYPE_CHECKING:
+    from sciflow.context import Context
+    from sciflow_online.transport import Message, Server
+
+TRAIN, VALID, TEST = 0, 1, 2
+"""What a member is for."""
+PURPOSES = ("train", "valid", "test")
+LOOK = 0.5
+"""Seconds between two looks at who is silent or gone."""
+PROBE = 2.0
+"""Seconds between two attempts to find out which connections are gone."""
+WAIT = 0.25
+"""Seconds after which a solver without work asks again."""
+
+
+class Sink(Protocol):
+    """Where training samples go: a reservoir's buffer."""
+
+    def room(self) -> bool:
+        """Whether `put` would take a sample now."""
+
+    def put(self, arrays: Mapping[str, np.ndarray], member: int, sample: int) -> None:
+        """Take a sample."""
+
+
+class Plan:
+    """Which points the members have, and what each of them is for.
+
+    Parameters
+    ----------
+    points : ndarray, shape (member, parameter)
+        In the problem's units; changed where a point is steered.
+    purposes : ndarray of int, shape (member,)
+        `TRAIN`, `VALID` or `TEST`.
+    choose : callable or None
+        Gives the point of a training member at the moment when it is begun, instead of its row.
+    """
+
+    def __init__(
+        self, points: np.ndarray, purposes: np.ndarray, choose: Callable[[int], np.ndarray] | None = None
+    ) -> None:
+        self.points, self.purposes = points, purposes
+        self._choose = choose
+        self.chosen = np.zeros(len(points), dtype=bool)
+
+    def of(self, purpose: int) -> list[int]:
+        """Members with a purpose, in order."""
+        return [int(m) for m in np.flatnonzero(self.purposes == purpose)]
+
+    def point(self, member: int) -> np.ndarray:
+        """Where a member is computed; asked again it is the same."""
+        if self._choose is not None and self.purposes[member] == TRAIN and not self.chosen[member]:
+            self.points[member] = self._choose(member)
+        self.chosen[member] = True
+        return self.points[member]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What holds for every solver of a run.
+
+    Attributes
+    ----------
+    token : str
+        Without it nobody is let in.
+    session : str
+        Of this trainer; another one when it was started again.
+    endpoints : sequence of str
+        One for each trainer rank.
+    credits : int
+        Messages of a connection that may be under way.
+    heartbeat : float
+        Seconds between two signs of life; a solver that gives five in a row too few is lost.
+    patience : float
+        Seconds within which a new time level must come.
+    seed : int
+        Of the ensemble.
+    gone : Path or None
+        A folder in which the names of groups appear whose jobs have ended.
+    minimum : float
+        Smallest fraction of the members that must succeed.
+    """
+
+    token: str
+    session: str
+    endpoints: Sequence[str] = ()
+    credits: int = 8
+    heartbeat: float = 5.0
+    patience: float = 600.0
+    seed: int = 0
+    gone: Path | None = None
+    minimum: float = 0.0
+
+
+@dataclass
+class _Peer:
+    group: str
+    rank: int
+    ranks: int
+    beats: bool
+    heart: bool
+    taken: int = 0
+
+
+@dataclass
+class Tally:
+    """What came in so far.
+
+    Attributes
+    ----------
+    messages, nbytes : int
+        Parts of levels, and their bytes.
+    samples : int
+        Training samples that went into the buffer.
+    refused : int
+        Connections and messages that were refused.
+    solver_seconds, blocked_seconds : float
+        Of all solver ranks that are through with a member: in all, and of it waiting for the trainer.
+    """
+
+    messages: int = 0
+    nbytes: int = 0
+    samples: int = 0
+    refused: int = 0
+    solver_seconds: float = 0.0
+    blocked_seconds: float = 0.0
+
+
+@dataclass
+class _Lane:
+    """Finished samples that wait for room, with the connection that is told when they are in."""
+
+    queue: deque[tuple[Sample, Any]] = field(default_factory=deque)
+
+
+class Reception:
+    """Talks to the solvers, between two training steps and never in another thread.
+
+    Parameters
+    ----------
+    server : Server
+        The transport's end.
+    recipe : Recipe
+        What samples are made of.
+    sink : Sink
+        Where training samples go.
+    plan : Plan
+        Points and purposes; on ranks other than 0 filled by what rank 0 tells.
+    terms : Terms
+        Credits, patience, token.
+    roster : Roster or None
+        The table of members; of rank 0.
+    ctx : Context
+        Log, events, and the communicator of the trainer ranks.
+    lanes : int
+        0 takes samples as they come. Above, samples go into the buffer lane by lane in turn, whichever
+        solver is quicker.
+    """
+
+    def __init__(
+        self, server: Server, recipe: Recipe, sink: Sink, plan: Plan, terms: Terms, roster: Roster | None,
+        ctx: Context, lanes: int = 0,
+    ) -> None:  # fmt: skip
+        self._server, self.recipe, self._sink, self.plan = server, recipe, sink, plan
+        self._terms, self.roster, self._ctx = terms, roster, ctx
+        self._comm: Any = ctx.comm
+        self.intake = Intake(recipe, len(plan.points), ctx.comm.rank, ctx.comm.size)
+        self.tally = Tally()
+        self.held: list[Sample] = []
+        self.limit: float = float("inf")
+        self.lanes = lanes
+        self.turn = 0
+        self._lanes = [_Lane() for _ in range(max(1, lanes))]
+        self._peers: dict[Any, _Peer] = {}
+        self._early: deque[Message] = deque()
+        self._notes: list[Any] = []
+        self._looked = self._probed = time.monotonic()
+        self._version = 0
+        self._settled: dict[int | None, tuple[int, bool]] = {}
+
+    # -- the loop ----------------------------------------------------------------------------
+
+    def poll(self, timeout: float = 0.0) -> None:
+        """Take in what has come, answer it, and put finished samples where there is room."""
+        self._ctx.check()
+        self._take_notes()
+        self._put()
+        for message in self._server.receive(timeout):
+            self._handle(message)
+        if self._early:
+            self._again()
+        self._put()
+        self._pay()
+        now = time.monotonic()
+        if self.roster is not None and now - self._looked > LOOK:
+            self._look(now)
+
+    def _handle(self, message: Message) -> None:
+        header = message.header
+        peer = self._peers.get(message.peer)
+        if header.kind == Kind.HELLO:
+            self._hello(message)
+        elif peer is None:
+            self._refuse(message.peer, "say HELLO with the token of this run first")
+        elif header.kind in (Kind.DATA, Kind.INDEX):
+            self._part(peer, message)
+        elif header.kind == Kind.ALIVE:
+            self._heard(header, moved=False)
+        elif self.roster is None:
+            self._refuse(message.peer, f"{header.kind.name} goes to trainer rank 0")
+        elif header.kind == Kind.ASK:
+            self._ask(peer, message)
+        elif header.kind == Kind.FINISH:
+            self._finish(peer, message)
+        elif header.kind == Kind.LEAVE:
+            self._lost(peer.group, "its solver left", penalty=False)
+        else:
+            self._refuse(message.peer, f"{header.kind.name} is not for a trainer")
+
+    def _refuse(self, peer: Any, reason: str) -> None:
+        self.tally.refused += 1
+        self._ctx.log.warning("refused: %s", reason)
+        self._server.send(peer, Header(Kind.REFUSED), text({"reason": reason}))
+
+    # -- hello and work ----------------------------------------------------------------------
+
+    def _hello(self, message: Message) -> None:
+        import hmac
+
+        said, header = entries(message.payload), message.header
+        if not hmac.compare_digest(said.get("token", "").encode(), self._terms.token.encode()):
+            self._refuse(message.peer, "the token is not that of this run: read it from the address file")
+            return
+        name = said.get("group", "")
+        if not name or not 0 <= header.rank < header.ranks:
+            self._refuse(
+                message.peer, f"HELLO needs a group and a rank, got {name!r}, {header.rank} of {header.ranks}"
+            )
+            return
+        try:
+            if self.roster is not None:
+                self.roster.enter(name, header.ranks)
+        except Invalid as error:
+            self._refuse(message.peer, str(error))
+            return
+        self._peers[message.peer] = _Peer(
+            name, header.rank, header.ranks, said.get("beats") == "1", said.get("client") == "heart"
+        )
+        self._server.send(message.peer, Header(Kind.WELCOME), text(self._welcome()))
+
+    def _welcome(self) -> dict[str, object]:
+        terms, recipe = self._terms, self.recipe
+        said: dict[str, object] = {
+            "session": terms.session,
+            "trainers": self._ctx.comm.size,
+            "credits": terms.credits,
+            "heartbeat": terms.heartbeat,
+            "spread": recipe.spread,
+            "fields": len(recipe.fields),
+            "parameters": len(recipe.problem.parameters),
+        }
+        for i, f in enumerate(recipe.fields):
+            said[f"field{i}"] = f"{f.name} {f.dtype.name} {int(f.timed)} {f.size}"
+        for i, name in enumerate(recipe.problem.parameters):
+            said[f"parameter{i}"] = name
+        for i, endpoint in enumerate(terms.endpoints):
+            said[f"endpoint{i}"] = endpoint
+        return said
+
+    def _ask(self, peer: _Peer, message: Message) -> None:
+        roster = self.roster
+        assert roster is not None
+        if peer.group not in roster.groups:
+            # It was thought lost and is back: it begins anew.
+            try:
+                roster.enter(peer.group, peer.ranks)
+            except Invalid as error:
+                self._refuse(message.peer, str(error))
+                return
+        number = message.header.level
+        known = len(roster.groups[peer.group].turns)
+        turn = roster.ask(peer.group, number, time.monotonic())
+        if turn is None:
+            over = self.settled()
+            self._server.send(message.peer, Header(Kind.BYE if over else Kind.WAIT), text({"seconds": WAIT}))
+            if over:
+                self._drop(message.peer)
+            return
+        point = self.plan.point(turn.member)
+        if number >= known:
+            self._begin(turn.member, turn.attempt, point)
+        said: dict[str, object] = {
+            "seed": member_seed(self._terms.seed, turn.member),
+            "purpose": PURPOSES[self.plan.purposes[turn.member]],
+            **{f"p{i}": repr(float(v)) for i, v in enumerate(point)},
+        }
+        head = Header(Kind.MEMBER, member=turn.member, attempt=turn.attempt, level=number)
+        self._server.send(message.peer, head, text(said))
+
+    def _begin(self, member: int, attempt: int, point: np.ndarray) -> None:
+        self.intake.begin(member, attempt, point)
+        note = np.array([member, attempt, self.plan.purposes[member], *point], dtype=np.float64)
+        for rank in range(1, self._comm.size):
+            self._notes.append((self._comm.Isend(note, rank, 23), note))
+        self._notes = [(request, kept) for request, kept in self._notes if not request.Test()]
+
+    def _take_notes(self) -> None:
+        """On other ranks: what rank 0 gave out."""
+        if self._comm.rank == 0 or self._comm.size == 1:
+            return
+        while self._comm.Iprobe(0, 23):
+            note = np.empty(3 + self.plan.points.shape[1])
+            self._comm.Recv(note, 0, 23)
+            member = int(note[0])
+            self.plan.purposes[member] = int(note[2])
+            self.plan.points[member] = note[3:]
+            self.intake.begin(member, int(note[1]), note[3:])
+
+    def _finish(self, peer: _Peer, message: Message) -> None:
+        roster, header, said = self.roster, message.header, entries(message.payload)
+        assert roster is not None
+        self.tally.solver_seconds += _number(said.get("seconds"))
+        self.tally.blocked_seconds += _number(said.get("blocked"))
+        whole = self.recipe.adaptive or header.level == self.recipe.levels
+        if said.get("status") != "ok":
+            self._fail(header, said.get("reason") or "the solver says that it failed", said.get("final"))
+        elif not whole and self.plan.purposes[header.member] != TEST:
+            self._fail(header, f"its solver stopped after {header.level} of {self.recipe.levels} time levels")
+        elif roster.finish(header.member, header.attempt, header.rank):
+            self.intake.end(header.member)
+            self._tell(header.member, "ok")
+        self._server.send(message.peer, Header(Kind.FINISHED, member=header.member))
+
+    def _fail(self, header: Header, reason: str, final: str | None = None) -> None:
+        assert self.roster is not None
+        turn = self.roster.turns.get(header.member)
+        if turn is None or turn.attempt != header.attempt:
+            return
+        if final == "1":
+            self.roster.tries[header.member] = self.roster.attempts
+        again = self.roster.fail(header.member, header.attempt, reason)
+        self._note_failure(header.member, reason, again=again)
+
+    def _note_failure(self, member: int, reason: str, *, again: bool) -> None:
+        self.intake.end(member)
+        word = "it is computed again" if again else "it is left out"
+        self._ctx.log.warning("member %d: %s; %s", member, reason, word)
+        if not again:
+            self._tell(member, "failed", reason)
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """End the run as soon as it is certain that too few members will succeed."""
+        roster, minimum = self.roster, self._terms.minimum
+        assert roster is not None
+        failed, count = roster.count(Standing.FAILED), len(roster.standing)
+        if count - failed < minimum * count:
+            shown = "; ".join(f"member {m}: {r}" for m, r in list(roster.reasons.items())[:3])
+            raise Failed(
+                f"{failed} of {count} members failed, so fewer than the minimum of {minimum:.0%} can "
+                f"succeed. {shown}. Mend the cause and run again, or accept them with a smaller minimum."
+            )
+
+    def _tell(self, member: int, state: str, reason: str = "") -> None:
+        self._version += 1
+        self._ctx.emit({"event": "member", "member": member, "state": state, "reason": reason})
+
+    # -- levels ------------------------------------------------------------------------------
+
+    def _part(self, peer: _Peer, message: Message) -> None:
+        header = message.header
+        if header.kind == Kind.DATA and not self.intake.expects(header):
+            # Rank 0 gave this member out a moment ago; its note is under way.
+            self._early.append(message)
+            return
+        try:
+            if header.kind == Kind.INDEX:
+                self.intake.place(message.peer, header, message.payload)
+                return
+            samples = self.intake.add(message.peer, header, message.payload)
+        except (Invalid, ValueError, IndexError) as error:
+            self._bad(peer, message, str(error))
+            return
+        self.tally.messages += 1
+        self.tally.nbytes += 64 + len(message.payload)
+        self._heard(header, moved=True)
+        if not samples:
+            peer.taken += 1
+            return
+        lane = self._lanes[self._lane_of(peer) if self.lanes else 0]
+        for i, sample in enumerate(samples, 1):
+            if self.plan.purposes[sample.member] == VALID:
+                self.held.append(sample)
+                peer.taken += i == len(samples)
+            else:
+                lane.queue.append((sample, peer if i == len(samples) else None))
+
+    def _lane_of(self, peer: _Peer) -> int:
+        if self.roster is not None and peer.group in self.roster.groups:
+            return self.roster.groups[peer.group].lane
+        return 0
+
+    def _again(self) -> None:
+        early, self._early = self._early, deque()
+        self._take_notes()
+        for message in early:
+            peer = self._peers.get(message.peer)
+            if peer is not None:
+                self._part(peer, message)
+
+    def _bad(self, peer: _Peer, message: Message, reason: str) -> None:
+        """A part that cannot be right ends the attempt, and nothing else."""
+        self.tally.refused += 1
+        peer.taken += message.header.kind == Kind.DATA
+        header = message.header
+        head = Header(Kind.ABORT, member=header.member, attempt=header.attempt)
+        self._server.send(message.peer, head, text({"reason": reason}))
+        if self.roster is not None:
+            self._fail(header, reason)
+        else:
+            self.intake.end(header.member)
+
+    def _put(self) -> None:
+        """Move finished samples into the buffer as far as there is room and their turn has come."""
+        while self.tally.samples < self.limit and self._sink.room():
+            lane = self._lanes[self.turn]
+            if not lane.queue:
+                if not self.lanes or not self._skip():
+                    return
+                continue
+            sample, peer = lane.queue.popleft()
+            self._sink.put(sample.arrays, sample.member, sample.number)
+            self.tally.samples += 1
+            if peer is not None:
+                peer.taken += 1
+            if self.lanes:
+                self.turn = (self.turn + 1) % self.lanes
+
+    def _skip(self) -> bool:
+        """Whether the lane whose turn it is has nothing more to give, and another one has."""
+        assert self.roster is not None
+        roster = self.roster
+        for _ in range(self.lanes):
+            lane = self._lanes[self.turn]
+            if lane.queue:
+                return True
+            if not roster.exhausted(self.turn, self._is_train):
+                return False
+            self.turn = (self.turn + 1) % self.lanes
+        return False
+
+    def _is_train(self, member: int) -> bool:
+        return bool(self.plan.purposes[member] == TRAIN)
+
+    def _pay(self) -> None:
+        """Tell every connection how many of its messages were taken."""
+        for key, peer in list(self._peers.items()):
+            if peer.taken:
+                if not self._server.send(key, Header(Kind.CREDIT, count=peer.taken)):
+                    self._drop(key)
+                peer.taken = 0
+
+    def _drop(self, key: Any) -> None:
+        self._peers.pop(key, None)
+        self.intake.forget(key)
+
+    # -- who is still there ------------------------------------------------------------------
+
+    def _heard(self, header: Header, *, moved: bool) -> None:
+        if self.roster is not None:
+            self.roster.heard(
+                header.member, header.attempt, time.monotonic(), moved=moved, level=header.level
+            )
+
+    def _look(self, now: float) -> None:
+        roster, terms = self.roster, self._terms
+        assert roster is not None
+        # What lay in the queue while the last training step ran was taken in by now.
+        self._looked = now
+        beating = {p.group for p in self._peers.values() if p.beats}
+        for turn, reason in roster.silent(now, 5 * terms.heartbeat, terms.patience, beating):
+            self._ctx.emit({"event": "hung", "group": turn.group, "reason": reason})
+            self._abort(turn.group, turn.member, turn.attempt, reason)
+            self._lost(turn.group, reason, penalty=True)
+        self._probe(now)
+        if terms.gone is None or not terms.gone.is_dir():
+            return
+        for note in list(terms.gone.iterdir()):
+            if note.name.endswith(".partial"):
+                continue
+            if note.name in roster.groups:
+                reason = note.read_text().strip()
+                self._lost(note.name, reason or "its job ended", penalty=bool(reason))
+            for key in [k for k, p in self._peers.items() if p.group == note.name]:
+                self._drop(key)
+            note.unlink(missing_ok=True)
+
+    def _probe(self, now: float) -> None:
+        """Find connections that are gone: nothing can be sent to them any more."""
+        if now - self._probed < PROBE:
+            return
+        self._probed = now
+        for key, peer in list(self._peers.items()):
+            if not self._server.send(key, Header(Kind.CREDIT)):
+                self._drop(key)
+                if not peer.heart:
+                    self._lost(peer.group, "the connection to its solver is gone", penalty=True)
+
+    def _abort(self, group: str, member: int, attempt: int, reason: str) -> None:
+        for key, peer in list(self._peers.items()):
+            if peer.group == group:
+                head = Header(Kind.ABORT, member=member, attempt=attempt)
+                self._server.send(key, head, text({"reason": reason}))
+
+    def _lost(self, group: str, reason: str, *, penalty: bool) -> None:
+        assert self.roster is not None
+        member = self.roster.leave(group, reason, penalty=penalty)
+        if member is None:
+            return
+        self.intake.end(member)
+        if penalty:
+            again = self.roster.standing[member] == Standing.PENDING
+            self._note_failure(member, reason, again=again)
+
+    # -- ends --------------------------------------------------------------------------------
+
+    def settled(self, purpose: int | None = None) -> bool:
+        """On rank 0: whether nothing more will come of the members (with a purpose)."""
+        assert self.roster is not None
+        version, answer = self._settled.get(purpose, (-1, False))
+        if not answer and version != self._version:
+            answer = self.roster.settled(None if purpose is None else self.plan.of(purpose))
+            self._settled[purpose] = self._version, answer
+        return answer
+
+    def discard(self) -> None:
+        """Drop finished samples that wait for room, as taken: nothing is drawn any more."""
+        for lane in self._lanes:
+            while lane.queue:
+                _, peer = lane.queue.popleft()
+                if peer is not None:
+                    peer.taken += 1
+
+    def waiting(self) -> int:
+        """Finished samples that wait for room."""
+        return sum(len(lane.queue) for lane in self._lanes)
+
+    def dismiss(self) -> None:
+        """Send every solver away, without waiting for its answer."""
+        for key in self._peers:
+            self._server.send(key, Header(Kind.BYE))
+
+    def goodbye(self, seconds: float) -> None:
+        """Tell every solver that asks, for some time, that there is no more work."""
+        until = time.monotonic() + seconds
+        while any(not p.heart for p in self._peers.values()) and time.monotonic() < until:
+            for message in self._server.receive(0.05):
+                if message.header.kind == Kind.HELLO:
+                    self._hello(message)
+                elif message.header.kind == Kind.ASK:
+                    self._server.send(message.peer, Header(Kind.BYE))
+                    self._drop(message.peer)
+                elif message.header.kind == Kind.FINISH:
+                    self._server.send(message.peer, Header(Kind.FINISHED, member=message.header.member))
+                elif message.header.kind == Kind.DATA:
+                    self._server.send(message.peer, Header(Kind.CREDIT, count=1))
+                elif message.header.kind == Kind.LEAVE:
+                    self._drop(message.peer)
+
+    # -- keeping -----------------------------------------------------------------------------
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What is known, as arrays; samples that wait for room are not, and will come again."""
+        known = self.intake.known.copy()
+        for lane in self._lanes:
+            for sample, _ in lane.queue:
+                known[sample.member, sample.number] = False
+        arrays = {
+            "known": np.packbits(known, axis=1),
+            "points": self.plan.points,
+            "chosen": self.plan.chosen,
+            "purposes": self.plan.purposes,
+            "turn": np.array(self.turn),
+            "samples": np.array(self.tally.samples),
+            "solver": np.array([self.tally.solver_seconds, self.tally.blocked_seconds]),
+            "held_key": np.array([[s.member, s.number] for s in self.held], dtype=np.int64).reshape(-1, 2),
+        }
+        for name in self.recipe.slabs():
+            if self.held:
+                arrays[f"held:{name}"] = np.stack([s.arrays[name] for s in self.held])
+        return arrays
+
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Take up what `state` gave."""
+        samples = self.recipe.samples
+        self.intake.known[:] = np.unpackbits(arrays["known"], axis=1, count=samples).astype(bool)
+        self.plan.points[:] = arrays["points"]
+        self.plan.chosen[:] = arrays["chosen"]
+        self.plan.purposes[:] = arrays["purposes"]
+        self._version += 1
+        self.turn, self.tally.samples = int(arrays["turn"]), int(arrays["samples"])
+        self.tally.solver_seconds, self.tally.blocked_seconds = map(float, arrays["solver"])
+        names = list(self.recipe.slabs())
+        self.held = [
+            Sample(int(m), int(n), {k: arrays[f"held:{k}"][i] for k in names})
+            for i, (m, n) in enumerate(arrays["held_key"])
+        ]
+
+
+def _number(said: str | None) -> float:
+    try:
+        return float(said or 0.0)
+    except ValueError:
+        return 0.0

@@ -1,0 +1,71 @@
+"""The two ends of a transport: what a trainer rank and a solver rank may ask of it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+from sciflow_online.wire import Header
+
+
+@dataclass(slots=True)
+class Message:
+    """A message that came.
+
+    Attributes
+    ----------
+    peer : hashable
+        Who sent it; for `Server.send`. On a solver's side the trainer rank.
+    header : Header
+        What it says.
+    payload : bytes or memoryview
+        What it carries.
+    """
+
+    peer: Any
+    header: Header
+    payload: Any
+
+
+class Server(ABC):
+    """A trainer rank's end. Nothing is read before `receive` asks for it."""
+
+    @abstractmethod
+    def receive(self, timeout: float) -> list[Message]:
+        """Messages that are there, or the first that come within `timeout` seconds.
+
+        What is no message of the protocol is answered with a refusal here, and left out.
+        """
+
+    @abstractmethod
+    def send(self, peer: Any, header: Header, payload: bytes = b"") -> bool:
+        """Send to one solver rank without waiting; False if it is not there any more."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of everything; what was sent still goes out."""
+
+
+class Link(ABC):
+    """A solver rank's end, to all trainer ranks.
+
+    Attributes
+    ----------
+    trainers : int
+        Number of trainer ranks that can be reached.
+    """
+
+    trainers: int = 1
+
+    @abstractmethod
+    def send(self, trainer: int, header: Header, payload: Any = b"") -> None:
+        """Send to one trainer rank; the payload may be changed as soon as this returns."""
+
+    @abstractmethod
+    def receive(self, timeout: float) -> Message | None:
+        """The next message, or None if none comes within `timeout` seconds."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of everything; what was sent still goes out."""

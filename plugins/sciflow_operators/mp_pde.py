@@ -1,0 +1,220 @@
+"""Message passing on a regular grid: neighbours are slices of a padded array, channels are last."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F  # noqa: N812  the name torch uses itself
+from torch import Tensor, nn
+
+from sciflow_operators.grid import mesh
+
+
+def stencil(dimensions: int, radius: int) -> list[tuple[int, ...]]:
+    """Offsets, in grid points, of all neighbours within a distance; without the point itself."""
+    box = itertools.product(range(-radius, radius + 1), repeat=dimensions)
+    return [o for o in box if 0 < sum(i * i for i in o) <= radius * radius]
+
+
+class Neighbours:
+    """The grid as a graph.
+
+    Parameters
+    ----------
+    points : sequence of int
+        Size of the grid.
+    periodic : sequence of bool
+        Whether the last point of an axis is a neighbour of the first.
+    offsets : sequence of tuple of int
+        Of the neighbours; see `stencil`.
+    like : Tensor
+        Gives dtype and device.
+
+    Attributes
+    ----------
+    share : Tensor, shape (*points, 1), or None
+        One over the number of neighbours of each point; None where all have all.
+    """
+
+    def __init__(
+        self,
+        points: Sequence[int],
+        periodic: Sequence[bool],
+        offsets: Sequence[tuple[int, ...]],
+        like: Tensor,
+    ) -> None:
+        self.points, self.offsets = tuple(points), offsets
+        self.reach = max(max(map(abs, o)) for o in offsets)
+        self._rows = [torch.arange(-self.reach, n + self.reach, device=like.device) % n for n in points]
+        self.masks: list[Tensor] | None = None
+        self.share: Tensor | None = None
+        if not all(periodic):
+            self.masks = [self._mask(o, periodic, like) for o in offsets]
+            self.share = 1 / torch.stack(self.masks).sum(dim=0).clamp_min(1)
+
+    def _mask(self, offset: tuple[int, ...], periodic: Sequence[bool], like: Tensor) -> Tensor:
+        """Where there is a neighbour at an offset: 1, else 0; shape (*points, 1)."""
+        mask = torch.ones((), dtype=like.dtype, device=like.device)
+        for axis, (n, step, around) in enumerate(zip(self.points, offset, periodic, strict=True)):
+            place = torch.arange(n, device=like.device) + step
+            inside = torch.ones_like(place) if around else (place >= 0) & (place < n)
+            shape = [1] * (len(self.points) + 1)
+            shape[axis] = n
+            mask = mask * inside.to(like.dtype).view(shape)
+        return mask.expand(*self.points, 1)
+
+    def pad(self, values: Tensor) -> Tensor:
+        """Values with `reach` points more at both ends of each axis, those of the other end."""
+        for axis, rows in enumerate(self._rows):
+            values = values.index_select(1 + axis, rows)
+        return values
+
+    def shifted(self, padded: Tensor, offset: tuple[int, ...]) -> Tensor:
+        """The value of the neighbour at an offset, for every point; a view."""
+        for axis, (n, step) in enumerate(zip(self.points, offset, strict=True)):
+            padded = padded.narrow(1 + axis, self.reach + step, n)
+        return padded
+
+
+class MessageStep(nn.Module):
+    """One step of message passing with a residual update.
+
+    Parameters
+    ----------
+    width : int
+        Channels of a node.
+    fields, scalars : int
+        Input channels that are fields and scalar parameters.
+    offsets : sequence of tuple of int
+        Of the neighbours.
+
+    Notes
+    -----
+    With ``sigma`` the SiLU, ``u`` the input levels and ``theta`` the scalars, ::
+
+        m_i  = mean_j sigma(A h_i + B h_j + C (u_i - u_j) + D (x_i - x_j) + E theta + b)
+        h_i' = h_i + G sigma(P h_i + Q m_i + R theta + c) + g
+
+    ``A h_i + C u_i`` and ``B h_j - C u_j`` are computed once for each node, not for each edge: an edge
+    costs two additions and one SiLU for each channel. A linear layer on each message would commute with
+    the mean and is part of ``Q``.
+    """
+
+    def __init__(self, width: int, fields: int, scalars: int, offsets: Sequence[tuple[int, ...]]) -> None:
+        super().__init__()
+        self.receiver = nn.Linear(width, width)
+        self.sender = nn.Linear(width, width, bias=False)
+        self.difference = nn.Linear(fields, width, bias=False) if fields else None
+        self.place = nn.Linear(len(offsets[0]), width, bias=False)
+        self.known = nn.Linear(scalars, 2 * width, bias=False) if scalars else None
+        self.own = nn.Linear(width, width)
+        self.heard = nn.Linear(width, width, bias=False)
+        self.update = nn.Linear(width, width)
+
+    def forward(self, h: Tensor, u: Tensor, theta: Tensor, graph: Neighbours) -> Tensor:
+        """Map node states.
+
+        Parameters
+        ----------
+        h : Tensor, shape (batch, *points, width)
+        u : Tensor, shape (batch, *points, fields)
+        theta : Tensor, shape (batch, 1 for each axis, scalars)
+        graph : Neighbours
+
+        Returns
+        -------
+        Tensor, shape (batch, *points, width)
+        """
+        mine, theirs, own = self.receiver(h), self.sender(h), self.own(h)
+        if self.difference is not None:
+            level = self.difference(u)
+            mine, theirs = mine + level, theirs - level
+        if self.known is not None:
+            to_message, to_update = self.known(theta).chunk(2, dim=-1)
+            mine, own = mine + to_message, own + to_update
+        heard = self._messages(mine, graph.pad(theirs), graph)
+        return torch.add(h, self.update(F.silu(own + self.heard(heard))))
+
+    def _messages(self, mine: Tensor, theirs: Tensor, graph: Neighbours) -> Tensor:
+        """Mean over the neighbours."""
+        steps = torch.tensor(graph.offsets, dtype=mine.dtype, device=mine.device) / graph.reach
+        total: Tensor | None = None
+        for i, (offset, place) in enumerate(zip(graph.offsets, self.place(steps), strict=True)):
+            message = F.silu(mine + graph.shifted(theirs, offset) + place)
+            if graph.masks is not None:
+                message = message * graph.masks[i]
+            total = message if total is None else total + message
+        assert total is not None
+        return total / len(graph.offsets) if graph.share is None else total * graph.share
+
+
+class MPPDENet(nn.Module):
+    """Encoder, message passing, decoder.
+
+    Parameters
+    ----------
+    fields, scalars : sequence of int
+        Input channels that are fields and scalar parameters.
+    channels_out : int
+        Output channels.
+    width, layers, radius : int
+        See `MPPDE`.
+    periodic : sequence of bool
+        One for each spatial axis.
+    coordinates : bool
+        Give the encoder the grid coordinates.
+
+    References
+    ----------
+    J. Brandstetter, D. E. Worrall and M. Welling, "Message passing neural PDE solvers", ICLR 2022,
+    equations 8 and 9.
+    """
+
+    def __init__(
+        self,
+        fields: Sequence[int],
+        scalars: Sequence[int],
+        channels_out: int,
+        width: int,
+        layers: int,
+        radius: int,
+        periodic: Sequence[bool],
+        coordinates: bool,
+    ) -> None:
+        super().__init__()
+        self.fields, self.scalars = list(fields), list(scalars)
+        self.periodic, self.coordinates = tuple(periodic), coordinates
+        self.offsets = stencil(len(periodic), radius)
+        count = len(fields) + len(scalars) + (len(periodic) if coordinates else 0)
+        self.encoder = nn.Sequential(nn.Linear(count, width), nn.SiLU(), nn.Linear(width, width))
+        self.steps = nn.ModuleList(
+            MessageStep(width, len(fields), len(scalars), self.offsets) for _ in range(layers)
+        )
+        self.decoder = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, channels_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the solver.
+
+        Parameters
+        ----------
+        x : Tensor, shape (batch, *points, channel in)
+
+        Returns
+        -------
+        Tensor, shape (batch, *points, channel out)
+        """
+        points = x.shape[1:-1]
+        graph = Neighbours(points, self.periodic, self.offsets, x)
+        u, theta = x[..., self.fields], x[..., self.scalars]
+        for axis in range(len(points)):
+            theta = theta.narrow(1 + axis, 0, 1)
+        if self.coordinates:
+            grid = mesh(points, self.periodic, x)
+            x = torch.cat([x, grid.expand(x.shape[0], *grid.shape)], dim=-1)
+        h = self.encoder(x)
+        for step in self.steps:
+            h = step(h, u, theta, graph)
+        result: Tensor = self.decoder(h)
+        return result

@@ -1,0 +1,57 @@
+"""What the ranks of a data-parallel training share: sums of numbers and averaged gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from sciflow.context import Comm
+
+
+def summed(values: np.ndarray, comm: Comm) -> np.ndarray:
+    """The sum over the ranks, the same bits on every rank; collective.
+
+    Parameters
+    ----------
+    values : ndarray
+        Of one shape and dtype on all ranks.
+    comm : Comm
+        With several ranks an mpi4py communicator.
+    """
+    if comm.size == 1:
+        return values
+    mine, everyone = np.ascontiguousarray(values), np.empty_like(values)
+    mpi: Any = comm
+    mpi.Allreduce(mine, everyone)
+    return everyone
+
+
+def average(parameters: Sequence[nn.Parameter], count: int, comm: Comm) -> None:
+    """Turn gradients of sums over local samples into the gradient of the mean over all; collective.
+
+    Parameters
+    ----------
+    parameters : sequence of Parameter
+        Their ``grad`` is replaced.
+    count : int
+        Local samples.
+    comm : Comm
+        See `summed`.
+
+    Notes
+    -----
+    One buffer holds everything, so that a step costs one reduction of as many single-precision numbers as
+    there are weights. All ranks get the same bits from it, and so keep the same weights.
+    """
+    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    # Exact as a single-precision number below 2^24 samples.
+    buffer = torch.cat([*(g.flatten() for g in grads), grads[0].new_tensor([count])])
+    total = torch.from_numpy(summed(buffer.cpu().numpy(), comm)).to(buffer.device)
+    mean: Sequence[Tensor] = torch.split(total[:-1] / total[-1].clamp_min(1), [p.numel() for p in parameters])
+    for parameter, values in zip(parameters, mean, strict=True):
+        parameter.grad = values.view_as(parameter)

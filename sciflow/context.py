@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -115,8 +115,19 @@ class Context:
 
         return np.random.default_rng([self.seed, *key])
 
-    def progress(self, done: int, total: int, what: str) -> None:
+    def progress(
+        self, done: int, total: int, what: str, figures: Mapping[str, str] | None = None
+    ) -> None:
         """Say how far the stage is; also the place where a cancelled stage stops.
+
+        Parameters
+        ----------
+        done, total : int
+            So many of so many.
+        what : str
+            Of what, in a few words.
+        figures : mapping of str to str or None
+            What else is worth watching, as name and number with its unit; the Prefect UI shows a table.
 
         Raises
         ------
@@ -124,7 +135,8 @@ class Context:
             If the run was cancelled.
         """
         self.check()
-        self.emit({"event": "progress", "done": done, "total": total, "what": what})
+        more = {"figures": dict(figures)} if figures else {}
+        self.emit({"event": "progress", "done": done, "total": total, "what": what, **more})
 
     def metric(self, step: int, **values: float) -> None:
         """Record named numbers of one step, for curves."""

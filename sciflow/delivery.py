@@ -34,6 +34,8 @@ SETTLE = 1.0
 """Seconds that a server is given to end what a killed deliverer had asked of it."""
 VERIFY = 20.0
 """Seconds that a server may take to record the states of tasks."""
+REDRAWN = 15.0
+"""Seconds between two pictures of the curves of a stage that is running."""
 FINAL = ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
 _NAMESPACE = uuid.UUID("6d0c3f8e-5b39-5c0e-9a1c-2f6f7c1d8a40")
 
@@ -65,6 +67,10 @@ class Task:
         Steps of its learning curves.
     shown : str or None
         Id of its progress artifact.
+    live : str or None
+        Id of the artifact that shows its curves while it runs.
+    drawn, drawn_at : int, float
+        How many steps the curves there have, and when they were drawn.
     """
 
     key: str
@@ -73,6 +79,9 @@ class Task:
     states: list[dict[str, Any]] = field(default_factory=list)
     metrics: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     shown: str | None = None
+    live: str | None = None
+    drawn: int = 0
+    drawn_at: float = 0.0
 
 
 class Delivery:
@@ -305,6 +314,9 @@ class Delivery:
         task = self._tasks[event["task"]]
         percent = 100.0 * event["done"] / max(1, event["total"])
         text = f"{event['done']} of {event['total']} {event['what']}"
+        if event.get("figures"):
+            text += "\n\n| | |\n| --- | --- |\n"
+            text += "".join(f"| {name} | {value} |\n" for name, value in event["figures"].items())
         key = f"{task.about['stage'].replace('_', '-')}-progress"
         if task.shown is None:
             task.shown = self._artifact_there(key, task)
@@ -313,6 +325,24 @@ class Delivery:
         else:
             body = {"data": percent, "description": text}
             self.server.ask("PATCH", f"/artifacts/{task.shown}", body)
+            self.sent += 1
+        last = max(task.drawn_at, task.about["time"])
+        if self.live and len(task.metrics) > max(1, task.drawn) and time.time() - last > REDRAWN:
+            self._show_curves(event, task)
+
+    def _show_curves(self, event: Event, task: Task) -> None:
+        """The learning curves so far, on one page that changes while the stage runs."""
+        from sciflow.reporting import curves
+
+        key = f"{task.about['stage'].replace('_', '-')}-live"
+        picture, text = f"![learning curves]({curves(task.metrics)})", f"After {len(task.metrics)} reports"
+        task.drawn, task.drawn_at = len(task.metrics), time.time()
+        if task.live is None:
+            task.live = self._artifact_there(key, task)
+        if task.live is None:
+            task.live = self._artifact(event, key, "markdown", picture, text, task)
+        else:
+            self.server.ask("PATCH", f"/artifacts/{task.live}", {"data": picture, "description": text})
             self.sent += 1
 
     def _curves(self, task: Task, event: Event) -> None:

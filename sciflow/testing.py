@@ -287,6 +287,7 @@ class _Small:
 
         class Memory(Samples):
             signature = small.signature
+            given = 0
 
             def __len__(self) -> int:
                 return len(small.u)
@@ -299,7 +300,17 @@ class _Small:
                     order = np.random.default_rng([seed, epoch]).permutation(len(self))
                 for i in range(0, len(self), size):
                     pick = order[i : i + size]
+                    self.given = len(pick)
                     yield Batch({"u": small.u[pick]}, {"v": small.v[pick]})
+
+            def feedback(self, losses: np.ndarray) -> None:
+                import numpy as np
+
+                shape = np.shape(losses)
+                assert shape == (self.given,), (
+                    f"feedback has the shape {shape} after a batch of {self.given} samples; it takes the "
+                    "loss of each"
+                )
 
         return Memory()
 
@@ -333,9 +344,10 @@ def check_surrogate(surrogate: Surrogate) -> None:
     Raises
     ------
     AssertionError
-        If epochs are not counted one by one, a resumed training or a reloaded model differs by a
-        bit, a state or checkpoint holds anything but numbers, or the samples of a batch influence
-        each other.
+        If epochs are not counted one by one or are not `Surrogate.epochs`, a resumed training or a
+        reloaded model differs by a bit, a state or checkpoint holds anything but numbers, the losses
+        told to `Samples.feedback` are not one for each sample, or the samples of a batch influence each
+        other.
     """
     import numpy as np
 
@@ -353,6 +365,9 @@ def check_surrogate(surrogate: Surrogate) -> None:
     assert len(epochs) > 1, f"{name}: check it with at least two epochs"
     assert {r.epochs for r in reports} == {len(epochs)}, (
         f"{name}: {len(epochs)} epochs, announced as {sorted({r.epochs for r in reports})}"
+    )
+    assert surrogate.epochs == len(epochs), (
+        f"{name}: reports {len(epochs)} times, its epochs are {surrogate.epochs}"
     )
     stored = {k: np.array(v) for k, v in model.state().items()}
     for key, values in [*kept.items(), *stored.items()]:

@@ -223,11 +223,15 @@ class Careless(Least):
     def fit(self, samples, valid, ctx, resume=None):
         if resume is not None and self.fault == "restart":
             resume = {**resume, "weights": resume["weights"] + 1e-6}
+        if self.fault == "feedback":
+            for batch in samples.batches(5, seed=0):
+                samples.feedback(np.zeros(()) + len(batch))
         model = yield from self._fit(samples, valid, ctx, resume)
         return self._made(model.signature, model.weights)
 
     def _fit(self, samples, valid, ctx, resume):
-        run = super().fit(samples, valid, ctx, resume)
+        who = self.replace(epochs=self.epochs + 1) if self.fault == "uncounted" else self
+        run = Least.fit(who, samples, valid, ctx, resume)
         while True:
             try:
                 report = next(run)
@@ -261,6 +265,8 @@ class Careless(Least):
         ("rounded", "a reloaded model predicts other bits"),
         ("epochs", "reports count the epochs"),
         ("announced", "6 epochs, announced as"),
+        ("uncounted", "reports 7 times, its epochs are 6"),
+        ("feedback", r"feedback has the shape \(\) after a batch of 5 samples"),
         ("metrics", "metrics are not finite"),
         ("pickle", "'weights' is not an array of numbers"),
         ("neighbours", "the order of a batch matters"),

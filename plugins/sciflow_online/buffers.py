@@ -147,7 +147,7 @@ class Buffer(ABC):
         """Rows of a batch, shape (n,) with n <= size; they count as seen from now on."""
 
     @abstractmethod
-    def _present(self) -> np.ndarray:
+    def present(self) -> np.ndarray:
         """Rows that hold a sample, shape (n,)."""
 
     @abstractmethod
@@ -165,7 +165,7 @@ class Buffer(ABC):
     # ------------------------------------------------------------------ what all have in common
 
     def __len__(self) -> int:
-        return len(self._present())
+        return len(self.present())
 
     @property
     def closed(self) -> bool:
@@ -312,7 +312,7 @@ class Buffer(ABC):
             ``fill`` (share of the capacity), ``unseen`` (samples never drawn), ``age_mean`` (puts
             since arrival), ``uses_mean`` and ``uses_max`` (draws so far), over the samples present.
         """
-        rows = self._present()
+        rows = self.present()
         if not len(rows):
             return dict.fromkeys(("fill", "unseen", "age_mean", "uses_mean", "uses_max"), 0.0)
         uses = self._uses[rows]
@@ -332,7 +332,7 @@ class Buffer(ABC):
         ndarray of int64, shape (BINS,)
             Samples drawn 0, 1, 2, ... times; the last bin also counts those drawn more often.
         """
-        uses = np.minimum(self._uses[self._present()], BINS - 1)
+        uses = np.minimum(self._uses[self.present()], BINS - 1)
         return np.asarray(self._gone + np.bincount(uses, minlength=BINS))
 
     # ------------------------------------------------------------------ to go on after a pause
@@ -345,7 +345,7 @@ class Buffer(ABC):
         dict of str to ndarray
             Numbers only, ready for a zarr group or an ``npz`` file.
         """
-        rows = np.sort(self._present())
+        rows = np.sort(self.present())
         bits = self._rng.bit_generator.state
         words = [bits["state"][k] >> shift & (2**64 - 1) for k in ("state", "inc") for shift in (0, 64)]
         return {
@@ -490,7 +490,8 @@ class FIFOBuffer(_Once):
         self._count -= size
         return rows
 
-    def _present(self) -> np.ndarray:
+    def present(self) -> np.ndarray:
+        """See `Buffer.present`."""
         return np.concatenate([self._waiting(self._count), self._held.items])
 
     def _order(self) -> dict[str, np.ndarray]:
@@ -524,7 +525,8 @@ class FIROBuffer(_Once):
         self._waiting.remove(rows)
         return rows
 
-    def _present(self) -> np.ndarray:
+    def present(self) -> np.ndarray:
+        """See `Buffer.present`."""
         return np.concatenate([self._waiting.items, self._held.items])
 
     def _order(self) -> dict[str, np.ndarray]:
@@ -590,7 +592,8 @@ class ReservoirBuffer(Buffer):
             self._seen.extend(new)
         np.add.at(self._uses, rows, 1)
 
-    def _present(self) -> np.ndarray:
+    def present(self) -> np.ndarray:
+        """See `Buffer.present`."""
         return np.arange(self.available())
 
     def _order(self) -> dict[str, np.ndarray]:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from sciflow.component import Component
 from sciflow.controller import Controller
-from sciflow.errors import Invalid, Missing
+from sciflow.errors import Invalid, Missing, nearest
 from sciflow.executor import Resources
 from sciflow.hooks import hookimpl
-from sciflow.problem import ParameterSpace, Problem
+from sciflow.problem import Parameter, ParameterSpace, Problem, State
 from sciflow.registry import require
-from sciflow.schema import Schema
+from sciflow.schema import Field, Schema
 from sciflow.stage import Stage
 from sciflow.stages.design import DESIGN
 from sciflow.stages.simulate import points_of
 from sciflow.stages.train import MODEL, split
 from sciflow.surrogate import Surrogate
-from sciflow_online.reservoirs import FIFO, FIRO, Reservoir, ReservoirPolicy
+from sciflow_online.reservoirs import FIFO, FIRO, KeepHard, Reservoir, ReservoirPolicy
 from sciflow_online.steering import Breed, SobolSteering
 
 if TYPE_CHECKING:
@@ -226,7 +226,112 @@ class OnlineTrain(Stage):
         work(self, payload, inputs["design"], out, ctx)
 
 
+@dataclass(frozen=True)
+class Program(Problem):
+    """A solver in any language, started for every member, that sends its levels itself.
+
+    The program uses the C library, the Fortran module or the Python client of this package: it asks for
+    its parameters, sends every level and says when it is through. Stored or streamed, it is a full-order
+    model like any other.
+
+    Attributes
+    ----------
+    command : tuple of str
+        What is started, ``("mpirun", "-n", "4", "./heat")``; no shell reads it.
+    space : mapping of str to Parameter
+        Its parameters, in the order in which it gets them.
+    axes : mapping of str to (float, float, int)
+        First and last coordinate of every axis, and how many there are, evenly spaced.
+    sends : mapping of str to Field
+        The fields that it sends; the axis ``time`` comes first where there is one.
+    units : mapping of str to str
+        Of the axes; ``s`` for time and ``m`` for space where nothing is said.
+    periodic_axes : tuple of str
+        Along which the domain is periodic.
+    directory : str
+        Where it is started; empty for the directory of the run's process.
+    patience : float
+        Minutes without a new level after which it is given up.
+    """
+
+    name: ClassVar[str] = "program"
+    requires: ClassVar[tuple[str, ...]] = ("zmq",)
+    command: tuple[str, ...]
+    space: Mapping[str, Parameter]
+    axes: Mapping[str, tuple[float, float, int]]
+    sends: Mapping[str, Field]
+    units: Mapping[str, str] = field(default_factory=dict)
+    periodic_axes: tuple[str, ...] = ()
+    directory: str = ""
+    patience: float = 10.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "command", tuple(self.command))
+        if not self.command:
+            raise Invalid("a program needs a command")
+        if not self.space or not self.sends:
+            raise Invalid("a program has at least one parameter and sends at least one field")
+        for name, kind in self.sends.items():
+            for axis in kind.axes:
+                if axis not in self.axes:
+                    raise Invalid(f"field {name!r} has the axis {axis!r}. {nearest(axis, self.axes)}")
+        for axis, (first, last, count) in self.axes.items():
+            if count < 1 or (count > 1 and not first < last):
+                raise Invalid(f"axis {axis!r} runs from {first} to {last} in {count} points")
+        if self.patience <= 0:
+            raise Invalid(f"patience must be positive, got {self.patience}")
+
+    @property
+    def parameters(self) -> ParameterSpace:  # type: ignore[override]
+        """See `Problem`."""
+        return ParameterSpace(**dict(self.space))
+
+    @property
+    def fields(self) -> Mapping[str, Field]:  # type: ignore[override]
+        """See `Problem`."""
+        return self.sends
+
+    @property
+    def periodic(self) -> tuple[str, ...]:  # type: ignore[override]
+        """See `Problem`."""
+        return tuple(self.periodic_axes)
+
+    def coordinates(self) -> Mapping[str, np.ndarray]:
+        """See `Problem.coordinates`."""
+        import numpy as np
+
+        return {axis: np.linspace(first, last, count) for axis, (first, last, count) in self.axes.items()}
+
+    def axis_units(self) -> Mapping[str, str]:
+        """See `Problem.axis_units`."""
+        return {**super().axis_units(), **self.units}
+
+    def solve(self, mu: Mapping[str, float], ctx: Context) -> Iterator[State]:
+        """See `Problem.solve`.
+
+        Raises
+        ------
+        Diverged
+            If the program says that it failed, or sends something that cannot be right.
+        Failed
+            If it ends before its time; with the end of what it printed.
+        Missing
+            If it cannot be started.
+        """
+        from sciflow_online.program import solve
+
+        return solve(self, mu, ctx)
+
+
 @hookimpl
 def sciflow_components() -> list[type[Component]]:
     """Components of this plugin."""
-    return [OnlineTrain, FIFO, FIRO, Reservoir, SobolSteering, Breed]
+    return [OnlineTrain, Program, FIFO, FIRO, Reservoir, KeepHard, SobolSteering, Breed]
+
+
+@hookimpl
+def sciflow_report(artifact: Artifact) -> list[tuple[str, str]] | None:
+    """What a report says of a model that was trained online."""
+    from sciflow_online.report import sections
+
+    return sections(artifact)

@@ -142,7 +142,6 @@ class Launch:
 
     # -- jobs --------------------------------------------------------------------------------
 
-    @property
     def _finished(self) -> bool:
         return (self._folder / FINISHED).exists()
 
@@ -156,7 +155,7 @@ class Launch:
         Cancelled
             If the run was cancelled; all jobs are ended first.
         """
-        if self._finished:
+        if self._finished():
             self._ctx.log.info("the model was trained by an earlier run")
             return
         started = self._earlier()
@@ -165,7 +164,7 @@ class Launch:
             while True:
                 self._ctx.check()
                 started = self._round(started)
-                if self._finished and not any(s.role != "solver" for s in started):
+                if self._finished() and not any(s.role != "solver" for s in started):
                     break
             self._leave(started)
             started = []
@@ -285,7 +284,7 @@ class Launch:
         for one in [s for s in still if s.group and s.group.split(".")[0] in hung]:
             self._ctx.log.warning("solver job %s hangs and is ended", one.job.id)
             one.job.cancel()
-        if self._finished:
+        if self._finished():
             return still
         if restart:
             return self._complete(still)
@@ -349,7 +348,7 @@ class Launch:
         """Deal with the end of the trainer; True if another one is to begin."""
         job = one.job
         job.settle()
-        if state == JobState.DONE and self._finished:
+        if state == JobState.DONE and self._finished():
             return False
         cause = job.cause()
         if cause == Cause.CANCELLED:

@@ -113,6 +113,7 @@ class Live(Samples):
         self._rows = np.empty(0, dtype=np.int64)
         self.idle = 0.0
         self.begun = time.monotonic()
+        self._before = (0, 0)
         self._shown = 0.0
         count = len(reception.plan.points)
         self.losses = np.zeros((count, 2))
@@ -199,6 +200,7 @@ class Live(Samples):
             raise Failed(f"no training member succeeded: {_why(reception, TRAIN)}")
         self.idle = 0.0
         self.begun = time.monotonic()
+        self._before = (reception.tally.samples, self.drawn)
 
     def _startable(self, batch: int) -> bool:
         return self._closed or self._buffer.ready(batch)
@@ -218,7 +220,7 @@ class Live(Samples):
         """
         if seed is None:
             yield from self._held.batches(SCALES, seed=None)
-            rows = self._buffer._present()
+            rows = self._buffer.present()
             for start in range(0, len(rows), SCALES):
                 yield batch_of(self._buffer.take(rows[start : start + SCALES]))
             return
@@ -276,6 +278,16 @@ class Live(Samples):
 
         self._until(done, "the last members")
 
+    def totals(self) -> dict[str, int]:
+        """Samples taken in, dropped as duplicates, and refusals, over all trainer ranks; collective."""
+        reception = self._reception
+        counts = {
+            "samples": reception.tally.samples,
+            "duplicates": reception.intake.duplicates,
+            "refused": reception.tally.refused,
+        }
+        return {k: int(v) for k, v in zip(counts, self._agree(*counts.values()), strict=True)}
+
     # -- telling -----------------------------------------------------------------------------
 
     def figures(self) -> dict[str, float]:
@@ -285,7 +297,9 @@ class Live(Samples):
         found = {f"reservoir_{k}": v for k, v in self._buffer.statistics().items()}
         found |= {
             "received": float(tally.samples),
-            "drawn": float(self.drawn),
+            "drawn": float(self.drawn * self._comm.size),
+            "received_per_second": (tally.samples - self._before[0]) / passed,
+            "drawn_per_second": (self.drawn - self._before[1]) * self._comm.size / passed,
             "trainer_idle": min(1.0, self.idle / passed),
             "solvers_blocked": tally.blocked_seconds / tally.solver_seconds if tally.solver_seconds else 0.0,
         }

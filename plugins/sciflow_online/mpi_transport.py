@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import deque
 from typing import Any
@@ -14,6 +15,8 @@ from sciflow_online.wire import SIZE, Header, Kind, text, unpack
 
 TAG = 17
 MANY = 512
+KEPT = 64
+"""Buffers of one size that are kept."""
 NAP = 5e-5
 """Seconds between two looks at the network while there is nothing to do."""
 
@@ -60,7 +63,7 @@ class MpiServer(Server):
 
     def __init__(self, comm: Any) -> None:
         self._comm = comm
-        self._out = _Outbox(comm)
+        self._out, self._pool = _Outbox(comm), _Pool()
 
     def receive(self, timeout: float) -> list[Message]:
         """See `Server.receive`."""
@@ -68,7 +71,7 @@ class MpiServer(Server):
         found: list[Message] = []
         while True:
             self._out.sweep()
-            while len(found) < MANY and (message := _take(self._comm)) is not None:
+            while len(found) < MANY and (message := _take(self._comm, self._pool)) is not None:
                 try:
                     header = unpack(message[1])
                 except Invalid as error:
@@ -102,7 +105,7 @@ class MpiLink(Link):
 
     def __init__(self, comm: Any, trainers: int) -> None:
         self._comm, self.trainers = comm, trainers
-        self._out = _Outbox(comm)
+        self._out, self._pool = _Outbox(comm), _Pool()
 
     def send(self, trainer: int, header: Header, payload: Any = b"") -> None:
         """See `Link.send`."""
@@ -113,7 +116,7 @@ class MpiLink(Link):
         until = time.monotonic() + timeout
         while True:
             self._out.sweep()
-            found = _take(self._comm)
+            found = _take(self._comm, self._pool)
             if found is not None:
                 return Message(found[0], unpack(found[1]), found[1][SIZE:])
             if time.monotonic() >= until:
@@ -125,7 +128,29 @@ class MpiLink(Link):
         self._out.flush()
 
 
-def _take(comm: Any) -> tuple[int, memoryview] | None:
+class _Pool:
+    """Buffers for messages that serve again when nobody looks at them any more.
+
+    A new large array costs more in page faults than the message that it is for.
+    """
+
+    def __init__(self) -> None:
+        self._buffers: dict[int, list[np.ndarray]] = {}
+
+    def get(self, size: int) -> np.ndarray:
+        """A buffer of `size` bytes that nothing else refers to."""
+        known = self._buffers.setdefault(size, [])
+        for i in range(len(known)):
+            # Of the list, and of the call itself; a message or a view of it would be one more.
+            if sys.getrefcount(known[i]) == 2:
+                return known[i]
+        made = np.empty(size, dtype=np.uint8)
+        if len(known) < KEPT:
+            known.append(made)
+        return made
+
+
+def _take(comm: Any, pool: _Pool) -> tuple[int, np.ndarray] | None:
     """The next message, if one is there."""
     from mpi4py import MPI
 
@@ -133,6 +158,6 @@ def _take(comm: Any) -> tuple[int, memoryview] | None:
     found = comm.Improbe(MPI.ANY_SOURCE, TAG, status)
     if found is None:
         return None
-    buffer = np.empty(status.Get_count(MPI.BYTE), dtype=np.uint8)
+    buffer = pool.get(status.Get_count(MPI.BYTE))
     found.Recv([buffer, MPI.BYTE])
-    return status.Get_source(), memoryview(buffer)
+    return status.Get_source(), buffer

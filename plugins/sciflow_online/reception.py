@@ -24,8 +24,11 @@ if TYPE_CHECKING:
 TRAIN, VALID, TEST = 0, 1, 2
 """What a member is for."""
 PURPOSES = ("train", "valid", "test")
+UNSAID = "the solver says that it failed"
 LOOK = 0.5
 """Seconds between two looks at who is silent or gone."""
+CHECKING = ("python 1", "c 1")
+"""Clients that look at every value before they send it."""
 PROBE = 2.0
 """Seconds between two attempts to find out which connections are gone."""
 WAIT = 0.25
@@ -66,8 +69,8 @@ class Plan:
         """Members with a purpose, in order."""
         return [int(m) for m in np.flatnonzero(self.purposes == purpose)]
 
-    def point(self, member: int) -> np.ndarray:
-        """Where a member is computed; asked again it is the same."""
+    def point(self, member: int) -> Any:
+        """Where a member is computed, shape (parameter,); asked again it is the same."""
         if self._choose is not None and self.purposes[member] == TRAIN and not self.chosen[member]:
             self.points[member] = self._choose(member)
         self.chosen[member] = True
@@ -118,6 +121,7 @@ class _Peer:
     ranks: int
     beats: bool
     heart: bool
+    checks: bool
     taken: int = 0
 
 
@@ -262,8 +266,9 @@ class Reception:
         except Invalid as error:
             self._refuse(message.peer, str(error))
             return
+        who = said.get("client", "")
         self._peers[message.peer] = _Peer(
-            name, header.rank, header.ranks, said.get("beats") == "1", said.get("client") == "heart"
+            name, header.rank, header.ranks, said.get("beats") == "1", who == "heart", who in CHECKING
         )
         self._server.send(message.peer, Header(Kind.WELCOME), text(self._welcome()))
 
@@ -297,7 +302,7 @@ class Reception:
                 self._refuse(message.peer, str(error))
                 return
         number = message.header.level
-        known = len(roster.groups[peer.group].turns)
+        known = number in roster.groups[peer.group].turns
         turn = roster.ask(peer.group, number, time.monotonic())
         if turn is None:
             over = self.settled()
@@ -306,7 +311,7 @@ class Reception:
                 self._drop(message.peer)
             return
         point = self.plan.point(turn.member)
-        if number >= known:
+        if not known:
             self._begin(turn.member, turn.attempt, point)
         said: dict[str, object] = {
             "seed": member_seed(self._terms.seed, turn.member),
@@ -341,24 +346,29 @@ class Reception:
         self.tally.solver_seconds += _number(said.get("seconds"))
         self.tally.blocked_seconds += _number(said.get("blocked"))
         whole = self.recipe.adaptive or header.level == self.recipe.levels
+        failure = ""
         if said.get("status") != "ok":
-            self._fail(header, said.get("reason") or "the solver says that it failed", said.get("final"))
+            failure = said.get("reason") or UNSAID
         elif not whole and self.plan.purposes[header.member] != TEST:
-            self._fail(header, f"its solver stopped after {header.level} of {self.recipe.levels} time levels")
-        elif roster.finish(header.member, header.attempt, header.rank):
+            failure = f"its solver stopped after {header.level} of {self.recipe.levels} time levels"
+        final = said.get("final") == "1"
+        turn = roster.finish(header.member, header.attempt, header.rank, failure, final=final)
+        if turn is not None and turn.failures:
+            # Ranks that only stopped because another one did have nothing to say.
+            reason = next((r for r in turn.failures if r != UNSAID), UNSAID)
+            again = roster.fail(turn.member, turn.attempt, reason, final=turn.final)
+            self._note_failure(turn.member, reason, again=again)
+        elif turn is not None:
             self.intake.end(header.member)
             self._tell(header.member, "ok")
         self._server.send(message.peer, Header(Kind.FINISHED, member=header.member))
 
-    def _fail(self, header: Header, reason: str, final: str | None = None) -> None:
+    def _fail(self, header: Header, reason: str) -> None:
         assert self.roster is not None
         turn = self.roster.turns.get(header.member)
-        if turn is None or turn.attempt != header.attempt:
-            return
-        if final == "1":
-            self.roster.tries[header.member] = self.roster.attempts
-        again = self.roster.fail(header.member, header.attempt, reason)
-        self._note_failure(header.member, reason, again=again)
+        if turn is not None and turn.attempt == header.attempt:
+            again = self.roster.fail(header.member, header.attempt, reason)
+            self._note_failure(header.member, reason, again=again)
 
     def _note_failure(self, member: int, reason: str, *, again: bool) -> None:
         self.intake.end(member)
@@ -396,7 +406,7 @@ class Reception:
             if header.kind == Kind.INDEX:
                 self.intake.place(message.peer, header, message.payload)
                 return
-            samples = self.intake.add(message.peer, header, message.payload)
+            samples = self.intake.add(message.peer, header, message.payload, finite=peer.checks)
         except (Invalid, ValueError, IndexError) as error:
             self._bad(peer, message, str(error))
             return
@@ -475,9 +485,16 @@ class Reception:
         """Tell every connection how many of its messages were taken."""
         for key, peer in list(self._peers.items()):
             if peer.taken:
-                if not self._server.send(key, Header(Kind.CREDIT, count=peer.taken)):
-                    self._drop(key)
-                peer.taken = 0
+                taken, peer.taken = peer.taken, 0
+                self._reach(key, peer, taken)
+
+    def _reach(self, key: Any, peer: _Peer, taken: int = 0) -> None:
+        """Tell a connection how many messages were taken; one that is gone takes its group with it."""
+        if self._server.send(key, Header(Kind.CREDIT, count=taken)):
+            return
+        self._drop(key)
+        if self.roster is not None and not peer.heart:
+            self._lost(peer.group, "the connection to its solver is gone", penalty=True)
 
     def _drop(self, key: Any) -> None:
         self._peers.pop(key, None)
@@ -520,10 +537,7 @@ class Reception:
             return
         self._probed = now
         for key, peer in list(self._peers.items()):
-            if not self._server.send(key, Header(Kind.CREDIT)):
-                self._drop(key)
-                if not peer.heart:
-                    self._lost(peer.group, "the connection to its solver is gone", penalty=True)
+            self._reach(key, peer)
 
     def _abort(self, group: str, member: int, attempt: int, reason: str) -> None:
         for key, peer in list(self._peers.items()):

@@ -36,6 +36,10 @@ class Turn:
         Ranks that are through.
     level : int
         The latest one that is known to be computed.
+    failures : list of str
+        What ranks that are through say went wrong.
+    final : bool
+        Whether one of them says that another attempt would go the same way.
     """
 
     member: int
@@ -45,6 +49,8 @@ class Turn:
     moved: float
     finished: set[int] = field(default_factory=set)
     level: int = -1
+    failures: list[str] = field(default_factory=list)
+    final: bool = False
 
 
 @dataclass
@@ -59,14 +65,14 @@ class Group:
         How many there are.
     lane : int
         Its place among the groups, for a fixed order of members.
-    turns : list of (int, int)
-        Members and attempts that it was given, in order.
+    turns : dict of int to (int, int)
+        The latest members and attempts that it was given, by how many it had had before.
     """
 
     name: str
     ranks: int
     lane: int
-    turns: list[tuple[int, int]] = field(default_factory=list)
+    turns: dict[int, tuple[int, int]] = field(default_factory=dict)
 
 
 class Roster:
@@ -131,7 +137,7 @@ class Roster:
         group = self.groups.pop(name, None)
         if group is None or not group.turns:
             return None
-        member, attempt = group.turns[-1]
+        member, attempt = group.turns[max(group.turns)]
         turn = self.turns.get(member)
         if turn is None or (turn.group, turn.attempt) != (name, attempt):
             return None
@@ -147,7 +153,7 @@ class Roster:
     def ask(self, name: str, number: int, now: float) -> Turn | None:
         """The member for a rank of a group that has had `number`; None if there is none now."""
         group = self.groups[name]
-        if number < len(group.turns):
+        if number in group.turns:
             # Another rank of the group was here first: all of them get the same.
             member, attempt = group.turns[number]
             turn = self.turns.get(member)
@@ -161,7 +167,9 @@ class Roster:
         self._number[member_] = attempt + 1
         turn = self.turns[member_] = Turn(member_, attempt, name, now, now)
         self.standing[member_] = Standing.RUNNING
-        group.turns.append((member_, attempt))
+        group.turns[number] = (member_, attempt)
+        # All ranks are through with a member before one of them asks for the one after the next.
+        group.turns.pop(number - 2, None)
         return turn
 
     def _next(self, group: Group) -> int | None:
@@ -173,26 +181,41 @@ class Roster:
                 return member
         return None
 
-    def finish(self, member: int, attempt: int, rank: int) -> bool:
-        """A rank is through with a member; True when all ranks of its group are."""
+    def finish(
+        self, member: int, attempt: int, rank: int, failure: str = "", *, final: bool = False
+    ) -> Turn | None:
+        """A rank is through with a member; the turn when all ranks of its group are, else None.
+
+        Parameters
+        ----------
+        member, attempt, rank : int
+            Who, with what.
+        failure : str
+            What went wrong; empty if nothing did. Then `fail` is to be told.
+        final : bool
+            Another attempt would go the same way.
+        """
         turn = self._current(member, attempt)
         if turn is None:
-            return False
+            return None
         turn.finished.add(rank)
+        turn.failures += [failure] if failure else []
+        turn.final |= final
         group = self.groups.get(turn.group)
         if group is None or len(turn.finished) < group.ranks:
-            return False
-        del self.turns[member]
-        self.standing[member] = Standing.DONE
-        self.reasons.pop(member, None)
-        return True
+            return None
+        if not turn.failures:
+            del self.turns[member]
+            self.standing[member] = Standing.DONE
+            self.reasons.pop(member, None)
+        return turn
 
-    def fail(self, member: int, attempt: int, reason: str) -> bool:
+    def fail(self, member: int, attempt: int, reason: str, *, final: bool = False) -> bool:
         """An attempt came to nothing; True if another will be made."""
         if self._current(member, attempt) is None:
             return self.standing.get(member) == Standing.PENDING
         del self.turns[member]
-        self.tries[member] = self.tries.get(member, 0) + 1
+        self.tries[member] = self.attempts if final else self.tries.get(member, 0) + 1
         self.reasons[member] = reason
         if self.tries[member] < self.attempts:
             self.resubmitted += 1

@@ -28,6 +28,7 @@ from sciflow.artifact.share import Share
 from sciflow.context import Comm, SerialComm, exchange
 from sciflow.errors import Diverged, Failed, Invalid
 from sciflow.problem import Part
+from sciflow_online.intake import all_finite
 from sciflow_online.transport import Link, Message
 from sciflow_online.wire import Header, Kind, dtype_code, entries, text
 
@@ -289,7 +290,7 @@ class Client:
             if value is None:
                 return
         values, positions, start = self._own(name, value, wanted)
-        if values.dtype.kind == "f" and not np.isfinite(values.sum()) and not np.isfinite(values).all():
+        if not all_finite(values):
             raise Diverged(f"field {name!r} is not finite at time level {self._progress.level}")
         mine = self._assigned
         assert mine is not None, "send comes after next"
@@ -318,12 +319,8 @@ class Client:
     def _own(self, name: str, value: Any, wanted: _Wanted) -> tuple[np.ndarray, np.ndarray | None, int]:
         """This rank's values as they travel, their positions, and the number of the first."""
         if isinstance(value, Part):
-            values, positions = np.ravel(value.values), np.ravel(value.index)
-            return (
-                self._typed(values, wanted),
-                np.asarray(positions, dtype=np.int64),
-                self._offset(name, len(values)),
-            )
+            own, where = np.ravel(value.values), np.asarray(value.index, dtype=np.int64).ravel()
+            return self._typed(own, wanted), where, self._offset(name, len(own))
         if isinstance(value, Share):
             start = self._offset(name, len(value.values))
             positions = None if value.index is None else np.asarray(value.index, dtype=np.int64)
@@ -361,14 +358,16 @@ class Client:
         whole = np.empty(int(counts.sum()), dtype=wanted.dtype) if self.comm.rank == 0 else None
         mpi.Gatherv(values, None if whole is None else [whole, counts])
         if name not in self._orders:
-            order = np.empty(int(counts.sum()), dtype=np.int64) if self.comm.rank == 0 else None
+            order = np.empty(int(counts.sum()), dtype=np.int64) if whole is not None else None
             mine = np.ascontiguousarray(index, dtype=np.int64)
             mpi.Gatherv(mine, None if order is None else [order, counts])
             self._orders[name] = order
         if whole is None:
             return None
-        made = np.empty_like(whole)
-        made[self._orders[name]] = whole
+        made: np.ndarray = np.empty_like(whole)
+        found = self._orders[name]
+        assert found is not None, "rank 0 has the order"
+        made[found] = whole
         return made
 
     def _announce(self, trainer: int, number: int, start: int, positions: np.ndarray) -> None:

@@ -127,7 +127,7 @@ class Breed(Controller):
     initial: int = 32
     period: int = 16
     window: int = 200
-    sigma: float = 0.05
+    sigma: float = 0.1
     start: float = 0.7
     end: float = 0.3
     rounds: int = 10

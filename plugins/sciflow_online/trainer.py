@@ -63,7 +63,7 @@ class Steerer:
         proposal, self._state = self._controller.propose(self._state, features)
         self._tokens[member] = proposal.token
         unit = np.array([[float(proposal.values[f"u{i}"]) for i in range(len(self._space))]])
-        return scale(np.clip(unit, 0.0, 1.0), self._space)[0]
+        return np.asarray(scale(np.clip(unit, 0.0, 1.0), self._space)[0])
 
     def _observe(self) -> None:
         """Hand on what is known of members that are through."""
@@ -227,6 +227,7 @@ class Trainer:
         self._kept = Kept(folder / "checkpoints", comm)
         self._history: list[dict[str, float]] = []
         self._saved = time.monotonic()
+        self._totals: dict[str, int] = {}
 
     # -- running -----------------------------------------------------------------------------
 
@@ -256,6 +257,7 @@ class Trainer:
             if self._agreed(due) and report.epoch < report.epochs:
                 self._save(report.epoch, report.checkpoint())
         self._live.serve()
+        self._totals = self._live.totals()
         return model
 
     def _agreed(self, due: bool) -> bool:
@@ -267,7 +269,7 @@ class Trainer:
         self._history.append(row)
         if self._first:
             self._ctx.metric(epoch, **row)
-            self._ctx.progress(epoch, epochs, f"reports, {self._line()}")
+            self._ctx.progress(epoch, epochs, f"reports, {self._line()}", self._figures())
         else:
             self._ctx.check()
 
@@ -283,7 +285,27 @@ class Trainer:
 
     def _wait_note(self, what: str) -> None:
         done, total = len(self._history), self._stage.surrogate.epochs
-        self._ctx.progress(done, total, f"reports, waiting for {what}, {self._line()}")
+        self._ctx.progress(done, total, f"reports, waiting for {what}, {self._line()}", self._figures())
+
+    def _figures(self) -> dict[str, str]:
+        """What is worth watching, for the Prefect UI."""
+        f, total = self._live.figures(), len(self.reception.roster.standing) if self.reception.roster else 0
+        last = self._history[-1] if self._history else {}
+        return {
+            "members done, running, failed": (
+                f"{f['members_done']:.0f} of {total}, {f['members_running']:.0f}, {f['members_failed']:.0f}"
+            ),
+            "members computed again": f"{f['resubmitted']:.0f}",
+            "samples received": f"{f['received']:.0f} ({f['received_per_second']:.3g} a second)",
+            "samples drawn": f"{f['drawn']:.0f} ({f['drawn_per_second']:.3g} a second)",
+            "reservoir": (
+                f"{100 * f['reservoir_fill']:.0f} % full, {f['reservoir_unseen']:.0f} not yet used, mean "
+                f"{f['reservoir_uses_mean']:.1f} uses, mean age {f['reservoir_age_mean']:.0f} arrivals"
+            ),
+            "the trainer waited": f"{100 * f['trainer_idle']:.1f} % of its time",
+            "solvers waited for the trainer": f"{100 * f['solvers_blocked']:.1f} % of their time",
+            **{k.replace("_", " "): f"{last[k]:.4g}" for k in ("train_loss", "valid_error") if k in last},
+        }
 
     # -- checkpoints -------------------------------------------------------------------------
 
@@ -347,10 +369,8 @@ class Trainer:
                 "reservoir": stage.reservoir.to_json(),
                 "steering": stage.steering.to_json() if stage.steering is not None else None,
                 "uses": stage.uses,
-                "duplicates": int(reception.intake.duplicates),
                 "resubmitted": roster.resubmitted,
-                "samples": int(reception.tally.samples),
-                "refused": reception.tally.refused,
+                **self._totals,
             },
         )
 

@@ -179,7 +179,7 @@ def values_of(header: Header, payload: Any) -> np.ndarray:
     if not 0 < header.dtype < len(DTYPES):
         raise Invalid(f"element type {header.dtype} is unknown; there is 1 to {len(DTYPES) - 1}")
     dtype = np.dtype(DTYPES[header.dtype])
-    size = len(payload) if isinstance(payload, bytes) else memoryview(payload).nbytes
+    size = len(payload)  # of bytes
     if size != header.count * dtype.itemsize:
         raise Invalid(f"{header.count} values of {dtype.name} announced, {size} bytes came")
     return np.frombuffer(payload, dtype=dtype, count=header.count)

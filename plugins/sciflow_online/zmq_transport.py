@@ -84,7 +84,7 @@ class ZmqServer(Server):
         if more and socket.getsockopt(zmq.RCVMORE):
             # A message is there whole or not at all: nothing of it is waited for.
             large = len(head) == SIZE and int.from_bytes(head[56:64], "little") * 4 >= LARGE
-            frame = socket.recv(copy=not large)
+            frame: Any = socket.recv(copy=not large)
             payload = frame.buffer if large else frame
         while socket.getsockopt(zmq.RCVMORE):
             socket.recv()

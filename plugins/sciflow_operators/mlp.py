@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 
 
@@ -19,7 +21,7 @@ class MLPNet(nn.Module):
     def __init__(self, channels_in: int, channels_out: int, width: int, layers: int) -> None:
         super().__init__()
         sizes = [channels_in, *[width] * layers]
-        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.last = nn.Linear(sizes[-1], channels_out)
 
     def forward(self, x: Tensor) -> Tensor:

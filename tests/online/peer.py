@@ -65,6 +65,7 @@ class Peer:
     abort: tuple = ()  # (member, after so many DATA of it)
     dies_after: int = -1  # so many DATA
     grant: bool = True
+    stale: bool = False  # with each MEMBER come an ABORT and a FINISHED that are not of it
     messages: list = field(default_factory=list)
 
     def __post_init__(self):
@@ -171,6 +172,12 @@ class Peer:
         said |= {f"p{i}": repr(float(p)) for i, p in enumerate(self.members[member - self.first])}
         where = {"member": member, "attempt": self.attempt, "level": m.header.level}
         self.send(0, m.connection, Kind.MEMBER, said, **where)
+        if self.stale:
+            other = {"member": member, "attempt": self.attempt + 1}
+            self.send(0, m.connection, Kind.ABORT, {"reason": "of another attempt"}, **other)
+            other = {"member": member - 1, "attempt": self.attempt}
+            self.send(0, m.connection, Kind.ABORT, {"reason": "of another member"}, **other)
+            self.send(0, m.connection, Kind.FINISHED, member=member - 1)
 
     def on_data(self, m):
         self.data += 1

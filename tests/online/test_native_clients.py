@@ -124,7 +124,9 @@ def test_every_level_of_the_c_example_arrives_once_and_is_the_discrete_solution(
         np.testing.assert_allclose(found[member], explicit(*parameters), rtol=0, atol=1e-10)
     assert finished(served) == dict.fromkeys(range(3), "ok")
     assert {m.header.level for m in served.of_kind(Kind.FINISH)} == {LEVELS}
-    assert served.messages[-1].header.kind == Kind.LEAVE
+    # After BYE the trainer knows that the solver goes.
+    assert served.messages[-1].header.kind == Kind.ASK
+    assert served.of_kind(Kind.LEAVE) == []
 
 
 def test_the_example_in_fortran_sends_the_discrete_solution(heat_fortran, tmp_path):
@@ -566,6 +568,39 @@ def test_after_an_abort_the_next_member_may_be_asked_for_at_once(library, tmp_pa
     assert finished(served) == {0: "failed", 1: "ok"}
 
 
+def test_what_is_said_of_another_attempt_means_nothing(library, tmp_path):
+    with peer(tmp_path, stale=True) as served:
+        library.connect(served)
+        for _ in MEMBERS:
+            assert library.next()[0] == 1
+            time.sleep(0.05)
+            assert library.send(0.0, "temperature", [1.0]) == 0
+            assert library.finish() == 0
+        library.close()
+    assert finished(served) == dict.fromkeys(range(3), "ok")
+
+
+def test_finish_waits_until_everything_was_taken(library, tmp_path):
+    with peer(tmp_path, grant=False, trainers=2) as served:
+        library.connect(served)
+        library.next()
+        for level in range(2):
+            library.send(level, "temperature", [1.0])
+        early = []
+
+        def take():
+            early.extend(served.of_kind(Kind.FINISH))
+            served.grant = True
+
+        waker = threading.Timer(0.3, take)
+        waker.start()
+        assert library.finish() == 0
+        waker.join()
+        library.close()
+    assert early == []
+    assert float(served.of_kind(Kind.FINISH)[0].text["blocked"]) > 0.2
+
+
 def test_a_failed_member_does_not_wait_for_the_trainer_to_take_its_values(library, tmp_path):
     with peer(tmp_path, grant=False) as served:
         library.connect(served)
@@ -638,7 +673,7 @@ int main(void)
     int64_t positions[3] = {2, 0, 1};
     sciflow_client *c = sciflow_connect(NULL, NULL, 0, 1);
     bad[0] = 0 / zero;
-    sciflow_close(sciflow_connect("/none", NULL, 0, 1));
+    sciflow_close(sciflow_connect("/", NULL, 0, 1));
     sciflow_index(c, "u", positions, 0, 3);
     while (sciflow_next(c, p, 2) == 1) {
         sciflow_send(c, 0, "k", u, 0, 3);

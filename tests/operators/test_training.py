@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 
@@ -149,6 +151,63 @@ def test_thread_counts_are_put_back():
     assert torch.get_num_threads() == before
 
 
+def test_threads_are_those_an_executor_allows(monkeypatch):
+    cores = len(os.sched_getaffinity(0))
+    for told, expected in (
+        ("1", 1),
+        ("1,4", 1),
+        (str(cores + 7), cores),
+        ("", cores),
+        ("0", cores),
+        ("x", cores),
+    ):
+        monkeypatch.setenv("OMP_NUM_THREADS", told)
+        with torch_threads(0) as count:
+            assert count == expected == torch.get_num_threads()
+        with torch_threads(2) as count:
+            assert count == 2, "an explicit number is taken as it is"
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    with torch_threads(0) as count:
+        assert count == cores
+
+
+class Told(Memory):
+    """Notes each batch and the losses that came back."""
+
+    def __init__(self, x, y, signature):
+        super().__init__(x, y, signature)
+        self.given, self.told = [], []
+
+    def batches(self, size, *, seed, epoch=0):
+        for batch in super().batches(size, seed=seed, epoch=epoch):
+            if seed is not None:
+                self.given.append(batch)
+            yield batch
+
+    def feedback(self, losses):
+        self.told.append((len(self.given), losses))
+
+
+@pytest.mark.parametrize("loss", ["relative_l2", "squared"])
+def test_the_loss_of_each_sample_is_told_after_each_step(loss):
+    memory = smoothing(21)
+    samples = Told(memory.x, memory.y, memory.signature)
+    # With a vanishing learning rate the model of the end is that of every step.
+    config = SMALL.replace(epochs=2, batch=8, learning_rate=1e-12, loss=loss)
+    model, reports, _ = fit(config, samples, valid=memory)
+    assert [n for n, _ in samples.told] == [1, 2, 3, 4, 5, 6]
+    spread = memory.y["v"].std()
+    for batch, (_, losses) in zip(samples.given, samples.told, strict=True):
+        apart, truth = model.predict(batch.x)["v"] - batch.y["v"], batch.y["v"]
+        if loss == "squared":
+            expected = ((apart / spread) ** 2).mean(axis=1)
+        else:
+            expected = np.linalg.norm(apart, axis=1) / np.linalg.norm(truth, axis=1)
+        np.testing.assert_allclose(losses, expected, rtol=1e-4)
+    told = np.concatenate([losses for _, losses in samples.told[:3]])
+    assert reports[0].metrics["train_loss"] == pytest.approx(told.mean(), rel=1e-5)
+
+
 @pytest.mark.parametrize("schedule", ["onecycle", "cosine"])
 def test_the_learning_rate_peaks_where_it_should_and_ends_near_zero(schedule):
     config = FNO(schedule=schedule, learning_rate=0.1)
@@ -156,6 +215,7 @@ def test_the_learning_rate_peaks_where_it_should_and_ends_near_zero(schedule):
     assert max(rates) == pytest.approx(0.1)
     assert rates.index(max(rates)) == (30 if schedule == "onecycle" else 0)
     assert rates[-1] == pytest.approx(1e-5)
+    assert _rate(config, 250, 100) == pytest.approx(1e-5), "a live source may give more than it promised"
 
 
 def test_relative_error_of_several_fields_is_their_mean():
@@ -183,6 +243,26 @@ def test_channels_come_back_as_the_fields_they_were():
     x = layout.stack({"q": rng.random((2, 4, 5)), "b": np.array([7.0, 8.0])}, layout.inputs)
     assert (x[0, ..., 1] == 7).all()
     assert (x[1, ..., 1] == 8).all()
+
+
+def test_levels_in_and_out_are_channels_though_they_share_a_name():
+    axes = {"time": np.arange(-2.0, 1.0), "lead": np.arange(1.0, 3.0), "x": np.arange(5.0)}
+    fields = {"u": Field(("time", "x"), "K")}, {"u": Field(("lead", "x"), "K")}
+    layout = Layout.of(Signature(*fields, axes))
+    assert (layout.channels_in, layout.channels_out) == (3, 2)
+    u = np.random.default_rng(0).random((4, 2, 5), dtype="float32")
+    stacked = layout.stack({"u": u}, layout.outputs)
+    np.testing.assert_array_equal(stacked, u.transpose(0, 2, 1))
+    np.testing.assert_array_equal(layout.unstack(stacked)["u"], u)
+
+
+def test_inputs_that_are_all_numbers_are_spread_over_the_grid():
+    axes = {"y": np.arange(3.0), "x": np.arange(4.0)}
+    signature = Signature({"a": Field((), "1")}, {"u": Field(("y", "x"), "K")}, axes)
+    a = np.arange(8.0, dtype="float32")
+    samples = Memory({"a": a}, {"u": np.multiply.outer(a, np.ones((3, 4), "float32"))}, signature)
+    model, _, _ = fit(SMALL, samples)
+    assert model.predict({"a": a})["u"].shape == (8, 3, 4)
 
 
 def test_fields_that_do_not_fit_together_are_refused():

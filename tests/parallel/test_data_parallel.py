@@ -36,7 +36,7 @@ class Dealt(Samples):
         self.told = []
 
     def __len__(self):
-        return -(-len(self.u) // self.ranks)
+        return (len(self.u) + self.ranks - 1) // self.ranks
 
     def batches(self, size, *, seed, epoch=0):
         whole = size * self.ranks

@@ -13,8 +13,7 @@ from sciflow.stages.simulate import Simulate
 from sciflow.stages.train import MODEL, Train, load_model
 from sciflow.store import Store
 from sciflow.stored import Stored
-from tests.toys import March, Steps, Wave
-from tests.toys import Least as Squares
+from tests.toys import Least, March, Steps, Wave
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +30,7 @@ async def simulated(problem, count):
 def learn(problem, inputs, outputs, window, count=20):
     async def flow():
         data = await simulated(problem, count)
-        train = Train(Squares(), inputs, outputs, window=window)
+        train = Train(Least(), inputs, outputs, window=window)
         model = await run(train, ensemble=data)
         score = await run(Evaluate(), model=model, ensemble=data, training=data)
         return data, model, score, await report("Windows", score, model)
@@ -76,7 +75,7 @@ def test_members_with_steps_of_their_own_have_times_of_their_own():
 
 def test_a_window_that_does_not_fit_is_refused_before_training():
     async def flow(window, inputs=("a",)):
-        await run(Train(Squares(), inputs, ("u",), window=window), ensemble=await simulated(March(), 5))
+        await run(Train(Least(), inputs, ("u",), window=window), ensemble=await simulated(March(), 5))
 
     with pytest.raises(Invalid, match="longer than the trajectories"):
         asyncio.run(flow((4, 3)))
@@ -89,7 +88,7 @@ def test_a_model_without_a_training_ensemble_has_no_baselines(here):
 
     async def flow():
         data, other = await simulated(Wave(), 12), await simulated(Wave(), 7)
-        model = await run(Train(Squares(), ("a", "b"), ("u",)), ensemble=data)
+        model = await run(Train(Least(), ("a", "b"), ("u",)), ensemble=data)
         with pytest.raises(Invalid, match="give it as the input 'training'"):
             await run(Evaluate("all"), model=model, ensemble=other)
         score = await run(Evaluate("all"), model=model, ensemble=other, training=data)

@@ -737,7 +737,7 @@ void sciflow_close(sciflow_client *c)
         return;
     for (int j = 0; j < c->trainers; j++) {
         if (c->lines[j].socket) {
-            if (c->welcomed && j == 0)
+            if (c->welcomed && !c->bye && j == 0)
                 post_kind(c, j, LEAVE, "");
             zmq_close(c->lines[j].socket);
         }

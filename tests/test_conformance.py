@@ -28,6 +28,7 @@ from sciflow.testing import (
     check_surrogate,
     example,
 )
+from sciflow_online.components import OnlineTrain
 from tests.toys import Block, Least, Line, Wave
 
 # Stages that cannot be made from defaults alone.
@@ -36,6 +37,7 @@ MADE = {
     "simulate": Simulate(Wave()),
     "train": Train(Least(), ("a",), ("u",)),
     "evaluate": Evaluate(),
+    "online_train": OnlineTrain(Wave(), Least(), ("a",), ("u",)),
 }
 ALL = [pytest.param(cls, id=f"{cls.kind}-{cls.name}") for cls, _ in registry().components()]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from sciflow.component import Component
 from sciflow.controller import Controller
@@ -264,6 +264,23 @@ class Program(Problem):
     periodic_axes: tuple[str, ...] = ()
     directory: str = ""
     patience: float = 10.0
+
+    @classmethod
+    def example(cls) -> Self:
+        """The heat equation of ``client/examples/heat.py`` on a small grid, for conformance checks."""
+        import sys
+        from pathlib import Path
+
+        source = Path(__file__).parent / "client" / "examples" / "heat.py"
+        return cls(
+            command=(sys.executable, str(source), "8", "3"),
+            space={"amplitude": Parameter(1.0, 2.0, "K"), "diffusivity": Parameter(0.1, 1.0, "m2 s-1")},
+            axes={"time": (0.01, 0.03, 3), "y": (0.125, 0.875, 7), "x": (0.125, 0.875, 7)},
+            sends={
+                "temperature": Field(("time", "y", "x"), "K", "float64"),
+                "initial": Field(("y", "x"), "K"),
+            },
+        )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "command", tuple(self.command))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ import numpy as np
 from sciflow.errors import Invalid, NotFound, nearest
 from sciflow.samples import Signature
 from sciflow.schema import Field
-from sciflow_online.wire import DTYPES, Header, values_of
+from sciflow_online.wire import DTYPES, Header, dtype_code, values_of
 
 if TYPE_CHECKING:
     from sciflow.problem import Problem
@@ -44,17 +45,18 @@ class Travelling:
         Whether it comes with every level.
     shape : tuple of int
         Of one level.
+    size : int
+        Values of one level.
+    code : int
+        Of the dtype, as headers have it.
     """
 
     name: str
     dtype: np.dtype
     timed: bool
     shape: tuple[int, ...]
-
-    @property
-    def size(self) -> int:
-        """Values of one level."""
-        return int(np.prod(self.shape, dtype=np.int64))
+    size: int
+    code: int
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,8 @@ class Recipe:
     def _travelling(self, name: str) -> Travelling:
         field_ = self.problem.fields[name]
         timed = field_.axes[:1] in ((TIME,), ("step",))
-        return Travelling(name, np.dtype(field_.dtype), timed, self.problem.shape(name))
+        shape, dtype = self.problem.shape(name), np.dtype(field_.dtype)
+        return Travelling(name, dtype, timed, shape, math.prod(shape), dtype_code(dtype))
 
     def _coordinate(self, axis: str) -> np.ndarray:
         if self.window is not None and axis in (TIME, "lead"):
@@ -233,11 +236,12 @@ class Recipe:
         """
         made = {}
         before = 0 if self.window is None else self.window[0]
-        scalars = np.append(parameters, times[min(before, len(times) - 1)]).astype(np.float32)
+        moment = times[min(before, len(times) - 1)]
         for side, sources in (("x", self.inputs), ("y", self.outputs)):
             for name, s in sources.items():
+                value: Any
                 if s.parameter >= 0:
-                    value = scalars[s.parameter]
+                    value = np.float32(parameters[s.parameter] if s.parameter < len(parameters) else moment)
                 elif s.static:
                     value = statics[s.name]
                 elif s.squeezed:
@@ -393,7 +397,7 @@ class Intake:
                 f"{', '.join(f'{i} {f.name}' for i, f in enumerate(fields))}"
             )
         kind = fields[header.field]
-        if not 0 < header.dtype < len(DTYPES) or DTYPES[header.dtype] != kind.dtype.name:
+        if header.dtype != kind.code:
             code = header.dtype
             sent = DTYPES[code] if 0 < code < len(DTYPES) else f"number {code}"
             raise Invalid(f"field {kind.name!r}: values of type {sent}, this run takes {kind.dtype.name}")

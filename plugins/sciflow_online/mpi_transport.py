@@ -17,6 +17,8 @@ TAG = 17
 MANY = 512
 KEPT = 64
 """Buffers of one size that are kept."""
+EAGER = 200
+"""Looks at the network, one right after the other, before a process that waits begins to nap."""
 NAP = 5e-5
 """Seconds between two looks at the network while there is nothing to do."""
 
@@ -67,7 +69,7 @@ class MpiServer(Server):
 
     def receive(self, timeout: float) -> list[Message]:
         """See `Server.receive`."""
-        until = time.monotonic() + timeout
+        until, looks = time.monotonic() + timeout, 0
         found: list[Message] = []
         while True:
             self._out.sweep()
@@ -80,7 +82,8 @@ class MpiServer(Server):
                 found.append(Message(message[0], header, message[1][SIZE:]))
             if found or time.monotonic() >= until:
                 return found
-            time.sleep(NAP)
+            looks += 1
+            time.sleep(0 if looks < EAGER else NAP)
 
     def send(self, peer: Any, header: Header, payload: bytes = b"") -> bool:
         """See `Server.send`."""
@@ -113,7 +116,7 @@ class MpiLink(Link):
 
     def receive(self, timeout: float) -> Message | None:
         """See `Link.receive`."""
-        until = time.monotonic() + timeout
+        until, looks = time.monotonic() + timeout, 0
         while True:
             self._out.sweep()
             found = _take(self._comm, self._pool)
@@ -121,7 +124,8 @@ class MpiLink(Link):
                 return Message(found[0], unpack(found[1]), found[1][SIZE:])
             if time.monotonic() >= until:
                 return None
-            time.sleep(NAP)
+            looks += 1
+            time.sleep(0 if looks < EAGER else NAP)
 
     def close(self) -> None:
         """See `Link.close`."""

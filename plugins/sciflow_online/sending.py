@@ -78,6 +78,7 @@ class _Wanted:
     dtype: np.dtype
     timed: bool
     size: int
+    code: int
 
 
 @dataclass
@@ -157,7 +158,7 @@ class Client:
         self.fields: dict[str, tuple[int, _Wanted]] = {}
         for i in range(int(said["fields"])):
             name, dtype, timed, size = said[f"field{i}"].split()
-            self.fields[name] = i, _Wanted(name, np.dtype(dtype), timed == "1", int(size))
+            self.fields[name] = i, _Wanted(name, np.dtype(dtype), timed == "1", int(size), dtype_code(dtype))
         self._names = [said[f"parameter{i}"] for i in range(int(said["parameters"]))]
         self._timed = {n for n, (_, w) in self.fields.items() if w.timed}
 
@@ -296,7 +297,7 @@ class Client:
         assert mine is not None, "send comes after next"
         level = self._progress.level if wanted.timed else 0
         head = Header(
-            Kind.DATA, dtype_code(values.dtype), number, self.comm.rank, self.comm.size, mine.member,
+            Kind.DATA, wanted.code, number, self.comm.rank, self.comm.size, mine.member,
             mine.attempt, level, time_, start, len(values),
         )  # fmt: skip
         for trainer in self._owners(mine.member, level, timed=wanted.timed):
@@ -332,6 +333,8 @@ class Client:
 
     @staticmethod
     def _typed(values: np.ndarray, wanted: _Wanted) -> np.ndarray:
+        if values.dtype == wanted.dtype and values.flags.c_contiguous:
+            return values
         with np.errstate(over="ignore"):  # what is too large for the type is found to be not finite
             return np.ascontiguousarray(values, dtype=wanted.dtype)
 

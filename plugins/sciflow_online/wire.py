@@ -11,6 +11,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from sciflow.errors import Invalid
@@ -150,6 +151,15 @@ def entries(payload: Any) -> dict[str, str]:
     return found
 
 
+@cache
+def _dtypes() -> tuple[np.dtype, ...]:
+    """The types of numpy by their code; 0 stands for none."""
+    import numpy as np
+
+    return (np.dtype("V1"), *(np.dtype(name) for name in DTYPES[1:]))
+
+
+@cache
 def dtype_code(dtype: Any) -> int:
     """Code of a numpy dtype.
 
@@ -178,7 +188,7 @@ def values_of(header: Header, payload: Any) -> np.ndarray:
 
     if not 0 < header.dtype < len(DTYPES):
         raise Invalid(f"element type {header.dtype} is unknown; there is 1 to {len(DTYPES) - 1}")
-    dtype = np.dtype(DTYPES[header.dtype])
+    dtype = _dtypes()[header.dtype]
     size = len(payload)  # of bytes
     if size != header.count * dtype.itemsize:
         raise Invalid(f"{header.count} values of {dtype.name} announced, {size} bytes came")

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from sciflow_online import reception as reception_module
 from sciflow_online.roster import Standing
 from sciflow_online.sending import Aborted, Assigned, Gone
-from sciflow_online.wire import Header, Kind
+from sciflow_online.wire import Header, Kind, text
 from tests.online.memory import MemoryLink, MemoryServer
-from tests.online.parts import Ramp, client, drained, reception, recipe
+from tests.online.parts import TOKEN, Ramp, client, drained, reception, recipe
 
 
 def check(found, members, levels, window=(0, 1)):
@@ -158,6 +158,8 @@ def test_values_that_are_not_finite_end_the_attempt_with_the_name_of_the_field()
         one.turn()
     one.turn()
     mine = one.client._assigned
+    # A client of somebody else's, which does not look at what it sends.
+    one.link.send(0, Header(Kind.HELLO), text({"token": TOKEN, "group": "g", "client": "other 7"}))
     bad = np.array([1, np.inf, 2], dtype="float32")
     head = Header(Kind.DATA, 1, 2, member=mine.member, attempt=mine.attempt, count=3)
     number = one.client.fields["u"][0]

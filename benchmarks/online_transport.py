@@ -1,7 +1,7 @@
 """Two processes of `bench_online`: raw messages, and time levels from a solver's `send` into a reservoir.
 
-Run as ``python -m benchmarks.online_transport {zmq,mpi} BYTES COUNT``, under ``mpirun -n 2`` for mpi; prints
-one line of JSON with seconds for each way.
+Run as ``python -m benchmarks.online_transport {zmq,mpi} BYTES COUNT [AHEAD]``, under ``mpirun -n 2`` for mpi;
+prints one line of JSON with seconds for each way.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import multiprocessing
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,10 @@ from sciflow_online.roster import Roster
 from sciflow_online.sending import Client
 
 ROUNDS = 5
-AHEAD = 8
-"""Messages under way at the same time, raw as well as ours."""
+ROWS = 64
+"""Of the array, or reservoir, that messages end up in."""
+AHEAD = int(sys.argv[4]) if len(sys.argv) > 4 else 8
+"""Messages under way at the same time, raw as well as ours; 1 measures the latency of a round trip."""
 
 
 class Blocks(Problem):
@@ -89,7 +92,7 @@ def best(seconds: list[float], count: int) -> float:
 # -- ZeroMQ -----------------------------------------------------------------------------------
 
 
-def _zmq_raw_sender(endpoint: str, nbytes: int, count: int) -> None:
+def _zmq_raw_sender(endpoint: str, nbytes: int, count: int, ahead: int) -> None:
     import zmq
 
     socket = zmq.Context.instance().socket(zmq.DEALER)
@@ -97,7 +100,7 @@ def _zmq_raw_sender(endpoint: str, nbytes: int, count: int) -> None:
     data = np.random.default_rng(0).integers(0, 255, nbytes, dtype=np.uint8)
     under_way = 0
     for _ in range((ROUNDS + 1) * count):
-        if under_way >= AHEAD:
+        if under_way >= ahead:
             under_way -= int(socket.recv())
         socket.send(data)
         under_way += 1
@@ -105,14 +108,16 @@ def _zmq_raw_sender(endpoint: str, nbytes: int, count: int) -> None:
         under_way -= int(socket.recv())
 
 
-def zmq_raw(nbytes: int, count: int) -> float:
-    """DEALER to ROUTER, as many messages under way as ours, received without a copy."""
+def zmq_raw(nbytes: int, count: int, *, landed: bool = True) -> float:
+    """DEALER to ROUTER, as many messages under way as ours; `landed` in rows of an array, or dropped."""
     import zmq
+
+    rows = np.zeros((ROWS, nbytes), dtype=np.uint8)
 
     socket = zmq.Context.instance().socket(zmq.ROUTER)
     port = socket.bind_to_random_port("tcp://127.0.0.1")
     process = multiprocessing.get_context("spawn").Process(
-        target=_zmq_raw_sender, args=(f"tcp://127.0.0.1:{port}", nbytes, count)
+        target=_zmq_raw_sender, args=(f"tcp://127.0.0.1:{port}", nbytes, count, AHEAD)
     )
     process.start()
     seconds = []
@@ -120,7 +125,9 @@ def zmq_raw(nbytes: int, count: int) -> float:
         begin = 0.0
         for i in range(count):
             peer = socket.recv()
-            frame = socket.recv(copy=nbytes < 32768)
+            frame: Any = socket.recv(copy=nbytes < 32768)
+            if landed:
+                rows[i % ROWS] = np.frombuffer(frame, dtype=np.uint8)
             del frame
             socket.send_multipart((peer, b"1"))
             if i == 0:
@@ -155,14 +162,16 @@ def zmq_ours(nbytes: int, count: int) -> float:
 # -- MPI --------------------------------------------------------------------------------------
 
 
-def mpi_raw(nbytes: int, count: int) -> float:
-    """Isend and Recv of numpy buffers, with answers as often as ours has them."""
+def mpi_raw(nbytes: int, count: int, *, landed: bool = True) -> float:
+    """Isend and Recv of numpy buffers, into the rows of an array, or again and again into the same."""
     from mpi4py import MPI
 
     comm = MPI.COMM_WORLD
     seconds: list[float] = []
     one = np.zeros(1, dtype=np.uint8)
-    data = [np.random.default_rng(0).integers(0, 255, nbytes, dtype=np.uint8) for _ in range(AHEAD)]
+    rows = np.zeros((ROWS if landed else 1, nbytes), dtype=np.uint8)
+    source = np.random.default_rng(0).integers(0, 255, nbytes, dtype=np.uint8)
+    data = [source.copy() for _ in range(AHEAD)]
     for _ in range(ROUNDS + 1):
         comm.Barrier()
         begin = time.perf_counter()
@@ -172,13 +181,15 @@ def mpi_raw(nbytes: int, count: int) -> float:
                 if len(requests) == AHEAD:
                     requests.pop(0).Wait()
                     comm.Recv(one, 0)
+                # New numbers every time, as a solver has them: else both cores keep them in their caches.
+                data[i % AHEAD][:] = source
                 requests.append(comm.Isend(data[i % AHEAD], 0))
             for request in requests:
                 request.Wait()
                 comm.Recv(one, 0)
         else:
             for i in range(count):
-                comm.Recv(data[0], 1)
+                comm.Recv(rows[i % len(rows)], 1)
                 comm.Send(one, 1)
                 if i == 0:
                     begin = time.perf_counter()
@@ -205,7 +216,9 @@ def mpi_ours(nbytes: int, count: int) -> float:
 def main() -> None:
     transport, nbytes, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     ways: dict[str, Callable[[int, int], float]] = (
-        {"raw": zmq_raw, "ours": zmq_ours} if transport == "zmq" else {"raw": mpi_raw, "ours": mpi_ours}
+        {"raw": zmq_raw, "dropped": partial(zmq_raw, landed=False), "ours": zmq_ours}
+        if transport == "zmq"
+        else {"raw": mpi_raw, "dropped": partial(mpi_raw, landed=False), "ours": mpi_ours}
     )
     found = {name: way(nbytes, count) for name, way in ways.items()}
     if found["raw"] and found["ours"]:

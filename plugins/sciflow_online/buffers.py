@@ -119,7 +119,9 @@ class Buffer(ABC):
         self._rng = np.random.Generator(np.random.PCG64(rng.integers(2**32, size=4).tolist()))
         self._chance = self._rng.random(_BLOCK)
         self._next = 0
-        self._slabs = {k: np.zeros((capacity, *shape), dtype) for k, (shape, dtype) in shapes.items()}
+        # One row more than samples, for a sample that is on its way in; where each row lies.
+        self._slabs = {k: np.zeros((capacity + 1, *shape), dtype) for k, (shape, dtype) in shapes.items()}
+        self._place, self._spare, self._lent = np.arange(capacity), capacity, ""
         # Of the sample in each row: where it comes from, its number among all puts, its number when
         # the row was drawn last, how often it was drawn, and its last loss.
         self._member, self._sample, self._stamp, self._drawn, self._uses = (
@@ -194,14 +196,39 @@ class Buffer(ABC):
             why = "reception has ended" if self._closed else "every row holds a sample that was not used yet"
             raise Failed(f"the buffer takes no sample: {why}")
         row = self._claim()
+        landed, self._lent = self._lent, ""
+        if landed and arrays[landed].ctypes.data == self._slabs[landed][self._spare].ctypes.data:
+            self._place[row], self._spare = self._spare, int(self._place[row])
+        else:
+            landed = ""
+        place = self._place[row]
         for name, slab in self._slabs.items():
-            slab[row] = arrays[name]
+            if name != landed:
+                slab[place] = arrays[name]
         self._member[row] = member
         self._sample[row] = sample
         self._stamp[row] = self._puts
         self._uses[row] = 0
         self._loss[row] = np.inf
         self._puts += 1
+
+    def landing(self, name: str) -> np.ndarray:
+        """Where an array of the next sample may be received; given to `put`, it is not copied any more.
+
+        Parameters
+        ----------
+        name : str
+            Of the array.
+
+        Returns
+        -------
+        ndarray
+            One sample's array, to be written before the next call of this or of `put`; it belongs to no
+            sample until then.
+        """
+        self._lent = name
+        spare: np.ndarray = self._slabs[name][self._spare]
+        return spare
 
     def _check(self, arrays: Mapping[str, np.ndarray]) -> None:
         if len(arrays) != len(self._slabs):
@@ -261,7 +288,8 @@ class Buffer(ABC):
         dict of str to ndarray, shape (batch, ...)
             In the units they were put in.
         """
-        return {name: slab.take(rows, axis=0) for name, slab in self._slabs.items()}
+        places = self._place[rows]
+        return {name: slab.take(places, axis=0) for name, slab in self._slabs.items()}
 
     def members_of(self, rows: np.ndarray) -> np.ndarray:
         """Members that the samples come from, shape (batch,)."""
@@ -356,7 +384,7 @@ class Buffer(ABC):
             "rows": rows,
             **{name: column[rows] for name, column in self._columns().items()},
             **{f"order/{k}": v for k, v in self._order().items()},
-            **{f"array/{k}": slab[rows] for k, slab in self._slabs.items()},
+            **{f"array/{k}": slab[self._place[rows]] for k, slab in self._slabs.items()},
         }
 
     def _columns(self) -> dict[str, np.ndarray]:
@@ -393,7 +421,7 @@ class Buffer(ABC):
         for name, column in self._columns().items():
             column[rows] = state[name]
         for name, slab in self._slabs.items():
-            slab[rows] = state[f"array/{name}"]
+            slab[self._place[rows]] = state[f"array/{name}"]
         self._reorder({k.removeprefix("order/"): v for k, v in state.items() if k.startswith("order/")})
 
     def _check_state(self, state: Mapping[str, np.ndarray]) -> None:

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,9 +27,9 @@ def all_finite(values: np.ndarray) -> bool:
     """Whether no value is NaN or infinite."""
     if values.dtype.kind != "f":
         return True
-    # The dot product is the fastest pass over an array; an overflow only costs a second look.
-    with np.errstate(over="ignore", invalid="ignore"):
-        return bool(np.isfinite(np.dot(values, values))) or bool(np.isfinite(values).all())
+    # The dot product is the fastest pass over an array, and sets no floating-point flag that numpy
+    # would look at; an overflow only costs a second look.
+    return math.isfinite(np.dot(values, values)) or bool(np.isfinite(values).all())
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,19 @@ class Recipe:
             return np.arange(1.0 - before, 1.0) if axis == TIME else np.arange(1.0, after + 1.0)
         return np.asarray(self._sizes[axis], dtype=np.float64)
 
-    @property
+    @cached_property
+    def direct(self) -> str:
+        """The array of a sample that is nothing but one level of one field, if there is one such."""
+        timed = [f for f in self.fields if f.timed]
+        names = [n for n, s in self.outputs.items() if s.name and not s.static]
+        return f"y:{names[0]}" if self.spread == "level" and len(timed) == len(names) == 1 else ""
+
+    @cached_property
+    def direct_field(self) -> int:
+        """Number of the field that `direct` is a level of."""
+        return next((i for i, f in enumerate(self.fields) if f.timed), 0)
+
+    @cached_property
     def spread(self) -> str:
         """Whether the levels of one member may go to different trainer ranks."""
         return "level" if self.window is not None and self.reach == 1 else "member"
@@ -321,6 +334,17 @@ class Intake:
         self._index = {f.name: i for i, f in enumerate(recipe.fields)}
         self._timed = [f.name for f in recipe.fields if f.timed]
         self._static = [f.name for f in recipe.fields if not f.timed]
+
+    def lands(self, header: Header) -> str:
+        """The array that a whole level is, as it is, if it completes a sample by itself; else nothing."""
+        direct, course = self.recipe.direct, self._courses.get(header.member)
+        if not direct or course is None or course.attempt != header.attempt or course.statics.missing:
+            return ""
+        kind = self.recipe.fields[self.recipe.direct_field]
+        whole = header.start == 0 and header.count == kind.size and header.dtype == kind.code
+        fresh = 0 <= header.level < self.recipe.levels and not self.known[header.member, header.level]
+        right = header.field == self.recipe.direct_field and header.level not in course.levels
+        return direct if whole and fresh and right else ""
 
     def begin(self, member: int, attempt: int, parameters: np.ndarray) -> None:
         """An attempt at a member begins; what an earlier one left half done is forgotten."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections import deque
@@ -11,9 +12,12 @@ import numpy as np
 
 from sciflow.errors import Invalid
 from sciflow_online.transport import Link, Message, Server
-from sciflow_online.wire import SIZE, Header, Kind, text, unpack
+from sciflow_online.wire import DTYPES, SIZE, Header, Kind, text, unpack
 
-TAG = 17
+TAG, LARGE_TAG = 17, 18
+LARGE = 1 << 16
+"""Bytes from which a payload travels behind its header, so that it can be received where it is to stay."""
+ITEMSIZE = (0, *(np.dtype(name).itemsize for name in DTYPES[1:]))
 MANY = 512
 KEPT = 64
 """Buffers of one size that are kept."""
@@ -32,15 +36,25 @@ class _Outbox:
         self._free: dict[int, list[np.ndarray]] = {}
 
     def send(self, rank: int, header: Header, payload: Any) -> None:
-        data = np.frombuffer(payload, dtype=np.uint8) if len(payload) else None
-        size = SIZE + (0 if data is None else len(data))
         self.sweep()
+        if not len(payload):
+            self._post(rank, TAG, np.frombuffer(header.pack(), dtype=np.uint8), ())
+            return
+        head, data = np.frombuffer(header.pack(), np.uint8), np.frombuffer(payload, dtype=np.uint8)
+        if len(data) < LARGE:
+            self._post(rank, TAG, head, data)
+        else:
+            self._post(rank, TAG, head, ())
+            self._post(rank, LARGE_TAG, data, ())
+
+    def _post(self, rank: int, tag: int, first: np.ndarray, then: Any) -> None:
+        size = len(first) + len(then)
         spare = self._free.get(size)
         buffer = spare.pop() if spare else np.empty(size, dtype=np.uint8)
-        buffer[:SIZE] = np.frombuffer(header.pack(), dtype=np.uint8)
-        if data is not None:
-            buffer[SIZE:] = data
-        self._going.append((self._comm.Isend(buffer, rank, TAG), buffer))
+        buffer[: len(first)] = first
+        if len(then):
+            buffer[len(first) :] = then
+        self._going.append((self._comm.Isend(buffer, rank, tag), buffer))
 
     def sweep(self) -> None:
         """Take back the buffers of messages that have gone."""
@@ -73,17 +87,32 @@ class MpiServer(Server):
         found: list[Message] = []
         while True:
             self._out.sweep()
-            while len(found) < MANY and (message := _take(self._comm, self._pool)) is not None:
-                try:
-                    header = unpack(message[1])
-                except Invalid as error:
-                    self.send(message[0], Header(Kind.REFUSED), text({"reason": error}))
-                    continue
-                found.append(Message(message[0], header, message[1][SIZE:]))
+            while len(found) < MANY and (message := self._next()) is not None:
+                found.append(message)
+                if message.landed:
+                    return found
             if found or time.monotonic() >= until:
                 return found
             looks += 1
-            time.sleep(0 if looks < EAGER else NAP)
+            _pause(looks)
+
+    def _next(self) -> Message | None:
+        """The next message of the protocol that is there."""
+        while (message := _take(self._comm, self._pool)) is not None:
+            peer, data = message
+            try:
+                header = unpack(data)
+            except Invalid as error:
+                self.send(peer, Header(Kind.REFUSED), text({"reason": error}))
+                continue
+            size = ITEMSIZE[header.dtype] * header.count
+            if len(data) > SIZE or size < LARGE:
+                return Message(peer, header, data[SIZE:])
+            landing = self.landing(peer, header)
+            place = self._pool.get(size) if landing is None else landing
+            self._comm.Recv(place, peer, LARGE_TAG)
+            return Message(peer, header, place.reshape(-1).view(np.uint8), landing is not None)
+        return None
 
     def send(self, peer: Any, header: Header, payload: bytes = b"") -> bool:
         """See `Server.send`."""
@@ -125,20 +154,36 @@ class MpiLink(Link):
             if time.monotonic() >= until:
                 return None
             looks += 1
-            time.sleep(0 if looks < EAGER else NAP)
+            _pause(looks)
 
     def close(self) -> None:
         """See `Link.close`."""
         self._out.flush()
 
 
+def _pause(looks: int) -> None:
+    """Let others run: at first only those that wait for this core."""
+    if looks < EAGER:
+        os.sched_yield()  # sleep(0) would take a timer's slack
+    else:
+        time.sleep(NAP)
+
+
 class _Pool:
     """Buffers for messages that serve again when nobody looks at them any more.
 
     A new large array costs more in page faults than the message that it is for.
+
+    Attributes
+    ----------
+    status, byte, anybody
+        What mpi4py wants for every message, looked up once.
     """
 
     def __init__(self) -> None:
+        from mpi4py import MPI
+
+        self.status, self.byte, self.anybody = MPI.Status(), MPI.BYTE, MPI.ANY_SOURCE
         self._buffers: dict[int, list[np.ndarray]] = {}
 
     def get(self, size: int) -> np.ndarray:
@@ -156,12 +201,10 @@ class _Pool:
 
 def _take(comm: Any, pool: _Pool) -> tuple[int, np.ndarray] | None:
     """The next message, if one is there."""
-    from mpi4py import MPI
-
-    status = MPI.Status()
-    found = comm.Improbe(MPI.ANY_SOURCE, TAG, status)
+    status = pool.status
+    found = comm.Improbe(pool.anybody, TAG, status)
     if found is None:
         return None
-    buffer = pool.get(status.Get_count(MPI.BYTE))
-    found.Recv([buffer, MPI.BYTE])
+    buffer = pool.get(status.Get_count(pool.byte))
+    found.Recv(buffer)
     return status.Get_source(), buffer

@@ -29,6 +29,8 @@ LOOK = 0.5
 """Seconds between two looks at who is silent or gone."""
 CHECKING = ("python 1", "c 1")
 """Clients that look at every value before they send it."""
+ROUNDS = 64
+"""Messages that may land in the buffer, one by one, before credits are given."""
 PROBE = 2.0
 """Seconds between two attempts to find out which connections are gone."""
 WAIT = 0.25
@@ -200,6 +202,8 @@ class Reception:
         self._looked = self._probed = time.monotonic()
         self._version = 0
         self._settled: dict[int | None, tuple[int, bool]] = {}
+        if not lanes:
+            server.landing = self._landing
 
     # -- the loop ----------------------------------------------------------------------------
 
@@ -208,8 +212,15 @@ class Reception:
         self._ctx.check()
         self._take_notes()
         self._put()
-        for message in self._server.receive(timeout):
-            self._handle(message)
+        for _ in range(ROUNDS):
+            messages = self._server.receive(timeout)
+            for message in messages:
+                self._handle(message)
+            # What has landed in the buffer becomes a sample before anything else may land.
+            if not messages or not messages[-1].landed:
+                break
+            self._put()
+            timeout = 0.0
         if self._early:
             self._again()
         self._put()
@@ -419,10 +430,22 @@ class Reception:
         lane = self._lanes[self._lane_of(peer) if self.lanes else 0]
         for i, sample in enumerate(samples, 1):
             if self.plan.purposes[sample.member] == VALID:
-                self.held.append(sample)
+                # Their arrays look into the transport's memory.
+                own = {k: np.array(v) for k, v in sample.arrays.items()}
+                self.held.append(Sample(sample.member, sample.number, own))
                 peer.taken += i == len(samples)
             else:
                 lane.queue.append((sample, peer if i == len(samples) else None))
+
+    def _landing(self, peer: Any, header: Header) -> np.ndarray | None:
+        """The row of the buffer that a whole level may be received into, if it will be put at once."""
+        lane = self._lanes[0]
+        ready = peer in self._peers and not lane.queue and self.tally.samples < self.limit
+        if not ready or self.plan.purposes[header.member] != TRAIN or not self._sink.room():
+            return None
+        name = self.intake.lands(header)
+        landing = getattr(self._sink, "landing", None)
+        return landing(name) if name and landing is not None else None
 
     def _lane_of(self, peer: _Peer) -> int:
         if self.roster is not None and peer.group in self.roster.groups:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sciflow_online.wire import Header
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(slots=True)
@@ -21,15 +25,27 @@ class Message:
         What it says.
     payload : bytes or memoryview
         What it carries.
+    landed : bool
+        Whether it was received into the array that `Server.landing` gave.
     """
 
     peer: Any
     header: Header
     payload: Any
+    landed: bool = False
 
 
 class Server(ABC):
-    """A trainer rank's end. Nothing is read before `receive` asks for it."""
+    """A trainer rank's end. Nothing is read before `receive` asks for it.
+
+    Attributes
+    ----------
+    landing : callable
+        Asked by transports that can receive straight into an array where a large payload is to go;
+        None where it is to stay with the message. After a message that has landed, `receive` returns.
+    """
+
+    landing: Callable[[Any, Header], np.ndarray | None] = staticmethod(lambda peer, header: None)
 
     @abstractmethod
     def receive(self, timeout: float) -> list[Message]:

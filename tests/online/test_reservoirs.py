@@ -89,7 +89,8 @@ def drain(game):
 def test_memory_is_bounded_and_every_sample_is_used_by_the_end(policy, steps, capacity):
     game = play(policy, capacity).run(steps)
     assert len(game.buffer) <= capacity
-    assert {a.shape[0] for a in game.buffer._slabs.values()} == {capacity}
+    rows = {a.shape[0] for a in game.buffer._slabs.values()}
+    assert rows == {capacity + 1}, "one row more, for the sample that is on its way in"
     drain(game)
     assert set(game.all_drawn()) == set(range(game.puts))
 
@@ -398,3 +399,28 @@ def test_moments_do_not_depend_on_order_or_split(sizes, shift, seed):
         assert m.std["u"] == pytest.approx(whole.std(), rel=1e-9)
         assert m.mean["u"] == pytest.approx(there.mean["u"], rel=1e-12, abs=1e-12)
         assert m.std["u"] == pytest.approx(there.std["u"], rel=1e-12)
+
+
+@ANY
+def test_a_sample_that_landed_is_the_one_that_was_received_and_no_other_changes(policy):
+    """Received in place or copied, whatever comes in between: the same samples, row by row."""
+    shapes = {"x:a": ((), "float32"), "y:u": ((3,), "float32")}
+    landed, copied = (policy(capacity=5).open(shapes, np.random.default_rng(3)) for _ in range(2))
+    rng = np.random.default_rng(0)
+    for i in range(200):
+        if not landed.room() or (len(landed) > 2 and i % 3 == 0):
+            rows = landed.draw(2)
+            assert np.array_equal(rows, copied.draw(2))
+            a, b = landed.take(rows), copied.take(rows)
+            assert all(np.array_equal(a[k], b[k]) for k in shapes)
+        if not landed.room():
+            continue
+        u = np.full(3, i, "float32")
+        place = landed.landing("y:u")
+        place[:] = u if i % 4 else -1.0  # every fourth lands and is then given up: another one comes
+        landed.put({"x:a": np.float32(i), "y:u": place if i % 4 else u}, 0, i)
+        copied.put({"x:a": np.float32(i), "y:u": u}, 0, i)
+        if rng.random() < 0.05:
+            again = policy(capacity=5).open(shapes, np.random.default_rng(9))
+            again.restore(landed.state())
+            landed = again

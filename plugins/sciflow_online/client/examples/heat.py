@@ -17,13 +17,14 @@ PERIOD = 0.01
 """Time between two levels, s."""
 
 
-def step(u, number):
+def step(u: np.ndarray, number: float) -> np.ndarray:
     """One explicit step; `number` is the diffusivity times the step over the square of the spacing."""
     wide = np.pad(u, 1)
-    return u + number * (wide[2:, 1:-1] + wide[:-2, 1:-1] + wide[1:-1, 2:] + wide[1:-1, :-2] - 4 * u)
+    change = number * (wide[2:, 1:-1] + wide[:-2, 1:-1] + wide[1:-1, 2:] + wide[1:-1, :-2] - 4 * u)
+    return np.asarray(u + change)
 
 
-def main(cells, levels):
+def main(cells: int, levels: int) -> None:
     """Solve for whatever parameters come."""
     line = np.arange(1, cells) / cells
     shape = np.outer(np.sin(np.pi * line), np.sin(np.pi * line))

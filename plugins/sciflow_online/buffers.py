@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from sciflow.errors import Failed, Invalid, nearest
+from sciflow_online.rowset import RowSet
 
 BINS = 65
 """Length of `Buffer.uses_histogram`: 0 to 63 uses, then "64 or more"."""
@@ -17,73 +18,6 @@ _BLOCK = 1024
 
 Shapes = Mapping[str, tuple[tuple[int, ...], str]]
 """Shape and dtype of one sample of each array, by name."""
-
-
-class RowSet:
-    """Some of the rows 0..capacity-1, in an arbitrary order, with every change in constant time.
-
-    A removed row is replaced by the last one.
-
-    Parameters
-    ----------
-    capacity : int
-        Rows there are.
-    """
-
-    def __init__(self, capacity: int) -> None:
-        self._items = np.zeros(capacity, np.int64)
-        self._place = np.full(capacity, -1, np.int64)
-        self._size = 0
-
-    def __len__(self) -> int:
-        return self._size
-
-    @property
-    def items(self) -> np.ndarray:
-        """The rows, shape (n,); a view."""
-        return self._items[: self._size]
-
-    def add(self, row: int) -> None:
-        """Add a row that is not there."""
-        self._items[self._size] = row
-        self._place[row] = self._size
-        self._size += 1
-
-    def discard(self, row: int) -> None:
-        """Remove a row that is there."""
-        self._size -= 1
-        place, last = self._place[row], self._items[self._size]
-        self._items[place] = last
-        self._place[last] = place
-        self._place[row] = -1
-
-    def extend(self, rows: np.ndarray) -> None:
-        """Add distinct rows that are not there, shape (n,)."""
-        end = self._size + len(rows)
-        self._items[self._size : end] = rows
-        self._place[rows] = np.arange(self._size, end)
-        self._size = end
-
-    def remove(self, rows: np.ndarray) -> None:
-        """Remove distinct rows that are there, shape (n,)."""
-        holes = self._place[rows]
-        self._place[rows] = -1
-        size = self._size - len(rows)
-        holes = holes[holes < size]
-        tail = self._items[size : self._size]
-        kept = tail[self._place[tail] >= 0]
-        self._items[holes] = kept
-        self._place[kept] = holes
-        self._size = size
-
-    def holds(self, rows: np.ndarray) -> np.ndarray:
-        """Whether each row is there, shape (n,)."""
-        return np.asarray(self._place[rows] >= 0)
-
-    def clear(self) -> None:
-        """Remove all rows."""
-        self._place[self.items] = -1
-        self._size = 0
 
 
 class Buffer(ABC):
@@ -652,83 +586,6 @@ class KeepHardBuffer(ReservoirBuffer):
     def _victim(self) -> int:
         rows = [super(KeepHardBuffer, self)._victim() for _ in range(self._candidates)]
         return min(rows, key=self._loss.item)
-
-
-class Moments:
-    r"""Mean and standard deviation of named arrays that are seen once, in any order and split.
-
-    Each array has one mean and one standard deviation, over all its values.
-
-    Notes
-    -----
-    Counts, means and sums of squared deviations of two parts are merged by
-
-    .. math::
-        n = n_a + n_b, \quad d = m_b - m_a, \quad m = m_a + d n_b / n, \quad
-        S = S_a + S_b + d^2 n_a n_b / n,
-
-    which does not lose digits where the mean is far larger than the deviation; means are kept
-    relative to the first value seen, so that the order does not show in their rounding either.
-
-    References
-    ----------
-    T. F. Chan, G. H. Golub and R. J. LeVeque, "Updating formulae and a pairwise algorithm for
-    computing sample variances", COMPSTAT 1982, equations 2.1.
-    """
-
-    def __init__(self) -> None:
-        self._parts: dict[str, tuple[float, float, float, float]] = {}
-
-    def update(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Take in some values.
-
-        Parameters
-        ----------
-        arrays : mapping of str to ndarray, shape (batch, ...)
-            In the unit that `mean` and `std` then have.
-        """
-        for name, array in arrays.items():
-            values = np.asarray(array, np.float64)
-            if values.size:
-                origin = float(values.flat[0])
-                apart = values - origin
-                mean = float(apart.mean())
-                squares = float(np.square(apart - mean).sum())
-                self._merge(name, origin, float(values.size), mean, squares)
-
-    def merge(self, other: Moments) -> None:
-        """Take in what another one, for example that of another rank, has seen."""
-        for name, part in other._parts.items():
-            self._merge(name, *part)
-
-    def _merge(self, name: str, origin: float, count: float, mean: float, squares: float) -> None:
-        first, n, m, s = self._parts.get(name, (origin, 0.0, 0.0, 0.0))
-        total, apart = n + count, (origin - first) + (mean - m)
-        between = apart * apart * (n * count / total)
-        self._parts[name] = (first, total, m + apart * (count / total), s + squares + between)
-
-    @property
-    def count(self) -> dict[str, int]:
-        """Values seen of each array."""
-        return {k: int(n) for k, (_, n, _, _) in self._parts.items()}
-
-    @property
-    def mean(self) -> dict[str, float]:
-        """Mean of each array, in its unit."""
-        return {k: first + m for k, (first, _, m, _) in self._parts.items()}
-
-    @property
-    def std(self) -> dict[str, float]:
-        """Standard deviation of each array (divided by the count), in its unit."""
-        return {k: math.sqrt(s / n) for k, (_, n, _, s) in self._parts.items()}
-
-    def state(self) -> dict[str, np.ndarray]:
-        """By name, first value, count, mean less first value and sum of squared deviations, shape (4,)."""
-        return {k: np.array(part) for k, part in self._parts.items()}
-
-    def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Take what `state` gave instead of what was seen so far."""
-        self._parts = {k: (float(v[0]), float(v[1]), float(v[2]), float(v[3])) for k, v in state.items()}
 
 
 def some_of(rows: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:

@@ -19,6 +19,7 @@ from sciflow.stages.design import DESIGN
 from sciflow.stages.simulate import points_of
 from sciflow.stages.train import MODEL, split
 from sciflow.surrogate import Surrogate
+from sciflow_online.comparison import Compare
 from sciflow_online.reservoirs import FIFO, FIRO, KeepHard, Reservoir, ReservoirPolicy
 from sciflow_online.steering import Breed, SobolSteering
 
@@ -343,12 +344,12 @@ class Program(Problem):
 @hookimpl
 def sciflow_components() -> list[type[Component]]:
     """Components of this plugin."""
-    return [OnlineTrain, Program, FIFO, FIRO, Reservoir, KeepHard, SobolSteering, Breed]
+    return [OnlineTrain, Compare, Program, FIFO, FIRO, Reservoir, KeepHard, SobolSteering, Breed]
 
 
 @hookimpl
 def sciflow_report(artifact: Artifact) -> list[tuple[str, str]] | None:
-    """What a report says of a model that was trained online."""
-    from sciflow_online.report import sections
+    """What a report says of a model that was trained online, and of a comparison."""
+    from sciflow_online import comparison, report
 
-    return sections(artifact)
+    return comparison.sections(artifact) or report.sections(artifact)

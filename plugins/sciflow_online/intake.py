@@ -154,7 +154,8 @@ class Recipe:
             return _Source(Field((), problem.parameters[name].unit), parameter=position)
         if name == TIME and self.window is not None and side == "in":
             unit = problem.axis_units().get(TIME, "s")
-            return _Source(Field((), unit), parameter=len(problem.parameters))
+            about = "time of the first level that is predicted"
+            return _Source(Field((), unit, description=about), parameter=len(problem.parameters))
         if name not in problem.fields:
             known = [*problem.fields, *problem.parameters]
             raise NotFound(f"{problem.name}: no field or parameter {name!r}. {nearest(name, known)}")
@@ -162,6 +163,7 @@ class Recipe:
 
     def _of_field(self, text: str, old: Field, level: int | None, side: str) -> _Source:
         name = text.partition("[")[0]
+        about = old.description or name
         timed = old.axes[:1] in ((TIME,), ("step",))
         if level is not None:
             if not timed:
@@ -170,9 +172,9 @@ class Recipe:
                 raise Invalid(f"{text!r}: a window chooses the time levels; name the field alone")
             if not -self.levels <= level < self.levels:
                 raise Invalid(f"{text!r}: there are {self.levels} time levels")
-            chosen = Field(old.axes[1:], old.unit, old.dtype, old.description)
+            chosen = Field(old.axes[1:], old.unit, old.dtype, about)
             return _Source(chosen, name=name, first=level % self.levels)
-        plain = Field(old.axes, old.unit, old.dtype, old.description)
+        plain = Field(old.axes, old.unit, old.dtype, about)
         if not timed:
             return _Source(plain, name=name, static=True)
         if self.window is None:
@@ -182,7 +184,7 @@ class Recipe:
         if count == 0:
             raise Invalid(f"{text!r} has a time axis; the window {self.window} has no level for inputs")
         axes = (*((axis,) if count > 1 else ()), *old.axes[1:])
-        found = Field(axes, old.unit, old.dtype, old.description)
+        found = Field(axes, old.unit, old.dtype, about)
         first = 0 if side == "in" else before
         return _Source(found, name=name, first=first, count=count, squeezed=count == 1)
 

@@ -193,16 +193,15 @@ class Launch:
     @property
     def _width(self) -> int:
         """How many solvers run at the same time."""
-        from sciflow.executors.local import cores
-
         stage, wish = self._stage, self._resources
         if stage.order == "fixed":
             return stage.lanes
         members = len(stage.begin_order(stage.purposes(len(self._points))))
-        if self._executor.queues:
-            width = self._executor.width(wish)
-        else:
-            width = wish.parallel or max(1, (cores() - stage.trainer.ranks) // wish.ranks)
+        width = self._executor.width(wish)
+        if not self._executor.queues and not wish.parallel:
+            # The trainer is one of the jobs that share the machine, or the allocation.
+            taken = stage.trainer.ranks * max(1, stage.trainer.threads)
+            width -= -(-taken // (wish.ranks * max(1, wish.threads)))
         return max(1, min(width, -(-members // self._block_for(width))))
 
     def _block_for(self, width: int) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 
 from sciflow.errors import Failed
 from sciflow.samples import Batch, Samples, Signature
+from sciflow_online.moments import Moments
 from sciflow_online.reception import TRAIN, VALID, Reception
 from sciflow_online.roster import Standing
 
@@ -118,6 +119,7 @@ class Live(Samples):
         count = len(reception.plan.points)
         self.losses = np.zeros((count, 2))
         self._fresh = np.zeros((count, 2))
+        self.first = Moments()
         self.note: Callable[[str], None] = lambda what: None
 
     def __len__(self) -> int:
@@ -198,6 +200,10 @@ class Live(Samples):
         self._until(lambda sums: self._startable(batch), "the first samples")
         if not self._agree(len(self._buffer))[0] and self._closed:
             raise Failed(f"no training member succeeded: {_why(reception, TRAIN)}")
+        if not self.first.count:
+            for start in self.batches(SCALES, seed=None):
+                self.first.update({f"x:{k}": v for k, v in start.x.items()})
+                self.first.update({f"y:{k}": v for k, v in start.y.items()})
         self.idle = 0.0
         self.begun = time.monotonic()
         self._before = (reception.tally.samples, self.drawn)
@@ -288,6 +294,22 @@ class Live(Samples):
         }
         return {k: int(v) for k, v in zip(counts, self._agree(*counts.values()), strict=True)}
 
+    def drift(self) -> dict[str, tuple[float, float]]:
+        """How the stream differs from the samples that scales were taken of, on this rank.
+
+        Returns
+        -------
+        dict of str to (float, float)
+            For each array, how far its mean is from the first one, in first spreads; and its spread
+            over the first one. Near (0, 1) the scales fit.
+        """
+        stream, first = self._reception.moments, self.first
+        return {
+            name: (abs(stream.mean[name] - first.mean[name]) / spread, stream.std[name] / spread)
+            for name, spread in first.std.items()
+            if spread > 0 and name in stream.count
+        }
+
     # -- telling -----------------------------------------------------------------------------
 
     def figures(self) -> dict[str, float]:
@@ -326,6 +348,7 @@ class Live(Samples):
         """Take up what `state` gave."""
         self.drawn, self.losses = int(state["drawn"]), np.array(state["losses"])
         self._reception.limit = float(state["limit"])
+        self.first.restore({k.removeprefix("first:"): v for k, v in state.items() if k.startswith("first:")})
 
 
 def _why(reception: Reception, purpose: int) -> str:

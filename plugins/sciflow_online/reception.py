@@ -14,6 +14,7 @@ import numpy as np
 from sciflow.errors import Failed, Invalid
 from sciflow.problem import member_seed
 from sciflow_online.intake import Intake, Recipe, Sample
+from sciflow_online.moments import Moments
 from sciflow_online.roster import Roster, Standing
 from sciflow_online.wire import Header, Kind, entries, text
 
@@ -31,6 +32,8 @@ CHECKING = ("python 1", "c 1")
 """Clients that look at every value before they send it."""
 ROUNDS = 64
 """Messages that may land in the buffer, one by one, before credits are given."""
+MEASURED = 8
+"""Of every so many samples one is looked at for the mean and spread of the stream."""
 PROBE = 2.0
 """Seconds between two attempts to find out which connections are gone."""
 WAIT = 0.25
@@ -191,6 +194,7 @@ class Reception:
         self._comm: Any = ctx.comm
         self.intake = Intake(recipe, len(plan.points), ctx.comm.rank, ctx.comm.size)
         self.tally = Tally()
+        self.moments = Moments()
         self.held: list[Sample] = []
         self.limit: float = float("inf")
         self.lanes = lanes
@@ -482,6 +486,8 @@ class Reception:
                 continue
             sample, peer = lane.queue.popleft()
             self._sink.put(sample.arrays, sample.member, sample.number)
+            if self.tally.samples % MEASURED == 0:
+                self.moments.update({k: np.asarray(v)[None] for k, v in sample.arrays.items()})
             self.tally.samples += 1
             if peer is not None:
                 peer.taken += 1
@@ -641,6 +647,7 @@ class Reception:
             "solver": np.array([self.tally.solver_seconds, self.tally.blocked_seconds]),
             "held_key": np.array([[s.member, s.number] for s in self.held], dtype=np.int64).reshape(-1, 2),
         }
+        arrays |= {f"moments:{k}": v for k, v in self.moments.state().items()}
         for name in self.recipe.slabs():
             if self.held:
                 arrays[f"held:{name}"] = np.stack([s.arrays[name] for s in self.held])
@@ -656,6 +663,8 @@ class Reception:
         self._version += 1
         self.turn, self.tally.samples = int(arrays["turn"]), int(arrays["samples"])
         self.tally.solver_seconds, self.tally.blocked_seconds = map(float, arrays["solver"])
+        prefix = "moments:"
+        self.moments.restore({k[len(prefix) :]: v for k, v in arrays.items() if k.startswith(prefix)})
         names = list(self.recipe.slabs())
         self.held = [
             Sample(int(m), int(n), {k: arrays[f"held:{k}"][i] for k in names})

@@ -56,6 +56,13 @@ def _words(artifact: Artifact, about: dict[str, Any]) -> str:
         ],
         ["the trainer waited for samples", f"{100 * idle:.1f} % of its time"],
         ["solvers waited for the trainer", f"{100 * blocked:.1f} % of their time"],
+        *[
+            [
+                f"{name[2:]}: mean and spread, beside those at the start",
+                f"{shift:.2f} spreads away, {ratio:.2f} times",
+            ]
+            for name, (shift, ratio) in about.get("drift", {}).items()
+        ],
         ["members computed again", f"{about['resubmitted']}"],
         ["samples that came twice and were dropped", f"{about['duplicates']}"],
         ["refused connections and messages", f"{about['refused']}"],
@@ -79,7 +86,10 @@ def _curves(artifact: Artifact) -> Figure:
                 ax.plot(step, values, color=colour, ls=style, lw=1.6, label=label)
         ax.set_title(title)
         ax.set_xlabel("report", fontsize=9)
-        ax.set_ylim(bottom=0)
+        if title == "samples a second":
+            ax.set_yscale("log")
+        else:
+            ax.set_ylim(bottom=0)
         ax.legend(frameon=False, fontsize=8)
     return made
 
@@ -89,7 +99,8 @@ def _uses(artifact: Artifact) -> Figure:
     last = int(np.flatnonzero(uses)[-1]) + 1 if uses.any() else 1
     made, axes = figure(width=9, height=2.3)
     axes[0, 0].bar(np.arange(last), uses[:last], color=BLUE, alpha=0.85)
-    axes[0, 0].set_xlabel("times that a sample was used", fontsize=9)
+    more = f", the last bar: {last - 1} times or more" if last == len(uses) else ""
+    axes[0, 0].set_xlabel(f"times that a sample was used{more}", fontsize=9)
     axes[0, 0].set_ylabel("samples", fontsize=9)
     return made
 

@@ -32,6 +32,8 @@ ADDRESS, FINISHED = "address.json", "finished.json"
 """Files in the folder of a run: where the trainer is, and that it is through."""
 GONE = "gone"
 """Folder there, with a file for each group whose job has ended."""
+SHIFTED, SPREAD = 1.0, 3.0
+"""Change of mean, in spreads, and of spread, as a factor, from which scales no longer fit."""
 GOODBYE = 10.0
 """Seconds that solvers have to ask once more and hear that there is no more work."""
 
@@ -275,7 +277,8 @@ class Trainer:
 
     def _line(self) -> str:
         f = self._live.figures()
-        total = len(self.reception.plan.points)
+        roster = self.reception.roster
+        total = len(roster.standing) if roster is not None else 0
         failed = f", {f['members_failed']:.0f} failed" if f["members_failed"] else ""
         return (
             f"{f['members_done']:.0f}/{total} members, {f['members_running']:.0f} running{failed}, reservoir "
@@ -370,9 +373,22 @@ class Trainer:
                 "steering": stage.steering.to_json() if stage.steering is not None else None,
                 "uses": stage.uses,
                 "resubmitted": roster.resubmitted,
+                "drift": {name: list(found) for name, found in self._drift().items()},
                 **self._totals,
             },
         )
+
+    def _drift(self) -> dict[str, tuple[float, float]]:
+        """`Live.drift`, with a warning where the scales that training began with did not fit."""
+        found = self._live.drift()
+        for name, (shift, spread) in found.items():
+            if shift > SHIFTED or not 1 / SPREAD < spread < SPREAD:
+                self._ctx.log.warning(
+                    "%s: the stream has its mean %.1f spreads away from the samples that scales were taken of "
+                    "and %.1f times their spread; take more validation members or a larger threshold",
+                    name[2:], shift, spread,
+                )  # fmt: skip
+        return found
 
     def end(self) -> None:
         """Tell all solvers, now and later, that there is no more work."""

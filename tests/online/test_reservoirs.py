@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 from scipy.stats import chi2
 
 from sciflow import Failed, Invalid
-from sciflow_online.buffers import BINS, Moments, RowSet, some_of
+from sciflow_online.buffers import BINS, some_of
+from sciflow_online.moments import Moments
+from sciflow_online.rowset import RowSet
 from sciflow_online.reservoirs import FIFO, FIRO, KeepHard, Reservoir
 
 SHAPES = {"x": ((3,), "float32"), "time": ((), "float64")}

@@ -43,7 +43,7 @@ class Talk(Stage):
         for i in range(self.count):
             ctx.log.info("the same words")
             ctx.log.warning("line %d of %d", i, self.n)
-            ctx.progress(i + 1, self.count, "lines")
+            ctx.progress(i + 1, self.count, "lines", {"spoken": f"{i + 1} words"})
             ctx.metric(i, loss=1 / (i + 1))
             time.sleep(self.pause)
         if self.fail:
@@ -230,11 +230,45 @@ def check_talks(told, run, count=7, exact=True):
     for artifact in told["artifacts"]:
         if artifact["key"] == "talk-progress":
             assert artifact["data"] == 100
+            assert f"| spoken | {count} words |" in artifact["description"]
         if artifact["key"] == "talk-metrics":
             assert [row["step"] for row in json.loads(artifact["data"])] == list(range(count))
 
 
 # Without a server.
+
+
+class Stub:
+    """Takes whatever is asked of a server and keeps it."""
+
+    def __init__(self):
+        self.asked = []
+
+    def ask(self, method, path, body=None):
+        self.asked.append((method, path, body))
+        return {"id": f"made-{len(self.asked)}", "flow_run_id": None}
+
+    def all(self, path, body):
+        return []
+
+
+def test_the_curves_of_a_running_stage_are_one_page_that_changes(tmp_path, monkeypatch):
+    from sciflow import delivery
+
+    monkeypatch.setattr(delivery, "REDRAWN", 0.0)
+    box = Outbox(tmp_path)
+    box.begin("f", {}, time.time(), flow_run_id="run")
+    box.add({"event": "begin", "task": "a", "stage": "train", "name": "train", "task_run_id": "t"})
+    server = Stub()
+    sender = delivery.Delivery(tmp_path, server, live=True)
+    for step in range(1, 5):
+        box.add({"event": "metric", "task": "a", "step": step, "values": {"loss": 1 / step}})
+        box.add({"event": "progress", "task": "a", "done": 9, "total": 9, "what": "epochs"})
+        sender.go()
+    made = [(m, p, b) for m, p, b in server.asked if "learning curves" in str((b or {}).get("data"))]
+    assert [b["key"] for m, _, b in made if m == "POST"] == ["train-live"]
+    changed = [b["description"] for m, _, b in made if m == "PATCH"]
+    assert changed == ["After 3 reports", "After 4 reports"]
 
 
 def test_lines_are_numbered_and_no_two_have_the_same_time(tmp_path):

@@ -27,9 +27,9 @@ def all_finite(values: np.ndarray) -> bool:
     """Whether no value is NaN or infinite."""
     if values.dtype.kind != "f":
         return True
-    # The dot product is the fastest pass over an array, and sets no floating-point flag that numpy
-    # would look at; an overflow only costs a second look.
-    return math.isfinite(np.dot(values, values)) or bool(np.isfinite(values).all())
+    # The dot product is the fastest pass over an array; an overflow only costs a second look.
+    with np.errstate(over="ignore", invalid="ignore"):
+        return math.isfinite(np.dot(values, values)) or bool(np.isfinite(values).all())
 
 
 @dataclass(frozen=True)

@@ -233,6 +233,8 @@ class Live(Samples):
         left = self._length
         while left > 0:
             wanted = min(size, left)
+            if not self._reuse:
+                wanted = min(wanted, self._buffer.capacity)
             if self._fixed:
                 self._reception.limit = max(self._reception.limit, self._due(wanted))
             self._until(lambda sums, wanted=wanted: self._may_draw(sums, wanted), "samples")  # type: ignore[misc]
@@ -251,7 +253,9 @@ class Live(Samples):
         if not self._buffer.ready(wanted):
             return False
         if self._fixed:
-            return self._reception.tally.samples >= self._reception.limit
+            # Whether this is the end decides how is drawn, so it must be known: there is one more sample,
+            # or the buffer is closed.
+            return self._reception.tally.samples >= self._reception.limit and sums[1] > 0
         # Where samples are used once the buffer itself keeps count.
         return (self.drawn + wanted) * self._comm.size <= self.repeats * sums[0] or not self._reuse
 

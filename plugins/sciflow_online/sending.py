@@ -320,11 +320,11 @@ class Client:
     def _own(self, name: str, value: Any, wanted: _Wanted) -> tuple[np.ndarray, np.ndarray | None, int]:
         """This rank's values as they travel, their positions, and the number of the first."""
         if isinstance(value, Part):
-            own, where = np.ravel(value.values), np.asarray(value.index, dtype=np.int64).ravel()
+            own, where = np.ravel(value.values), _travelling(value.index)
             return self._typed(own, wanted), where, self._offset(name, len(own))
         if isinstance(value, Share):
             start = self._offset(name, len(value.values))
-            positions = None if value.index is None else np.asarray(value.index, dtype=np.int64)
+            positions = None if value.index is None else _travelling(value.index)
             return self._typed(np.ravel(value.values), wanted), positions, start
         values = self._typed(np.ravel(value), wanted)
         if len(values) != wanted.size:
@@ -467,6 +467,11 @@ class Client:
             return None
         level = self._progress.level
         return Header(Kind.ALIVE, member=mine.member, attempt=mine.attempt, level=level, **self._head)
+
+
+def _travelling(index: Any) -> np.ndarray:
+    """Positions as they travel: in one piece, which a slice of somebody's numbers need not be."""
+    return np.ascontiguousarray(index, dtype=np.int64).ravel()
 
 
 class Heart:

@@ -97,7 +97,7 @@ def test_the_model_is_evaluated_on_what_was_kept_and_the_report_says_who_waited(
     here, made, model = base
     points = alike(here, Design(problem=made.problem, count=COUNT))
     data = alike(here, Simulate(made.problem, seed=3), design=points)
-    score = alike(here, Evaluate(), model=model, ensemble=data)
+    score = alike(here, Evaluate(), model=model, ensemble=data, training=data)
     test = model.read("test_members")
     assert score.read("members").tolist() == np.repeat(test, 4).tolist()
     with within(here):

@@ -5,15 +5,15 @@ trainer, and nothing is stored: with as many members, and with as many as fit in
 the offline path took. All are tested on the same unseen members. The published ratios are those of Meyer
 et al., ICML 2023: 0.32 (MLP), 0.84 (FNO), 0.93 (message passing).
 
-    sciflow run flows/online_heat.py
-    sciflow run flows/online_heat.py --set problem='{"component": "burgers", "levels": 11}' --set given='["viscosity"]'
+    sciflow run flows/online_heat.py --set members=100
+    sciflow run flows/online_heat.py --set problem='{"component": "burgers"}' --set given='["viscosity"]'
 """
 
 from pathlib import Path
 
 from prefect import flow
 
-from sciflow import report, run
+from sciflow import Resources, report, run
 from sciflow.stages.design import Design
 from sciflow.stages.evaluate import Evaluate
 from sciflow.stages.simulate import Simulate
@@ -36,6 +36,7 @@ async def online_heat(
     reservoir: Reservoir = Reservoir(capacity=4000),
     members: int = 60,
     tests: int = 60,
+    solvers: int = 2,
     seed: int = 0,
 ) -> Path:
     """Compare offline and online training at equal numbers of solver runs and at equal wall time.
@@ -49,29 +50,36 @@ async def online_heat(
         reservoir: What the solvers fill.
         members: Of the stored ensemble.
         tests: Unseen members.
+        solvers: How many run at the same time.
         seed: Decides the designs, the split and the training.
     """
     field = next(name for name, f in problem.fields.items() if "time" in f.axes)
     step = ((field, *given), (1, 1))
     whole = step if isinstance(problem, Burgers) else ((*problem.parameters, "time"), (0, 1))
 
+    width = Resources(parallel=solvers)
     points = await run(Design(problem=problem, count=members, seed=seed))
     other = await run(Design(problem=problem, count=tests, seed=seed + 1))
-    unseen = await run(Simulate(problem, seed=seed + 1), design=other)
-    data = await run(Simulate(problem, seed=seed), design=points)
+    unseen = await run(Simulate(problem, seed=seed + 1), design=other, resources=width)
+    data = await run(Simulate(problem, seed=seed), design=points, resources=width)
     rows: dict = {}
     for surrogate, (known, window), paper in ((mlp, whole, 0.32), (fno, step, 0.84), (mp_pde, step, 0.93)):
         # One after the other: what runs at the same time as something else takes longer.
         stored = Train(surrogate, known, (field,), 0.88, 0.1, window, seed=seed)
         online = OnlineTrain(problem, surrogate, known, (field,), window, 0.88, 0.1, reservoir, seed=seed)
-        models = {"offline": await run(stored, ensemble=data), "equal_runs": await run(online, design=points)}
+        models = {
+            "offline": await run(stored, ensemble=data),
+            "equal_runs": await run(online, design=points, resources=width),
+        }
         plan = equal_time(data, models["offline"], models["equal_runs"])
         more = await run(Design(problem=problem, count=plan.members, seed=seed))
         longer = online.replace(train=plan.train, valid=plan.valid, repeats=plan.repeats)
-        models["equal_time"] = await run(longer, design=more)
+        models["equal_time"] = await run(longer, design=more, resources=width)
         scores = {}
         for way in WAYS:
             training = {"training": data} if way == "offline" else {}
-            scores[f"{way}_score"] = await run(Evaluate("all"), model=models[way], ensemble=unseen, **training)
+            scores[f"{way}_score"] = await run(
+                Evaluate("all"), model=models[way], ensemble=unseen, **training
+            )
         rows["before"] = await run(Compare(surrogate.name, paper), ensemble=data, **models, **scores, **rows)
     return await report("Training from a store, and from running solvers", rows["before"])

@@ -88,8 +88,8 @@ class OnlineTrain(Stage):
         Minutes within which a new time level must come from a solver.
     checkpoint_seconds : float
         Shortest time between two checkpoints.
-    gather : {"owner", "root"}
-        Every rank of a solver sends its part, or its root gathers them first.
+    gather : {"auto", "owner", "root"}
+        Every rank of a solver sends its part, or its root gathers them first; ``auto`` decides by size.
     listen : str
         Address that the trainer listens on; empty takes loopback where all jobs are on this machine,
         and the node's own where they are not. Nobody gets in without the token of the run.
@@ -122,7 +122,7 @@ class OnlineTrain(Stage):
     heartbeat: float = 5.0
     patience: float = 10.0
     checkpoint_seconds: float = 60.0
-    gather: Literal["owner", "root"] = "owner"
+    gather: Literal["auto", "owner", "root"] = "auto"
     listen: str = ""
     trainer: Resources = _ONE
 

@@ -14,6 +14,7 @@ import numpy as np
 from sciflow.errors import Invalid, NotFound, nearest
 from sciflow.samples import Signature
 from sciflow.schema import Field
+from sciflow_online.pool import Pool
 from sciflow_online.wire import DTYPES, Header, dtype_code, values_of
 
 if TYPE_CHECKING:
@@ -275,6 +276,7 @@ class _Level:
     missing: int
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     left: dict[str, int] = field(default_factory=dict)
+    parts: dict[str, dict[tuple[int, int], np.ndarray | slice]] = field(default_factory=dict)
 
 
 @dataclass
@@ -332,6 +334,8 @@ class Intake:
         self.duplicates = 0
         self._courses: dict[int, _Course] = {}
         self._attempts = np.full(members, -1, dtype=np.int64)
+        self._whole: set[tuple[Any, ...]] = set()
+        self._pool = Pool()
         self._places: dict[tuple[Any, int, int, int], np.ndarray] = {}
         self._index = {f.name: i for i, f in enumerate(recipe.fields)}
         self._timed = [f.name for f in recipe.fields if f.timed]
@@ -381,11 +385,14 @@ class Intake:
                 f"field {self.recipe.fields[header.field].name!r}: positions outside 0 to {size - 1}"
             )
         self._places[peer, header.field, header.start, header.count] = positions
+        self._whole.clear()
 
     def forget(self, peer: Any) -> None:
         """A connection is gone, with the positions that it announced."""
         for key in [k for k in self._places if k[0] == peer]:
             del self._places[key]
+            # Their identities may be those of other arrays from now on.
+            self._whole.clear()
 
     def add(self, peer: Any, header: Header, payload: Any, *, finite: bool = False) -> list[Sample]:
         """Take one part of one level; the samples that it completes.
@@ -469,23 +476,31 @@ class Intake:
             level.missing -= 1
             return False
         if kind.name not in level.arrays:
-            level.arrays[kind.name] = np.empty(kind.shape, kind.dtype)
+            level.arrays[kind.name] = self._pool.array(kind.shape, kind.dtype)
             level.left[kind.name] = kind.size
-            level.arrays[f"{kind.name}?"] = np.zeros(kind.size, dtype=bool)
-        if level.left[kind.name] == 0:
-            return True
-        seen = level.arrays[f"{kind.name}?"]
-        new = header.count - int(np.count_nonzero(seen[where]))
-        if new == 0 and header.count:
-            return True
+        parts = level.parts.setdefault(kind.name, {})
+        key = header.start, header.count
+        if level.left[kind.name] == 0 or key in parts:
+            return True  # sent twice
+        parts[key] = where
         level.arrays[kind.name].reshape(-1)[where] = values
-        seen[where] = True
-        level.left[kind.name] -= new
-        if level.left[kind.name] == 0:
-            del level.arrays[f"{kind.name}?"]
-            level.missing -= 1
-            return False
-        return True
+        level.left[kind.name] -= header.count
+        if level.left[kind.name] > 0:
+            return True
+        self._tiled(kind, parts)
+        level.missing -= 1
+        return False
+
+    def _tiled(self, kind: Travelling, parts: Mapping[tuple[int, int], np.ndarray | slice]) -> None:
+        """Refuse parts that hold a value twice; looked at once for each way of cutting a field."""
+        key = (kind.name, *sorted((*k, 0 if isinstance(w, slice) else id(w)) for k, w in parts.items()))
+        if key in self._whole:
+            return
+        every = np.arange(kind.size)
+        found = np.concatenate([every[w] for w in parts.values()])
+        if len(found) != kind.size or not np.array_equal(np.sort(found), every):
+            raise Invalid(f"field {kind.name!r}: the parts of a level hold some values twice")
+        self._whole.add(key)
 
     def _complete(self, member: int, course: _Course) -> list[Sample]:
         """Samples whose levels are all there now, in order."""

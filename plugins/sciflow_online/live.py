@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,9 +49,10 @@ class Held(Samples):
         self.signature: Signature = reception.recipe.signature
         self._arrays: dict[str, np.ndarray] = {}
 
-    def freeze(self) -> None:
-        """All of them have come."""
-        held = sorted(self._reception.held, key=lambda s: (s.member, s.number))
+    def freeze(self, failed: Collection[int] = ()) -> None:
+        """All of them have come; what was sent of members that failed in the end is left out."""
+        whole = [s for s in self._reception.held if s.member not in failed]
+        held = sorted(whole, key=lambda s: (s.member, s.number))
         if held:
             self._arrays = {k: np.stack([s.arrays[k] for s in held]) for k in self._reception.recipe.slabs()}
 
@@ -192,11 +193,11 @@ class Live(Samples):
             return reception.roster is None or reception.settled(VALID)
 
         self._until(valid, "validation members")
-        self._held.freeze()
+        self._held.freeze(self._failed(VALID))
         if not self._agree(len(self._held))[0]:
             raise Failed(f"no validation member succeeded: {_why(reception, VALID)}")
         if self._fixed:
-            reception.limit = self._due(batch)
+            reception.limit = self._due(self._at_once(batch))
         self._until(lambda sums: self._startable(batch), "the first samples")
         if not self._agree(len(self._buffer))[0] and self._closed:
             raise Failed(f"no training member succeeded: {_why(reception, TRAIN)}")
@@ -208,8 +209,18 @@ class Live(Samples):
         self.begun = time.monotonic()
         self._before = (reception.tally.samples, self.drawn)
 
+    def _failed(self, purpose: int) -> set[int]:
+        """Members with a purpose that came to nothing, as rank 0 knows them; collective."""
+        members, roster = self._reception.plan.of(purpose), self._reception.roster
+        flags = [roster is not None and roster.standing[m] == Standing.FAILED for m in members]
+        return {m for m, flag in zip(members, self._agree(*flags), strict=True) if flag}
+
     def _startable(self, batch: int) -> bool:
         return self._closed or self._buffer.ready(batch)
+
+    def _at_once(self, size: int) -> int:
+        """How many of a batch can be drawn together: what is used once must be there all at once."""
+        return size if self._reuse else min(size, self._buffer.capacity)
 
     def _due(self, size: int) -> float:
         """Samples that must be in before the next `size` are drawn (fixed order)."""
@@ -232,9 +243,7 @@ class Live(Samples):
             return
         left = self._length
         while left > 0:
-            wanted = min(size, left)
-            if not self._reuse:
-                wanted = min(wanted, self._buffer.capacity)
+            wanted = self._at_once(min(size, left))
             if self._fixed:
                 self._reception.limit = max(self._reception.limit, self._due(wanted))
             self._until(lambda sums, wanted=wanted: self._may_draw(sums, wanted), "samples")  # type: ignore[misc]
@@ -256,6 +265,8 @@ class Live(Samples):
             # Whether this is the end decides how is drawn, so it must be known: there is one more sample,
             # or the buffer is closed.
             return self._reception.tally.samples >= self._reception.limit and sums[1] > 0
+        if sums[0] >= self.expected:
+            return False  # the end is near; closed, the buffer gives what was never used first
         # Where samples are used once the buffer itself keeps count.
         return (self.drawn + wanted) * self._comm.size <= self.repeats * sums[0] or not self._reuse
 
@@ -277,7 +288,13 @@ class Live(Samples):
         self._fresh[:] = 0.0
 
     def serve(self) -> None:
-        """Stay until every member is settled, be it only stored; collective."""
+        """Stay until every member is settled, be it only stored; collective.
+
+        Raises
+        ------
+        Failed
+            If no training member succeeded.
+        """
         reception = self._reception
         reception.limit = float("inf")
 
@@ -287,6 +304,8 @@ class Live(Samples):
             return reception.roster is None or reception.settled()
 
         self._until(done, "the last members")
+        if len(self._failed(TRAIN)) == len(reception.plan.of(TRAIN)):
+            raise Failed(f"no training member succeeded: {_why(reception, TRAIN)}")
 
     def totals(self) -> dict[str, int]:
         """Samples taken in, dropped as duplicates, and refusals, over all trainer ranks; collective."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections import deque
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from sciflow.errors import Invalid
+from sciflow_online.pool import Pool
 from sciflow_online.transport import Link, Message, Server
 from sciflow_online.wire import DTYPES, SIZE, Header, Kind, text, unpack
 
@@ -19,8 +20,6 @@ LARGE = 1 << 16
 """Bytes from which a payload travels behind its header, so that it can be received where it is to stay."""
 ITEMSIZE = (0, *(np.dtype(name).itemsize for name in DTYPES[1:]))
 MANY = 512
-KEPT = 64
-"""Buffers of one size that are kept."""
 EAGER = 200
 """Looks at the network, one right after the other, before a process that waits begins to nap."""
 NAP = 5e-5
@@ -79,7 +78,7 @@ class MpiServer(Server):
 
     def __init__(self, comm: Any) -> None:
         self._comm = comm
-        self._out, self._pool = _Outbox(comm), _Pool()
+        self._out, self._pool = _Outbox(comm), Pool()
 
     def receive(self, timeout: float) -> list[Message]:
         """See `Server.receive`."""
@@ -137,7 +136,7 @@ class MpiLink(Link):
 
     def __init__(self, comm: Any, trainers: int) -> None:
         self._comm, self.trainers = comm, trainers
-        self._out, self._pool = _Outbox(comm), _Pool()
+        self._out, self._pool = _Outbox(comm), Pool()
 
     def send(self, trainer: int, header: Header, payload: Any = b"") -> None:
         """See `Link.send`."""
@@ -169,42 +168,20 @@ def _pause(looks: int) -> None:
         time.sleep(NAP)
 
 
-class _Pool:
-    """Buffers for messages that serve again when nobody looks at them any more.
+@cache
+def _mpi() -> tuple[Any, Any, Any]:
+    """What mpi4py wants for every message: a status, the type of bytes, any source."""
+    from mpi4py import MPI
 
-    A new large array costs more in page faults than the message that it is for.
-
-    Attributes
-    ----------
-    status, byte, anybody
-        What mpi4py wants for every message, looked up once.
-    """
-
-    def __init__(self) -> None:
-        from mpi4py import MPI
-
-        self.status, self.byte, self.anybody = MPI.Status(), MPI.BYTE, MPI.ANY_SOURCE
-        self._buffers: dict[int, list[np.ndarray]] = {}
-
-    def get(self, size: int) -> np.ndarray:
-        """A buffer of `size` bytes that nothing else refers to."""
-        known = self._buffers.setdefault(size, [])
-        for i in range(len(known)):
-            # Of the list, and of the call itself; a message or a view of it would be one more.
-            if sys.getrefcount(known[i]) == 2:
-                return known[i]
-        made = np.empty(size, dtype=np.uint8)
-        if len(known) < KEPT:
-            known.append(made)
-        return made
+    return MPI.Status(), MPI.BYTE, MPI.ANY_SOURCE
 
 
-def _take(comm: Any, pool: _Pool) -> tuple[int, np.ndarray] | None:
+def _take(comm: Any, pool: Pool) -> tuple[int, np.ndarray] | None:
     """The next message, if one is there."""
-    status = pool.status
-    found = comm.Improbe(pool.anybody, TAG, status)
+    status, byte, anybody = _mpi()
+    found = comm.Improbe(anybody, TAG, status)
     if found is None:
         return None
-    buffer = pool.get(status.Get_count(pool.byte))
+    buffer = pool.get(status.Get_count(byte))
     found.Recv(buffer)
     return status.Get_source(), buffer

@@ -384,8 +384,8 @@ class Trainer:
         for name, (shift, spread) in found.items():
             if shift > SHIFTED or not 1 / SPREAD < spread < SPREAD:
                 self._ctx.log.warning(
-                    "%s: the stream has its mean %.1f spreads away from the samples that scales were taken of "
-                    "and %.1f times their spread; take more validation members or a larger threshold",
+                    "%s: the stream has its mean %.1f spreads away from the samples that scales were taken "
+                    "of and %.1f times their spread; take more validation members or a larger threshold",
                     name[2:], shift, spread,
                 )  # fmt: skip
         return found

@@ -83,9 +83,10 @@ def _through_memory(levels: int, members: int, batch: int) -> float:
     from benchmarks.online_transport import Blocks
     from sciflow import Context
     from sciflow_online.intake import Recipe
-    from sciflow_online.reception import Plan, Reception, Terms
+    from sciflow_online.reception import Reception
     from sciflow_online.reservoirs import Reservoir
     from sciflow_online.roster import Roster
+    from sciflow_online.terms import Plan, Terms
     from sciflow_online.zmq_transport import ZmqServer
 
     problem = Blocks(int(np.prod(SAMPLE)), levels)
@@ -166,9 +167,10 @@ def _rate(clients: int, levels: int = 400) -> float:
     from benchmarks.online_transport import Blocks
     from sciflow import Context
     from sciflow_online.intake import Recipe
-    from sciflow_online.reception import Plan, Reception, Terms
+    from sciflow_online.reception import Reception
     from sciflow_online.reservoirs import FIFO
     from sciflow_online.roster import Roster
+    from sciflow_online.terms import Plan, Terms
     from sciflow_online.zmq_transport import ZmqServer
 
     members = 32

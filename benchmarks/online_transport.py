@@ -18,10 +18,11 @@ import numpy as np
 
 from sciflow import Context, Field, Parameter, ParameterSpace, Problem
 from sciflow_online.intake import Recipe
-from sciflow_online.reception import Plan, Reception, Terms
+from sciflow_online.reception import Reception
 from sciflow_online.reservoirs import FIFO
 from sciflow_online.roster import Roster
 from sciflow_online.sending import Client
+from sciflow_online.terms import Plan, Terms
 
 ROUNDS = 5
 ROWS = 64

@@ -12,8 +12,9 @@ import numpy as np
 from sciflow.errors import Failed
 from sciflow.samples import Batch, Samples, Signature
 from sciflow_online.moments import Moments
-from sciflow_online.reception import TRAIN, VALID, Reception
+from sciflow_online.reception import Reception
 from sciflow_online.roster import Standing
+from sciflow_online.terms import TRAIN, VALID
 
 if TYPE_CHECKING:
     from sciflow.context import Context

@@ -21,10 +21,11 @@ from sciflow.errors import Diverged, Failed, Invalid, Missing
 from sciflow.jobs import tail
 from sciflow.problem import State
 from sciflow_online.intake import Recipe
-from sciflow_online.reception import TRAIN, Plan, Reception, Terms
+from sciflow_online.reception import Reception
 from sciflow_online.roles import SLACK
 from sciflow_online.roster import Roster, Standing
 from sciflow_online.sending import ADDRESS, PATIENCE
+from sciflow_online.terms import TRAIN, Plan, Terms
 from sciflow_online.zmq_transport import ZmqServer, new_token, write_address
 
 if TYPE_CHECKING:

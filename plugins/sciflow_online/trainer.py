@@ -18,8 +18,9 @@ from sciflow.jobs import replace_json
 from sciflow.stages.design import scale
 from sciflow.stages.train import store_model, tensors
 from sciflow_online.live import Held, Live
-from sciflow_online.reception import TRAIN, Plan, Reception, Terms
+from sciflow_online.reception import Reception
 from sciflow_online.roster import Roster, Standing
+from sciflow_online.terms import TRAIN, Plan, Terms
 
 if TYPE_CHECKING:
     from sciflow.context import Comm, Context

@@ -6,10 +6,11 @@ import numpy as np
 
 from sciflow import Context, Field, Parameter, ParameterSpace, Problem, State
 from sciflow_online.intake import Recipe
-from sciflow_online.reception import Plan, Reception, Terms
+from sciflow_online.reception import Reception
 from sciflow_online.reservoirs import FIFO
 from sciflow_online.roster import Roster
 from sciflow_online.sending import Client
+from sciflow_online.terms import Plan, Terms
 
 TOKEN = "word"
 
@@ -39,13 +40,15 @@ def recipe(problem=None, window=(0, 1)):
     return Recipe(problem or Ramp(), names, ("u",), window)
 
 
-def reception(server, made, members=6, valid=1, *, capacity=10_000, attempts=3, lanes=0, credits=4, policy=None):
+def reception(
+    server, made, members=6, valid=1, *, capacity=10_000, attempts=3, lanes=0, ahead=4, policy=None
+):
     """A reception whose member m has a = 100 m."""
     points = 100.0 * np.arange(members)[:, None]
     purposes = np.array([1] * valid + [0] * (members - valid))
     roster = Roster(range(members), attempts, lanes)
     buffer = (policy or FIFO(capacity=capacity)).open(made.slabs(), np.random.default_rng(0), capacity)
-    terms = Terms(TOKEN, "session", credits=credits, heartbeat=1e9, patience=1e9)
+    terms = Terms(TOKEN, "session", credits=ahead, heartbeat=1e9, patience=1e9)
     here = Reception(server, made, buffer, Plan(points, purposes), terms, roster, Context(), lanes)
     return here, buffer
 

@@ -30,8 +30,9 @@ def check(found, members, levels, window=(0, 1)):
             assert np.array_equal(arrays["x:q"], (a * x).astype("float32"))
             assert np.array_equal(arrays["y:u"], (a + 10 * (s + 1) + x).astype("float32"))
         else:
-            assert np.array_equal(np.atleast_2d(arrays["x:u"])[0], (a + 10 * (s + 1) + x).astype("float32"))
-            assert np.array_equal(np.atleast_2d(arrays["y:u"])[-1], (a + 10 * (s + reach) + x).astype("float32"))
+            first, last = (np.atleast_2d(arrays[f"{side}:u"]) for side in "xy")
+            assert np.array_equal(first[0], (a + 10 * (s + 1) + x).astype("float32"))
+            assert np.array_equal(last[-1], (a + 10 * (s + reach) + x).astype("float32"))
 
 
 class Actor:
@@ -125,7 +126,7 @@ def test_a_level_that_is_sent_twice_counts_once():
                 one.states = None
                 continue
             for repeat in range(2):
-                one._call(lambda: one.client.send(state.time, state.fields))
+                one._call(lambda now=state: one.client.send(now.time, now.fields))
                 one.client._progress.level -= 1 - repeat
     check(drained(buffer), [1], 5)
     assert here.intake.duplicates >= 5
@@ -173,7 +174,7 @@ def test_values_that_are_not_finite_end_the_attempt_with_the_name_of_the_field()
 def test_a_full_reservoir_holds_solvers_back_and_loses_nothing(lanes):
     """With room for three samples and nobody who draws, no more than the credits are under way."""
     server = MemoryServer()
-    here, buffer = reception(server, recipe(), 4, valid=1, capacity=3, lanes=lanes, credits=2)
+    here, buffer = reception(server, recipe(), 4, valid=1, capacity=3, lanes=lanes, ahead=2)
     stop = threading.Event()
 
     def solve(name):

@@ -9,8 +9,8 @@ from scipy.stats import chi2
 from sciflow import Failed, Invalid
 from sciflow_online.buffers import BINS, some_of
 from sciflow_online.moments import Moments
-from sciflow_online.rowset import RowSet
 from sciflow_online.reservoirs import FIFO, FIRO, KeepHard, Reservoir
+from sciflow_online.rowset import RowSet
 
 SHAPES = {"x": ((3,), "float32"), "time": ((), "float64")}
 POLICIES = {"fifo": FIFO, "firo": FIRO, "reservoir": Reservoir, "keep_hard": KeepHard}

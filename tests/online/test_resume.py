@@ -1,5 +1,6 @@
 """A trainer that is killed goes on; in a fixed order to the bit, whoever was quicker."""
 
+import contextlib
 import random
 import threading
 import time
@@ -18,7 +19,7 @@ from tests.online.parts import client
 from tests.toys import Wave
 
 pytest.importorskip("torch")
-from sciflow_operators.components import FNO  # noqa: E402
+from sciflow_operators.components import FNO
 
 POINTS = np.column_stack([np.linspace(0.6, 1.7, 14), np.linspace(0.01, 0.9, 14)])
 
@@ -49,10 +50,8 @@ def solvers(server, count):
     """Threads that compute members until the trainer is gone."""
 
     def solve(name):
-        try:
+        with contextlib.suppress(Gone, RuntimeError):
             Solver(Hasty(), client(MemoryLink(server), name, patience=5.0), None, Context()).run()
-        except (Gone, RuntimeError):
-            pass
 
     threads = [threading.Thread(target=solve, args=(f"g{i}",), daemon=True) for i in range(count)]
     for thread in threads:

@@ -57,7 +57,6 @@ class Moody(Problem):
         return True
 
     def solve(self, mu, ctx):
-        import numpy as np
 
         x = self.coordinates()["x"]
         for t in range(1, self.levels + 1):

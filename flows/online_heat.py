@@ -55,7 +55,6 @@ async def online_heat(
     field = next(name for name, f in problem.fields.items() if "time" in f.axes)
     step = ((field, *given), (1, 1))
     whole = step if isinstance(problem, Burgers) else ((*problem.parameters, "time"), (0, 1))
-
     width = Resources(parallel=solvers)
     points = await run(Design(problem=problem, count=members, seed=seed))
     other = await run(Design(problem=problem, count=tests, seed=seed + 1))

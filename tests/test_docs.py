@@ -57,7 +57,7 @@ def test_the_blocks_of_a_page_run(page, tmp_path):
         )
         assert done.returncode == wanted, f"{text}\n{done.stdout}{done.stderr}"
         ran += 1
-    assert ran >= (1 if page == "online.md" else 2)
+    assert ran >= 2
 
 
 def test_links_between_pages_lead_somewhere():

@@ -135,7 +135,7 @@ def equal_time(ensemble: Artifact, offline: Artifact, measured: Artifact) -> Pla
 
     Notes
     -----
-    With the budget `T`, the time `t0` before the first batch and after the last, `r` samples received and
+    With the budget `T`, the time `t0` before the first report and after the last, `r` samples received and
     `d` samples drawn in a second while solvers ran, there is time for ``0.9 (T - t0) r`` samples and
     ``0.9 (T - t0) d`` draws.
     """
@@ -151,27 +151,33 @@ def equal_time(ensemble: Artifact, offline: Artifact, measured: Artifact) -> Pla
 
 
 def rates(model: Artifact) -> tuple[float, float, float]:
-    """What an online training measured of itself.
+    """What an online training measured of itself, after its first report.
 
     Returns
     -------
     received, drawn : float
         Samples a second, while solvers ran as far as that was seen.
     start : float
-        Seconds before the first batch and after the last.
+        Seconds before the first report and after the last: jobs begin, the first step takes long.
     """
     import numpy as np
 
-    curves = {
-        name: model.read(f"history_{name}")
-        for name in ("received", "received_per_second", "drawn", "drawn_per_second")
-    }
-    passed = curves["drawn"][-1] / curves["drawn_per_second"][-1]
-    running = np.flatnonzero(curves["received"] < curves["received"][-1])
-    last = running[-1] if len(running) else 0
-    whole = curves["received"][-1] / seconds(model)
-    received = max(float(curves["received_per_second"][last]), float(whole))
-    return received, float(curves["drawn_per_second"][last]), float(seconds(model) - passed)
+    received, drawn, speed = (
+        model.read(f"history_{name}") for name in ("received", "drawn", "drawn_per_second")
+    )
+    # From zero on, where there is but one report.
+    first = 0.0 if len(drawn) == 1 else 1.0
+    time = drawn / speed
+    running = np.flatnonzero(received < received[-1])
+    last = running[-1] if len(running) and running[-1] > 0 else len(drawn) - 1
+    passed = time[last] - first * time[0]
+    # At least that many came in, whatever was seen.
+    least = received[-1] / seconds(model)
+    return (
+        max(float((received[last] - first * received[0]) / passed), float(least)),
+        float((drawn[last] - first * drawn[0]) / passed),
+        float(seconds(model) - time[-1] + first * time[0]),
+    )
 
 
 def sections(artifact: Artifact) -> list[tuple[str, str]]:

@@ -253,6 +253,8 @@ class Program(Problem):
         Where it is started; empty for the directory of the run's process.
     patience : float
         Minutes without a new level after which it is given up.
+    order : tuple of str
+        Of the parameters; empty takes that of `space`, which a file of names would not keep.
     """
 
     name: ClassVar[str] = "program"
@@ -265,6 +267,7 @@ class Program(Problem):
     periodic_axes: tuple[str, ...] = ()
     directory: str = ""
     patience: float = 10.0
+    order: tuple[str, ...] = ()
 
     @classmethod
     def example(cls) -> Self:
@@ -289,6 +292,9 @@ class Program(Problem):
             raise Invalid("a program needs a command")
         if not self.space or not self.sends:
             raise Invalid("a program has at least one parameter and sends at least one field")
+        object.__setattr__(self, "order", tuple(self.order or self.space))
+        if sorted(self.order) != sorted(self.space):
+            raise Invalid(f"order names {', '.join(self.order)}, the parameters are {', '.join(self.space)}")
         for name, kind in self.sends.items():
             for axis in kind.axes:
                 if axis not in self.axes:
@@ -302,7 +308,7 @@ class Program(Problem):
     @property
     def parameters(self) -> ParameterSpace:  # type: ignore[override]
         """See `Problem`."""
-        return ParameterSpace(**dict(self.space))
+        return ParameterSpace(**{name: self.space[name] for name in self.order})
 
     @property
     def fields(self) -> Mapping[str, Field]:  # type: ignore[override]

@@ -17,7 +17,7 @@ from sciflow.executor import Cause, Executor, Job, JobState, Resources, cancel_a
 from sciflow.jobs import JOB, JobSpec
 from sciflow.provenance import collect, recipe_of
 from sciflow.stages.simulate import ENSEMBLE, Simulate, points_of
-from sciflow_online.trainer import FINISHED, GONE
+from sciflow_online.trainer import ADDRESS, FINISHED, GONE
 
 if TYPE_CHECKING:
     from sciflow.artifact import Artifact
@@ -236,6 +236,8 @@ class Launch:
         return _Started(job, payload["role"], payload.get("group", ""))
 
     def _start_trainer(self) -> _Started:
+        # Solvers are not to look for the one before.
+        (self._folder / ADDRESS).unlink(missing_ok=True)
         apart = self._executor.queues or self._executor.name == "steps"
         listen = self._stage.listen or ("node" if apart else "127.0.0.1")
         resources = dataclasses.replace(self._stage.trainer, threads=self._threads()[0])

@@ -135,6 +135,7 @@ def _levels(
     times = program.coordinates().get("time", np.zeros(1))
     statics: dict[str, np.ndarray] = {}
     for level, moment in enumerate(times):
+        until = time.monotonic() + 60 * program.patience
         while level not in levels.waiting:
             # Ended before looked at: what it sent before its end is taken in first.
             code = process.poll()
@@ -145,6 +146,11 @@ def _levels(
                 raise Diverged(f"{program.command[0]}: {roster.reasons.get(0, 'it failed')}")
             if code is not None:
                 raise _ended(program, code, level, len(times), log)
+            if time.monotonic() > until:
+                raise Failed(
+                    f"{program.command[0]}: no new time level came for {60 * program.patience:g} s, after "
+                    f"{level} of {len(times)}"
+                )
         arrays = levels.waiting.pop(level)
         fields = {k[2:]: v for k, v in arrays.items()}
         if timed and level:

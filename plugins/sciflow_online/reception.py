@@ -31,6 +31,8 @@ ROUNDS = 64
 """Messages that may land in the buffer, one by one, before credits are given."""
 MEASURED = 8
 """Of every so many samples one is looked at for the mean and spread of the stream."""
+SAID = 100
+"""Refusals that are logged one by one."""
 PROBE = 2.0
 """Seconds between two attempts to find out which connections are gone."""
 WAIT = 0.25
@@ -100,6 +102,7 @@ class Reception:
         self._looked = self._probed = time.monotonic()
         self._version = 0
         self._settled: dict[int | None, tuple[int, bool]] = {}
+        server.refused = self._refused
         if not lanes:
             server.landing = self._landing
 
@@ -150,9 +153,13 @@ class Reception:
             self._refuse(message.peer, f"{header.kind.name} is not for a trainer")
 
     def _refuse(self, peer: Any, reason: str) -> None:
+        self._server.refuse(peer, reason)
+
+    def _refused(self, reason: str) -> None:
         self.tally.refused += 1
-        self._ctx.log.warning("refused: %s", reason)
-        self._server.send(peer, Header(Kind.REFUSED), text({"reason": reason}))
+        if self.tally.refused <= SAID:
+            more = "; further ones are only counted" if self.tally.refused == SAID else ""
+            self._ctx.log.warning("refused: %s%s", reason, more)
 
     # -- hello and work ----------------------------------------------------------------------
 

@@ -117,16 +117,18 @@ def _serve(
         return here is not None and here["nonce"] == found["nonce"] and not (folder / FINISHED).exists()
 
     context: zmq.Context[Any] = zmq.Context()
+    links: list[ZmqLink] = []
     clients: list[Client] = []
     hearts: list[Heart] = []
     patience = 60 * stage.patience
     beats = ctx.comm.rank == 0 and block == 1
+    there = True
     try:
         for i in range(block):
-            link = ZmqLink(found["endpoints"], context)
+            links.append(ZmqLink(found["endpoints"], context))
             name = f"{group}.{i}" if block > 1 else group
             client = Client(
-                link, found["token"], name, ctx.comm, patience=patience, gather=stage.gather, beats=beats,
+                links[-1], found["token"], name, ctx.comm, patience=patience, gather=stage.gather, beats=beats,
                 present=same, stopping=ctx.stopping.is_set,
             )  # fmt: skip
             clients.append(client)
@@ -136,11 +138,15 @@ def _serve(
             BlockSolver(stage.problem, clients, stage.seed, ensemble, ctx).run()
         else:
             Solver(stage.problem, clients[0], ensemble, ctx).run()
+    except Gone:
+        there = False
+        raise
     finally:
         for heart in hearts:
             heart.stop()
-        for client in clients:
-            client.close()
+        # Also one whose trainer did not answer; the context would wait for it.
+        for link in links:
+            link.close(wait=there)
         context.term()
 
 

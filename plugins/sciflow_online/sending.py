@@ -529,7 +529,7 @@ class Heart:
             sign = client.now
             if sign is not None:
                 link.send(0, sign)
-        link.close()
+        link.close(wait=False)
 
     def stop(self) -> None:
         """End it."""

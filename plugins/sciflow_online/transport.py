@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sciflow_online.wire import Header
+from sciflow_online.wire import Header, Kind, text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,9 +43,18 @@ class Server(ABC):
     landing : callable
         Asked by transports that can receive straight into an array where a large payload is to go;
         None where it is to stay with the message. After a message that has landed, `receive` returns.
+    refused : callable
+        Told the reason of every refusal.
     """
 
     landing: Callable[[Any, Header], np.ndarray | None] = staticmethod(lambda peer, header: None)
+
+    refused: Callable[[str], None] = staticmethod(lambda reason: None)
+
+    def refuse(self, peer: Any, reason: str) -> None:
+        """Tell a connection that it is not listened to."""
+        self.refused(reason)
+        self.send(peer, Header(Kind.REFUSED), text({"reason": reason}))
 
     @abstractmethod
     def receive(self, timeout: float) -> list[Message]:

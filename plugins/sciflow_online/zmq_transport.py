@@ -14,7 +14,7 @@ import zmq
 
 from sciflow.errors import Failed, Invalid
 from sciflow_online.transport import Link, Message, Server
-from sciflow_online.wire import SIZE, VERSION, Header, Kind, text, unpack
+from sciflow_online.wire import SIZE, VERSION, Header, unpack
 
 MANY = 512
 """Messages that are taken from the socket in one go."""
@@ -92,7 +92,7 @@ class ZmqServer(Server):
         try:
             return Message(peer, unpack(head), payload)
         except Invalid as error:
-            self.send(peer, Header(Kind.REFUSED), text({"reason": error}))
+            self.refuse(peer, str(error))
             return None
 
     def send(self, peer: Any, header: Header, payload: bytes = b"") -> bool:
@@ -155,10 +155,10 @@ class ZmqLink(Link):
             return Message(self._sockets.index(socket), unpack(parts[0]), parts[1] if parts[1:] else b"")
         return None
 
-    def close(self) -> None:
-        """See `Link.close`."""
+    def close(self, *, wait: bool = True) -> None:
+        """See `Link.close`; without `wait` what has not gone out is dropped, as nobody is there."""
         for socket in self._sockets:
-            socket.close()
+            socket.close(None if wait else 0)
         if not self._shared:
             self._context.term()
 

@@ -213,7 +213,7 @@ def test_a_member_that_fails_once_is_computed_again(apart, tmp_path):
 
 
 def test_a_solver_that_hangs_is_found_and_ended_and_its_member_left_out(apart):
-    one = apart(stage(Moody(mood="hang", above=1.8), patience=0.02, heartbeat=0.2, attempts=2, minimum=0.5))
+    one = apart(stage(Moody(mood="hang", above=1.85), patience=0.02, heartbeat=0.2, attempts=2, minimum=0.5))
     model = one.end()
     assert model.attributes["failures"]
     assert all("no new time level came for" in r for r in model.attributes["failures"].values())
@@ -223,7 +223,7 @@ def test_a_solver_that_hangs_is_found_and_ended_and_its_member_left_out(apart):
 
 def test_a_stopped_solver_is_silent_and_lost(apart):
     """SIGSTOP stands for a node that does not answer: no heart beats there."""
-    one = apart(stage(Moody(pause=0.15), heartbeat=0.2), parallel=1)
+    one = apart(stage(Moody(pause=0.08), heartbeat=0.2))
     wait_until(lambda: one.metrics() >= 1, "no report")
     kill(one.wait_for_job("solver"), signal.SIGSTOP)
     model = one.end()
@@ -280,7 +280,7 @@ def reason(answer):
 
 
 def test_strangers_are_refused_by_name_and_the_run_goes_on(apart):
-    one = apart(stage(Moody(pause=0.2)))
+    one = apart(stage(Moody(pause=0.1)))
     said = json.loads(one.address.read_text())
     assert one.address.stat().st_mode & 0o077 == 0
     (endpoint,) = said["endpoints"]
@@ -305,7 +305,10 @@ def test_strangers_are_refused_by_name_and_the_run_goes_on(apart):
     model = one.end()
     silent.close()
     settled_uses(model, TRAINED, 4)
-    assert model.attributes["online"]["refused"] == 8
+    assert model.attributes["online"]["refused"] >= 8
+    said = [m for m in messages(one.here) if m.startswith("refused: ")]
+    assert len(said) == model.attributes["online"]["refused"]
+    assert any("GET " in m for m in said)
 
 
 def test_a_message_that_is_too_long_is_not_taken_in(apart):
@@ -331,7 +334,7 @@ def test_a_message_that_is_too_long_is_not_taken_in(apart):
 
 
 def test_another_client_joins_computes_and_leaves_in_the_middle(apart):
-    problem = Moody(pause=0.15)
+    problem = Moody(pause=0.1)
     one = apart(stage(problem, attempts=1))
     client = connect(one.address, patience=20.0)
     mine = []
@@ -355,7 +358,7 @@ def test_another_client_joins_computes_and_leaves_in_the_middle(apart):
 
 
 def test_cancelling_ends_all_jobs_promptly(apart):
-    one = apart(stage(Moody(pause=0.3)), 40)
+    one = apart(stage(Moody(pause=0.1)), 40)
     wait_until(lambda: one.metrics() >= 1, "no report")
     begin = time.monotonic()
     one.here.cancel("by the test")

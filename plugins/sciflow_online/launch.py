@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sciflow.component import digest_of
 from sciflow.context import Context
-from sciflow.errors import Cancelled
+from sciflow.errors import Cancelled, Failed
 from sciflow.executor import Cause, Executor, Job, JobState, Resources, cancel_all, ended, unfinished
 from sciflow.jobs import JOB, JobSpec
 from sciflow.provenance import collect, recipe_of
@@ -68,6 +68,7 @@ class Launch:
         self._ensemble = ""
         self._fruitless = 0
         self._trainer_ends = 0
+        self._hung: set[str] = set()
 
     # -- the ensemble ------------------------------------------------------------------------
 
@@ -282,8 +283,10 @@ class Launch:
                 self._solver_ended(one, state)
             else:
                 restart |= self._trainer_ended(one, state)
-        for one in [s for s in still if s.group and s.group.split(".")[0] in hung]:
-            self._ctx.log.warning("solver job %s hangs and is ended", one.job.id)
+        # Ranks of one job cannot be ended one by one.
+        for one in [s for s in still if hung and (s.role == "world" or s.group.split(".")[0] in hung)]:
+            self._ctx.log.warning("%s job %s hangs and is ended", one.role, one.job.id)
+            self._hung.add(one.job.id)
             one.job.cancel()
         if self._finished():
             return still
@@ -349,10 +352,11 @@ class Launch:
         """Deal with the end of the trainer; True if another one is to begin."""
         job = one.job
         job.settle()
-        if state == JobState.DONE and self._finished():
+        hung = job.id in self._hung
+        if (state == JobState.DONE or hung) and self._finished():
             return False
         cause = job.cause()
-        if cause == Cause.CANCELLED:
+        if cause == Cause.CANCELLED and not hung:
             raise Cancelled(job.reason() or "the trainer was cancelled")
         self._trainer_ends += 1
         passing = (cause is not None and cause.passing) or self._told(job)
@@ -360,6 +364,8 @@ class Launch:
         hopeless = any(
             w in job.reason() for w in ("Invalid:", "Missing:", "NotFound:", "Diverged:", "Failed:")
         )
+        if hung and self._trainer_ends > self._stage.attempts:
+            raise Failed("solvers hang again and again, and with them the job that holds the trainer too")
         if hopeless or self._trainer_ends > (PATIENT if passing else self._stage.attempts):
             raise ended(job, f"stage {self._stage.name!r}, the trainer")
         self._ctx.log.warning("the trainer ended: %s; another one goes on from its checkpoint", job.reason())

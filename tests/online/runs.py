@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import os
+import signal
+import threading
 import time
 from pathlib import Path
+
+import numpy as np
 
 from sciflow import Resources, run
 from sciflow.flow import Session, within
@@ -13,6 +19,7 @@ from sciflow.stages.design import Design
 from sciflow.store import Store
 from sciflow_online.components import OnlineTrain
 from sciflow_online.reservoirs import Reservoir
+from sciflow_online.trainer import ADDRESS
 from tests.online.toys import Mean, Moody
 
 
@@ -75,8 +82,6 @@ def wait_until(check, message, seconds=30.0):
 
 def jobs(root, role):
     """Run directories of the jobs with a role below a store, the latest last, with their pids."""
-    import json
-
     found = []
     for spec in Path(root).glob("partial/*/scratch/job-*/**/job.json"):
         if json.loads(spec.read_text())["payload"].get("role") != role:
@@ -91,8 +96,53 @@ def jobs(root, role):
 
 def settled_uses(model, total, uses):
     """Every sample of the training came once, and was drawn so often on average."""
-    import numpy as np
-
     histogram = model.read("uses")
     assert histogram.sum() == total
     assert int((histogram * np.arange(len(histogram))).sum()) == total * uses
+
+
+def kill(pid, number=signal.SIGKILL):
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+class Apart:
+    """A training in a thread of this process; its jobs are processes of their own."""
+
+    def __init__(self, root, made, count=10, site=None, **resources):
+        self.here, self.root, self.model, self.error = session(root), Path(root), None, None
+        self.here.site = site or self.here.site
+
+        def work():
+            try:
+                self.model = train(self.here, made, count, **resources)
+            except Exception as error:  # told to the test by `end`
+                self.error = error
+
+        self.thread = threading.Thread(target=work, daemon=True)
+        self.thread.start()
+
+    def metrics(self):
+        return sum(e["event"] == "metric" for _, e in self.here.events)
+
+    def job(self, role):
+        """The pid of the latest job with a role that runs."""
+        alive = [p for p, _ in jobs(self.root, role) if Path(f"/proc/{p}").exists()]
+        return alive[-1] if alive else None
+
+    def wait_for_job(self, role):
+        return wait_until(lambda: self.job(role), f"no {role} started")
+
+    @property
+    def address(self):
+        (found,) = wait_until(
+            lambda: list(self.root.glob(f"partial/*/scratch/online/{ADDRESS}")), "no address"
+        )
+        return found
+
+    def end(self, seconds=60):
+        self.thread.join(seconds)
+        assert not self.thread.is_alive(), "the run does not end"
+        if self.error is not None:
+            raise self.error
+        return self.model

@@ -7,65 +7,23 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from sciflow import Cancelled, Failed
+from sciflow import Cancelled, Context, Failed, Resources
 from sciflow.artifact import Artifact
 from sciflow_online.sending import connect
 from sciflow_online.steering import Breed
-from sciflow_online.trainer import ADDRESS
 from sciflow_online.wire import MAGIC, Header, Kind, entries, text, unpack
-from tests.online.runs import jobs, messages, running, session, settled_uses, stage, train, wait_until
+from tests.online.runs import Apart, jobs, kill, messages, running, settled_uses, stage, wait_until
 from tests.online.toys import Mean, Moody
 
 pytest.importorskip("zmq")
-COUNT = 10
 TRAINED = 6 * 4
 """Samples of the training members."""
-
-
-class Apart:
-    """A training in a thread of this process; its jobs are processes of their own."""
-
-    def __init__(self, root, made, count=COUNT, **resources):
-        self.here, self.root, self.model, self.error = session(root), Path(root), None, None
-
-        def work():
-            try:
-                self.model = train(self.here, made, count, **resources)
-            except Exception as error:  # told to the test by `end`
-                self.error = error
-
-        self.thread = threading.Thread(target=work, daemon=True)
-        self.thread.start()
-
-    def metrics(self):
-        return sum(e["event"] == "metric" for _, e in self.here.events)
-
-    def job(self, role):
-        """The pid of the latest job with a role that runs."""
-        alive = [p for p, _ in jobs(self.root, role) if Path(f"/proc/{p}").exists()]
-        return alive[-1] if alive else None
-
-    def wait_for_job(self, role):
-        return wait_until(lambda: self.job(role), f"no {role} started")
-
-    @property
-    def address(self):
-        (found,) = wait_until(lambda: list(self.root.glob(f"partial/*/scratch/online/{ADDRESS}")), "no address")
-        return found
-
-    def end(self, seconds=60):
-        self.thread.join(seconds)
-        assert not self.thread.is_alive(), "the run does not end"
-        if self.error is not None:
-            raise self.error
-        return self.model
 
 
 @pytest.fixture
@@ -73,7 +31,7 @@ def apart(tmp_path):
     """Starts trainings that are cancelled at the end of the test, of which then no process is left."""
     made = []
 
-    def start(stage, count=COUNT, **resources):
+    def start(stage, count=10, **resources):
         made.append(Apart(tmp_path, stage, count, **resources))
         return made[-1]
 
@@ -82,11 +40,6 @@ def apart(tmp_path):
         one.here.cancel("by the test")
         one.thread.join(60)
     wait_until(lambda: running(tmp_path) == [], f"left behind: {running(tmp_path)}", 20)
-
-
-def kill(pid, number=signal.SIGKILL):
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, number)
 
 
 # ---- deaths ----
@@ -118,7 +71,9 @@ def test_a_trainer_killed_after_some_reports_goes_on_from_its_checkpoint(apart, 
 
 
 def test_a_steered_training_goes_on_with_the_points_that_were_chosen(apart, tmp_path):
-    made = stage(Moody(pause=0.03), Mean(crash=str(tmp_path / "crashed")), steering=Breed(initial=2), keep=True)
+    made = stage(
+        Moody(pause=0.03), Mean(crash=str(tmp_path / "crashed")), steering=Breed(initial=2), keep=True
+    )
     model = apart(made).end()
     settled_uses(model, TRAINED, 4)
     (ensemble,) = tmp_path.glob("artifacts/ensemble-*")
@@ -139,12 +94,16 @@ print(model.path)
 
 
 def drive(root, **more):
-    return subprocess.Popen([sys.executable, "-c", DRIVER, str(root)], stdout=subprocess.PIPE, text=True, **more)
+    return subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(root)], stdout=subprocess.PIPE, text=True, **more
+    )
 
 
 def test_a_driver_killed_leaves_no_process_and_its_successor_goes_on(tmp_path):
     first = drive(tmp_path)
-    wait_until(lambda: list(tmp_path.glob("partial/*/scratch/online/checkpoints/*.safetensors")), "no checkpoint")
+    wait_until(
+        lambda: list(tmp_path.glob("partial/*/scratch/online/checkpoints/*.safetensors")), "no checkpoint"
+    )
     mine = running(tmp_path)
     assert len(mine) >= 3
     first.kill()
@@ -175,30 +134,18 @@ def test_members_that_go_wrong_are_tried_up_to_the_limit_and_left_out(apart, moo
     words, again = MOODS[mood]
     one = apart(stage(Moody(mood=mood, above=1.6), minimum=0.3, attempts=2))
     model = one.end()
-    failed = set(np.flatnonzero(model.read("points")[:, 0] > 1.6).tolist()) - set(
-        model.read("test_members").tolist()
-    )
+    purposes = stage().purposes(10)
+    # Those of the test are not computed.
+    failed = set(np.flatnonzero((model.read("points")[:, 0] > 1.6) & (purposes != 2)).tolist())
     given = {int(m): r for m, r in model.attributes["failures"].items()}
-    begun = failed & set(map(int, made_members(model, given)))
-    assert set(given) == begun
+    assert set(given) == failed
     assert given, "nothing failed"
     assert all(words in r for r in given.values()), given
     assert model.attributes["online"]["resubmitted"] == again * len(given)
     assert not failed & set(model.read("train_members").tolist())
     # The first level of members that failed later was good, came once, and was learned from.
-    assert model.read("uses").sum() == 4 * len(model.read("train_members")) + len(
-        [m for m in given if m in training(model, given)]
-    )
-
-
-def made_members(model, failures):
-    """Members that a run without `keep` begins: all but the test."""
-    purposes = stage().purposes(len(model.read("points")))
-    return np.flatnonzero(purposes != 2).tolist()
-
-
-def training(model, failures):
-    return np.flatnonzero(stage().purposes(len(model.read("points"))) == 0).tolist()
+    fragments = sum(purposes[m] == 0 for m in given)
+    assert model.read("uses").sum() == 4 * len(model.read("train_members")) + fragments
 
 
 def test_a_member_that_fails_once_is_computed_again(apart, tmp_path):
@@ -213,14 +160,14 @@ def test_a_member_that_fails_once_is_computed_again(apart, tmp_path):
 
 
 def test_a_solver_that_hangs_is_found_and_ended_and_its_member_left_out(apart):
-    one = apart(stage(Moody(mood="hang", above=1.85), patience=0.02, heartbeat=0.2, attempts=2, minimum=0.5))
+    one = apart(stage(Moody(mood="hang", above=1.8), patience=0.02, heartbeat=0.2, attempts=1, minimum=0.5))
     model = one.end()
     assert model.attributes["failures"]
     assert all("no new time level came for" in r for r in model.attributes["failures"].values())
     assert any("hangs and is ended" in m for m in messages(one.here))
-    assert model.attributes["online"]["resubmitted"] == len(model.attributes["failures"])
 
 
+@pytest.mark.torture  # a stopped process is slow to kill
 def test_a_stopped_solver_is_silent_and_lost(apart):
     """SIGSTOP stands for a node that does not answer: no heart beats there."""
     one = apart(stage(Moody(pause=0.08), heartbeat=0.2))
@@ -248,8 +195,6 @@ def test_too_few_members_end_the_run_with_the_reason(apart, above, minimum, word
 @pytest.mark.mpi
 def test_too_few_members_end_trainers_of_several_ranks_too(apart):
     pytest.importorskip("mpi4py")
-    from sciflow import Resources
-
     made = stage(Moody(mood="diverge", above=1.3), minimum=0.9, trainer=Resources(ranks=2))
     with pytest.raises(Failed, match="fewer than the minimum of 90%"):
         apart(made).end()
@@ -295,7 +240,9 @@ def test_strangers_are_refused_by_name_and_the_run_goes_on(apart):
     assert "protocol version 9, this side speaks version 1" in reason(other)
     for frames in ([b"GET / HTTP/1.1"], [b""], [MAGIC, b"x", b"y"], [b"x" * 64, b"", b"more"]):
         assert "message" in reason(dealer(endpoint, *frames))
-    nobody = dealer(endpoint, Header(Kind.HELLO, rank=3, ranks=2).pack(), text({"token": said["token"], **hello}))
+    nobody = dealer(
+        endpoint, Header(Kind.HELLO, rank=3, ranks=2).pack(), text({"token": said["token"], **hello})
+    )
     assert "HELLO needs a group and a rank" in reason(nobody)
     # Bytes that are not even ZeroMQ, and one who says nothing at all.
     host, port = endpoint.removeprefix("tcp://").split(":")
@@ -308,7 +255,7 @@ def test_strangers_are_refused_by_name_and_the_run_goes_on(apart):
     assert model.attributes["online"]["refused"] >= 8
     said = [m for m in messages(one.here) if m.startswith("refused: ")]
     assert len(said) == model.attributes["online"]["refused"]
-    assert any("GET " in m for m in said)
+    assert any("a message of 14 bytes is shorter" in m for m in said)
 
 
 def test_a_message_that_is_too_long_is_not_taken_in(apart):
@@ -339,7 +286,7 @@ def test_another_client_joins_computes_and_leaves_in_the_middle(apart):
     client = connect(one.address, patience=20.0)
     mine = []
     for assigned in client.members():
-        for i, state in enumerate(problem.solve(assigned.parameters, __import__("sciflow").Context())):
+        for i, state in enumerate(problem.solve(assigned.parameters, Context())):
             client.send(state.time, state.fields)
             if len(mine) == 1 and i == 1:
                 break
@@ -358,7 +305,7 @@ def test_another_client_joins_computes_and_leaves_in_the_middle(apart):
 
 
 def test_cancelling_ends_all_jobs_promptly(apart):
-    one = apart(stage(Moody(pause=0.1)), 40)
+    one = apart(stage(Moody(pause=0.1)))
     wait_until(lambda: one.metrics() >= 1, "no report")
     begin = time.monotonic()
     one.here.cancel("by the test")
@@ -374,7 +321,9 @@ def test_cancelling_ends_all_jobs_promptly(apart):
 @pytest.mark.torture
 def test_clients_killed_at_random_for_minutes_leave_nothing_behind(apart):
     """Memory, descriptors and processes do not grow; every sample comes once."""
-    one = apart(stage(Moody(pause=0.1, levels=4), Mean(epochs=40), attempts=100, minimum=1.0), 300, parallel=3)
+    one = apart(
+        stage(Moody(pause=0.1, levels=4), Mean(epochs=40), attempts=100, minimum=1.0), 300, parallel=3
+    )
     wait_until(lambda: one.metrics() >= 2, "no report")
     trainer, rng = one.wait_for_job("trainer"), np.random.default_rng(0)
     looks, killed = [], 0

@@ -1,6 +1,7 @@
 """What arrives is what `Stored` would read: the same samples to the bit, whoever sends which part when."""
 
 import asyncio
+import itertools
 from functools import cache
 
 import numpy as np
@@ -67,7 +68,7 @@ def levels_of(problem, ensemble, member):
         yield state.time, {n: whole(v) for n, v in state.fields.items() if v is not None}
 
 
-def parts_of(recipe, member, states, ranks, scattered, split):
+def parts_of(recipe, member, states, ranks, scattered, seed):
     """All messages of a member, each field cut into ranks; with the INDEX messages that go before."""
     index, data = [], []
     for level, (moment, fields) in enumerate(states):
@@ -75,10 +76,10 @@ def parts_of(recipe, member, states, ranks, scattered, split):
             if kind.name not in fields:
                 continue
             values = fields[kind.name].astype(kind.dtype)
-            order = split.permutation(kind.size) if scattered else np.arange(kind.size)
-            order = np.random.default_rng(number).permutation(kind.size) if scattered else order
+            rng = np.random.default_rng([seed, number])
+            order = rng.permutation(kind.size) if scattered else np.arange(kind.size)
             cuts = np.linspace(0, kind.size, ranks + 1).astype(int)
-            for rank, (start, end) in enumerate(zip(cuts[:-1], cuts[1:], strict=True)):
+            for rank, (start, end) in enumerate(itertools.pairwise(cuts)):
                 mine = order[start:end]
                 if scattered and level == 0:
                     head = Header(
@@ -101,7 +102,7 @@ def samples_of(recipe, ensemble, *, ranks=1, scattered=False, seed=0, trainers=1
     for member in range(COUNT):
         point = ensemble.read("parameters")[member]
         index, data = parts_of(
-            recipe, member, levels_of(recipe.problem, ensemble, member), ranks, scattered, rng
+            recipe, member, levels_of(recipe.problem, ensemble, member), ranks, scattered, seed
         )
         for intake in intakes:
             intake.begin(member, 0, point)
@@ -160,9 +161,7 @@ def test_neither_order_nor_ranks_nor_trainers_change_the_samples(
     problem, inputs, outputs, window = CASES[case]
     ensemble = ensembles(problem)
     recipe = Recipe(problem, inputs, outputs, window)
-    found = samples_of(
-        recipe, ensemble, ranks=ranks, scattered=scattered, seed=seed, trainers=trainers
-    )
+    found = samples_of(recipe, ensemble, ranks=ranks, scattered=scattered, seed=seed, trainers=trainers)
     compare(recipe, found, Stored(ensemble, inputs, outputs, window=window))
 
 
@@ -238,7 +237,9 @@ def test_what_a_connection_announced_ends_with_it():
     values = np.arange(4, dtype="f4")
     for level in range(3):
         for start in (0, 4):
-            found = one.add("p", data(field=0, level=level, values=4, start=start)[0], (values + start).tobytes())
+            found = one.add(
+                "p", data(field=0, level=level, values=4, start=start)[0], (values + start).tobytes()
+            )
     assert found[0].arrays["y:u"].tolist() == [list(range(8))] * 3
 
 

@@ -10,12 +10,21 @@ from pathlib import Path
 
 import pytest
 
-from sciflow import Resources
+from sciflow import Failed, Resources
 from sciflow_online.reservoirs import Reservoir
 from tests.conftest import ROOT
 from tests.online import world
-from tests.online.runs import messages, running, session, settled_uses, stage, train, wait_until
-from tests.online.test_faults import Apart, kill
+from tests.online.runs import (
+    Apart,
+    kill,
+    messages,
+    running,
+    session,
+    settled_uses,
+    stage,
+    train,
+    wait_until,
+)  # fmt: skip
 from tests.online.test_online_train import weights
 from tests.online.toys import Mean, Moody
 from tests.toys import March
@@ -85,7 +94,7 @@ def test_several_trainer_ranks_and_solvers_over_mpi(tmp_path):
     assert running(tmp_path) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGUSR1, pytest.param(signal.SIGTERM, marks=pytest.mark.torture)])
 def test_ranks_that_are_told_to_stop_keep_what_they_have_and_go_on_later(tmp_path, number):
     one = Apart(tmp_path, stage(Moody(pause=0.06), transport="mpi"))
     wait_until(lambda: one.metrics() >= 1, "no report")
@@ -96,6 +105,20 @@ def test_ranks_that_are_told_to_stop_keep_what_they_have_and_go_on_later(tmp_pat
     settled_uses(model, 6 * 4, 4)
     assert any("told to stop" in m for m in messages(one.here, "INFO"))
     assert any("training goes on after report" in m for m in messages(one.here, "INFO"))
+    assert running(tmp_path) == []
+
+
+@pytest.mark.torture  # what hangs is slow to kill
+def test_a_solver_that_hangs_takes_the_job_with_it_and_the_next_one_goes_on(tmp_path):
+    """Up to the limit; a member that always hangs ends the run with the reason."""
+    (tmp_path / "notes").mkdir()
+    once = Moody(mood="hang", above=1.75, once=str(tmp_path / "notes"))
+    made = stage(once, transport="mpi", patience=0.02, heartbeat=0.3)
+    settled_uses(Apart(tmp_path / "a", made).end(), 6 * 4, 4)
+    one = Apart(tmp_path / "b", made.replace(problem=once.replace(once=""), attempts=1))
+    with pytest.raises(Failed, match="no new time level came"):
+        one.end()
+    assert any("hangs and is ended" in m for m in messages(one.here))
     assert running(tmp_path) == []
 
 

@@ -39,7 +39,12 @@ def test_every_sample_came_once_and_was_drawn_as_often_as_it_must(base):
     samples = 12 * 4
     settled_uses(model, samples, made.surrogate.epochs)
     about = model.attributes["online"]
-    assert (about["samples"], about["duplicates"], about["refused"], about["resubmitted"]) == (samples, 0, 0, 0)
+    assert (about["samples"], about["duplicates"], about["refused"], about["resubmitted"]) == (
+        samples,
+        0,
+        0,
+        0,
+    )
     assert model.attributes["failures"] == {}
     assert model.attributes["window"] == [0, 1]
     assert model.attributes["parameters"] == ["a", "b"]
@@ -189,7 +194,8 @@ def test_steered_members_are_elsewhere_and_within_the_space(tmp_path, steering):
 
 
 @pytest.mark.parametrize(
-    ("policy", "order"), [(FIFO(capacity=6), "fixed"), (FIFO(capacity=3), "fixed"), (FIRO(capacity=3), "arrival")]
+    ("policy", "order"),
+    [(FIFO(capacity=6), "fixed"), (FIFO(capacity=3), "fixed"), (FIRO(capacity=3), "arrival")],
 )
 def test_reservoirs_that_use_samples_once_do_so(tmp_path, policy, order):
     """Also where a batch, here four samples, is larger than the reservoir."""

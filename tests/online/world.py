@@ -1,4 +1,4 @@
-"""Trainers and solvers as ranks of one MPI job: ``mpirun python -m tests.online.world OUT TRAINERS RANKS ...``.
+"""Trainers and solvers as ranks of one MPI job: ``mpirun python -m tests.online.world OUT ...``.
 
 Every trainer rank notes which samples it was given, by a hash of their bits.
 """
@@ -54,7 +54,17 @@ def serial(window, points):
                 whole = np.empty(kind.size)
                 whole[getattr(value, "index", slice(None))] = getattr(value, "values", value)
                 head = Header(
-                    Kind.DATA, kind.code, number, 0, 1, member, 0, level * kind.timed, state.time, 0, kind.size
+                    Kind.DATA,
+                    kind.code,
+                    number,
+                    0,
+                    1,
+                    member,
+                    0,
+                    level * kind.timed,
+                    state.time,
+                    0,
+                    kind.size,
                 )
                 for s in intake.add("me", head, whole.astype(kind.dtype).tobytes()):
                     found.append((s.member, s.number, mark(s.arrays)))

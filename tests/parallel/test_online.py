@@ -70,15 +70,30 @@ class Told(Link):
     def send(self, trainer, header, payload=b""):
         self.sent.append((trainer, header, bytes(payload)))
         if header.kind == Kind.HELLO:
-            said = {f"field{i}": f"{f.name} {f.dtype.name} {int(f.timed)} {f.size}" for i, f in enumerate(self.recipe.fields)}
-            said |= {"session": "s", "trainers": self.trainers, "credits": 2, "heartbeat": 1e9, "spread": self.recipe.spread}
-            self.answer(trainer, Kind.WELCOME, said | {"fields": len(self.recipe.fields), "parameters": 1, "parameter0": "a"})
+            said = {
+                f"field{i}": f"{f.name} {f.dtype.name} {int(f.timed)} {f.size}"
+                for i, f in enumerate(self.recipe.fields)
+            }
+            said |= {
+                "session": "s",
+                "trainers": self.trainers,
+                "credits": 2,
+                "heartbeat": 1e9,
+                "spread": self.recipe.spread,
+            }
+            self.answer(
+                trainer,
+                Kind.WELCOME,
+                said | {"fields": len(self.recipe.fields), "parameters": 1, "parameter0": "a"},
+            )
         elif header.kind == Kind.ASK:
             if not self.left:
                 self.answer(trainer, Kind.BYE)
                 return
             member = self.left.popleft()
-            self.answer(trainer, Kind.MEMBER, {"seed": 1, "purpose": "train", "p0": repr(member + 0.5)}, member=member)
+            self.answer(
+                trainer, Kind.MEMBER, {"seed": 1, "purpose": "train", "p0": repr(member + 0.5)}, member=member
+            )
         elif header.kind == Kind.DATA:
             self.answer(trainer, Kind.CREDIT, count=1)
         elif header.kind == Kind.FINISH:

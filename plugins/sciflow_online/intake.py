@@ -336,7 +336,7 @@ class Intake:
         self._attempts = np.full(members, -1, dtype=np.int64)
         self._whole: set[tuple[Any, ...]] = set()
         self._pool = Pool()
-        self._places: dict[tuple[Any, int, int, int], np.ndarray] = {}
+        self._places: dict[tuple[Any, int, int, int], np.ndarray | None] = {}
         self._index = {f.name: i for i, f in enumerate(recipe.fields)}
         self._timed = [f.name for f in recipe.fields if f.timed]
         self._static = [f.name for f in recipe.fields if not f.timed]
@@ -378,6 +378,8 @@ class Intake:
         """
         if not 0 <= header.field < len(self.recipe.fields):
             raise Invalid(f"positions for field number {header.field}; there are {len(self.recipe.fields)}")
+        # Until it is known to be right: values that were sent for it must not go anywhere else.
+        self._places[peer, header.field, header.start, header.count] = None
         positions = values_of(header, payload).astype(np.int64)
         size = self.recipe.fields[header.field].size
         if len(positions) and not (positions.min() >= 0 and positions.max() < size):
@@ -446,8 +448,11 @@ class Intake:
         return kind, values
 
     def _positions(self, peer: Any, header: Header, kind: Travelling) -> np.ndarray | slice:
-        found = self._places.get((peer, header.field, header.start, header.count)) if self._places else None
-        if found is not None:
+        key = (peer, header.field, header.start, header.count)
+        if self._places and key in self._places:
+            found = self._places[key]
+            if found is None:
+                raise Invalid(f"field {kind.name!r}: its positions were refused, so its values are, too")
             return found
         if header.start + header.count > kind.size:
             raise Invalid(

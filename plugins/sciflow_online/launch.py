@@ -39,6 +39,7 @@ class _Started:
     job: Job
     role: str
     group: str = ""
+    block: int = 1
 
 
 class Launch:
@@ -67,7 +68,7 @@ class Launch:
         self._resources = ctx.resources or Resources()
         self._ensemble = ""
         self._fruitless = 0
-        self._trainer_ends = 0
+        self._trainer_ends = self._furthest = 0
         self._hung: set[str] = set()
 
     # -- the ensemble ------------------------------------------------------------------------
@@ -177,7 +178,9 @@ class Launch:
         for job in unfinished(self._out.scratch):
             payload = JobSpec.read(job.directory / JOB).payload
             if "role" in payload:
-                found.append(_Started(job, payload["role"], payload.get("group", "")))
+                found.append(
+                    _Started(job, payload["role"], payload.get("group", ""), payload.get("block", 1))
+                )
         if found:
             self._ctx.log.info("%d jobs of an earlier process are found again", len(found))
         return found
@@ -234,15 +237,22 @@ class Launch:
         spec = self._spec(payload)
         job = self._executor.submit(spec, self._out.scratch / f"job-{spec.nonce[:12]}", resources)
         self._ctx.log.info("%s: job %s, run directory %s", payload["role"], job.id, job.directory)
-        return _Started(job, payload["role"], payload.get("group", ""))
+        return _Started(job, payload["role"], payload.get("group", ""), payload.get("block", 1))
 
     def _start_trainer(self) -> _Started:
         # Solvers are not to look for the one before.
         (self._folder / ADDRESS).unlink(missing_ok=True)
         apart = self._executor.queues or self._executor.name == "steps"
         listen = self._stage.listen or ("node" if apart else "127.0.0.1")
-        resources = dataclasses.replace(self._stage.trainer, threads=self._threads()[0])
+        resources = self._like_solvers(dataclasses.replace(self._stage.trainer, threads=self._threads()[0]))
         return self._submit({"role": "trainer", "listen": listen}, resources)
+
+    def _like_solvers(self, wish: Resources) -> Resources:
+        """Where the trainer's resources say nothing, what the site or the flow says of this stage's jobs."""
+        same = ("minutes", "partition", "account", "qos", "constraint", "extra")
+        return dataclasses.replace(
+            wish, **{name: getattr(wish, name) or getattr(self._resources, name) for name in same}
+        )
 
     def _start_solvers(self, count: int) -> list[_Started]:
         """Solvers, in one array where the executor queues."""
@@ -257,7 +267,9 @@ class Launch:
         folder = self._out.scratch / f"job-{specs[0].nonce[:12]}"
         jobs = self._executor.submit_all(specs, folder, resources, count)
         self._ctx.log.info("%d solvers, jobs %s to %s", count, jobs[0].id, jobs[-1].id)
-        return [_Started(job, "solver", str(p["group"])) for job, p in zip(jobs, payloads, strict=True)]
+        return [
+            _Started(job, "solver", str(p["group"]), block) for job, p in zip(jobs, payloads, strict=True)
+        ]
 
     def _start_world(self) -> _Started:
         """Trainer and solvers as ranks of one job."""
@@ -310,7 +322,8 @@ class Launch:
             elif kind == "member":
                 self._fruitless = 0
             elif kind in ("progress", "metric") or (kind == "log" and one.role != "solver"):
-                self._trainer_ends = 0 if kind == "metric" else self._trainer_ends
+                if kind == "metric" and event["step"] > self._furthest:
+                    self._furthest, self._trainer_ends = event["step"], 0
                 self._ctx.emit(event)
             elif kind == "log" and event["level"] not in ("DEBUG", "INFO"):
                 self._ctx.emit(event)
@@ -321,7 +334,7 @@ class Launch:
         job.settle()
         passing = (job.cause() is not None and job.cause().passing) or self._told(job)  # type: ignore[union-attr]
         reason = "" if state == JobState.DONE or passing else job.reason() or "its job ended"
-        self._note_gone(one.group, reason)
+        self._note_gone(one, reason)
         if state == JobState.DONE:
             return
         if job.cause() == Cause.CANCELLED and not reason:
@@ -337,16 +350,14 @@ class Launch:
         """Whether it was told to stop and kept what it had."""
         return "told to stop" in job.reason()
 
-    def _note_gone(self, group: str, reason: str) -> None:
-        """Tell the trainer, through a file, that the job behind a group has ended."""
+    def _note_gone(self, one: _Started, reason: str) -> None:
+        """Tell the trainer, through files, that the job behind a group, or several, has ended."""
         folder = self._folder / GONE
-        for name in [group] if self._block_for(self._width) == 1 else self._names(group):
+        names = [one.group] if one.block == 1 else [f"{one.group}.{i}" for i in range(one.block)]
+        for name in names:
             temporary = folder / f"{name}.partial"
             temporary.write_text(reason)
             temporary.replace(folder / name)
-
-    def _names(self, group: str) -> list[str]:
-        return [f"{group}.{i}" for i in range(self._block_for(self._width))]
 
     def _trainer_ended(self, one: _Started, state: JobState) -> bool:
         """Deal with the end of the trainer; True if another one is to begin."""

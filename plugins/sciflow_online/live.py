@@ -108,6 +108,9 @@ class Live(Samples):
         self._reception, self._buffer, self._held, self._ctx = reception, buffer, held, ctx
         self._comm: Any = ctx.comm
         self.repeats, self._fixed = repeats, fixed
+        # So that every sample is drawn at least once: as many draws as there are samples are left when the
+        # last one has come.
+        self._pace = max(repeats - 1.0, repeats / 2.0) if reuse else 1.0
         members = len(reception.plan.of(TRAIN))
         self.expected = members * reception.recipe.samples
         self._length = max(1, math.ceil(self.expected * repeats / (epochs * ctx.comm.size)))
@@ -226,7 +229,7 @@ class Live(Samples):
     def _due(self, size: int) -> float:
         """Samples that must be in before the next `size` are drawn (fixed order)."""
         least = max(self._buffer.threshold, size)
-        ahead = math.ceil((self.drawn + size) / self.repeats)
+        ahead = min(self.expected, math.ceil((self.drawn + size) / self._pace))
         return float(min(self._buffer.capacity, least) if ahead < least else ahead)
 
     # -- batches -----------------------------------------------------------------------------
@@ -265,11 +268,12 @@ class Live(Samples):
         if self._fixed:
             # Whether this is the end decides how is drawn, so it must be known: there is one more sample,
             # or the buffer is closed.
-            return self._reception.tally.samples >= self._reception.limit and sums[1] > 0
+            due = self._reception.tally.samples >= self._reception.limit or not self._buffer.room()
+            return due and sums[1] > 0
         if sums[0] >= self.expected:
             return False  # the end is near; closed, the buffer gives what was never used first
         # Where samples are used once the buffer itself keeps count.
-        return (self.drawn + wanted) * self._comm.size <= self.repeats * sums[0] or not self._reuse
+        return (self.drawn + wanted) * self._comm.size <= self._pace * sums[0] or not self._reuse
 
     def feedback(self, losses: np.ndarray) -> None:
         """See `Samples.feedback`."""
@@ -366,6 +370,7 @@ class Live(Samples):
             "drawn": np.array(self.drawn),
             "losses": self.losses,
             "limit": np.array(self._reception.limit),
+            **{f"first:{k}": v for k, v in self.first.state().items()},
         }
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:

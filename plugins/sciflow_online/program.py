@@ -24,7 +24,7 @@ from sciflow_online.intake import Recipe
 from sciflow_online.reception import Reception
 from sciflow_online.roles import SLACK
 from sciflow_online.roster import Roster, Standing
-from sciflow_online.sending import ADDRESS, PATIENCE
+from sciflow_online.sending import ADDRESS, GROUP, PATIENCE
 from sciflow_online.terms import TRAIN, Plan, Terms
 from sciflow_online.zmq_transport import ZmqServer, new_token, write_address
 
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 AHEAD = 4
 """Levels that a program may be ahead of whoever takes them."""
-GROUP = "SCIFLOW_GROUP"
 
 
 class _Levels:
@@ -82,7 +81,7 @@ def solve(program: Program, mu: Mapping[str, float], ctx: Context) -> Iterator[S
     levels, token = _Levels(), new_token()
     terms = Terms(token, uuid.uuid4().hex, heartbeat=60 * program.patience, patience=60 * program.patience)
     plan = Plan(np.array([[mu[n] for n in program.parameters]]), np.array([TRAIN]))
-    server = ZmqServer(largest=max(f.size * f.dtype.itemsize for f in recipe.fields) + SLACK)
+    server = ZmqServer(largest=8 * max(f.size for f in recipe.fields) + SLACK)
     try:
         reception = Reception(server, recipe, levels, plan, terms, Roster([0], 1), quiet)
         ctx.scratch.mkdir(parents=True, exist_ok=True)

@@ -29,8 +29,9 @@ CHECKING = ("python 1", "c 1")
 """Clients that look at every value before they send it."""
 ROUNDS = 64
 """Messages that may land in the buffer, one by one, before credits are given."""
-MEASURED = 8
-"""Of every so many samples one is looked at for the mean and spread of the stream."""
+MEASURED, GOLDEN = 1 / 8, 0.6180339887498949
+"""Share of the samples that are looked at for the mean and spread of the stream; not every eighth one, which
+might always be the same time level."""
 SAID = 100
 """Refusals that are logged one by one."""
 PROBE = 2.0
@@ -98,6 +99,7 @@ class Reception:
         self._lanes = [_Lane() for _ in range(max(1, lanes))]
         self._peers: dict[Any, _Peer] = {}
         self._early: deque[Message] = deque()
+        self._later: list[Message] = []
         self._notes: list[Any] = []
         self._looked = self._probed = time.monotonic()
         self._version = 0
@@ -125,6 +127,10 @@ class Reception:
         if self._early:
             self._again()
         self._put()
+        if self._later:
+            later, self._later = self._later, []
+            for message in later:
+                self._handle(message)
         self._pay()
         now = time.monotonic()
         if self.roster is not None and now - self._looked > LOOK:
@@ -259,6 +265,10 @@ class Reception:
     def _finish(self, peer: _Peer, message: Message) -> None:
         roster, header, said = self.roster, message.header, entries(message.payload)
         assert roster is not None
+        if any(s.member == header.member for lane in self._lanes for s, _ in lane.queue):
+            # Done is what is in the reservoir.
+            self._later.append(message)
+            return
         self.tally.solver_seconds += _number(said.get("seconds"))
         self.tally.blocked_seconds += _number(said.get("blocked"))
         whole = self.recipe.adaptive or header.level == self.recipe.levels
@@ -329,7 +339,7 @@ class Reception:
         self.tally.messages += 1
         self.tally.nbytes += 64 + len(message.payload)
         self._heard(header, moved=True)
-        if not samples:
+        if not samples or self.plan.purposes[header.member] == TEST:
             peer.taken += 1
             return
         lane = self._lanes[self._lane_of(peer) if self.lanes else 0]
@@ -387,7 +397,7 @@ class Reception:
                 continue
             sample, peer = lane.queue.popleft()
             self._sink.put(sample.arrays, sample.member, sample.number)
-            if self.tally.samples % MEASURED == 0:
+            if self.tally.samples * GOLDEN % 1.0 < MEASURED:
                 self.moments.update({k: np.asarray(v)[None] for k, v in sample.arrays.items()})
             self.tally.samples += 1
             if peer is not None:
@@ -477,13 +487,11 @@ class Reception:
 
     def _lost(self, group: str, reason: str, *, penalty: bool) -> None:
         assert self.roster is not None
-        member = self.roster.leave(group, reason, penalty=penalty)
-        if member is None:
-            return
-        self.intake.end(member)
-        if penalty:
-            again = self.roster.standing[member] == Standing.PENDING
-            self._note_failure(member, reason, again=again)
+        for member in self.roster.leave(group, reason, penalty=penalty):
+            self.intake.end(member)
+            if penalty:
+                again = self.roster.standing[member] == Standing.PENDING
+                self._note_failure(member, reason, again=again)
 
     # -- ends --------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sciflow_online.components import OnlineTrain
 
 SLACK = 1 << 20
-"""Bytes that a message may have beyond the largest field."""
+"""Bytes that a message may have beyond eight for each value of the largest field."""
 
 
 def work(stage: OnlineTrain, payload: Mapping[str, Any], design: Artifact, out: Writer, ctx: Context) -> None:
@@ -44,7 +44,7 @@ def trainer(
     from sciflow_online.zmq_transport import ZmqServer, new_token, write_address
 
     points, recipe = points_of(design, stage.problem), stage.recipe()
-    largest = max(f.size * f.dtype.itemsize for f in recipe.fields) + SLACK
+    largest = 8 * max(f.size for f in recipe.fields) + SLACK
     server = ZmqServer(address(listen), largest)
     endpoints = exchange(ctx.comm, server.endpoint)
     token = exchange(ctx.comm, new_token())[0]
@@ -128,8 +128,8 @@ def _serve(
             links.append(ZmqLink(found["endpoints"], context))
             name = f"{group}.{i}" if block > 1 else group
             client = Client(
-                links[-1], found["token"], name, ctx.comm, patience=patience, gather=stage.gather, beats=beats,
-                present=same, stopping=ctx.stopping.is_set,
+                links[-1], found["token"], name, ctx.comm, patience=patience, gather=stage.gather,
+                beats=beats, present=same, stopping=ctx.stopping.is_set,
             )  # fmt: skip
             clients.append(client)
         if beats:

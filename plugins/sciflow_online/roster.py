@@ -126,27 +126,27 @@ class Roster:
             raise Invalid(f"group {name!r} has {known.ranks} ranks, one of {ranks} says hello")
         return known
 
-    def leave(self, name: str, reason: str, *, penalty: bool) -> int | None:
-        """A group is gone; its member waits again, as one more failure if it was its own fault.
+    def leave(self, name: str, reason: str, *, penalty: bool) -> list[int]:
+        """A group is gone; what it was computing waits again, as one more failure if it was its own fault.
 
         Returns
         -------
-        int or None
-            The member that it was computing.
+        list of int
+            The members that it was computing: one, or two where some of its ranks were ahead.
         """
         group = self.groups.pop(name, None)
-        if group is None or not group.turns:
-            return None
-        member, attempt = group.turns[max(group.turns)]
-        turn = self.turns.get(member)
-        if turn is None or (turn.group, turn.attempt) != (name, attempt):
-            return None
-        if penalty:
-            self.fail(member, attempt, reason)
-        else:
-            del self.turns[member]
-            self._again(member)
-        return member
+        lost = []
+        for member, attempt in group.turns.values() if group is not None else ():
+            turn = self.turns.get(member)
+            if turn is None or (turn.group, turn.attempt) != (name, attempt):
+                continue
+            lost.append(member)
+            if penalty:
+                self.fail(member, attempt, reason)
+            else:
+                del self.turns[member]
+                self._again(member)
+        return lost
 
     # -- members -----------------------------------------------------------------------------
 

@@ -42,6 +42,8 @@ PATIENCE = "SCIFLOW_ONLINE_PATIENCE"
 """Environment variable: seconds that a solver waits for a trainer that says nothing, 600 if not set."""
 
 
+GROUP = "SCIFLOW_GROUP"
+"""Environment variable: the name of a solver, the same for all its ranks."""
 ROOTED = 1 << 17
 """Bytes of a level from which the root of a solver gathers it."""
 
@@ -212,6 +214,8 @@ class Client:
             mine = self._assigned
             if mine is not None and (header.member, header.attempt) == (mine.member, mine.attempt):
                 self._aborted = entries(message.payload).get("reason", "no reason given")
+                # What was announced may be what was wrong.
+                self._placed.clear()
         elif header.kind == Kind.BYE:
             raise Gone("the trainer says that there is no more work")
 
@@ -285,7 +289,7 @@ class Client:
         """
         self._listen()
         for name, value in fields.items():
-            if value is not None and name in self.fields:
+            if value is not None and name in self.fields and self._mine().purpose != "test":
                 self._send_field(name, value, time_)
         self._progress.level += 1
         self._alive()
@@ -404,6 +408,10 @@ class Client:
         made[found] = whole
         return made
 
+    def _mine(self) -> Assigned:
+        assert self._assigned is not None, "send comes after next"
+        return self._assigned
+
     def _announce(self, trainer: int, number: int, start: int, positions: np.ndarray) -> None:
         """Tell a trainer rank once where this rank's values lie."""
         key = (trainer, number, start)
@@ -413,8 +421,8 @@ class Client:
             self._placed[key] = positions
             return
         head = Header(
-            Kind.INDEX, dtype_code(np.int64), number, self.comm.rank, self.comm.size, start=start,
-            count=len(positions),
+            Kind.INDEX, dtype_code(np.int64), number, self.comm.rank, self.comm.size,
+            self._mine().member, self._mine().attempt, start=start, count=len(positions),
         )  # fmt: skip
         self._link.send(trainer, head, positions)
         self._placed[key] = positions
@@ -441,7 +449,10 @@ class Client:
             self._told = now
 
     def finish(self, failure: str = "", *, final: bool = False) -> None:
-        """The member is complete, or came to nothing; returns when the trainer has taken everything.
+        """The member is complete, or came to nothing.
+
+        A single trainer rank reads everything in order, so nothing is waited for; with several, this
+        returns when all of them have taken what they were sent.
 
         Parameters
         ----------
@@ -459,7 +470,9 @@ class Client:
         assert mine is not None, "finish comes after next"
         begin = time.monotonic()
         until = begin + self._patience
-        while any(self._under_way) and not (self._aborted or failure):
+        self._listen()
+        apart = self._link.trainers > 1
+        while apart and any(self._under_way) and not (self._aborted or failure):
             message = self._hear(until)
             if message is not None:
                 self._deal(message)
@@ -477,8 +490,9 @@ class Client:
             Kind.FINISH, member=mine.member, attempt=mine.attempt, level=progress.level, **self._head
         )
         self._link.send(0, head, text(said))
-        self._expect(Kind.FINISHED)
         self._assigned = None
+        while apart and self._expect(Kind.FINISHED).header.member != mine.member:
+            pass
 
     def leave(self) -> None:
         """Go away in good order; the member is given to another without penalty."""
@@ -572,7 +586,7 @@ def connect(
         raise Invalid(f"which trainer? Give the path of its address file, or set {ADDRESS} to it")
     wait = float(os.environ.get(PATIENCE, "600")) if patience is None else patience
     found = wait_for_address(Path(place), wait)
-    name = exchange(ranks, group or uuid.uuid4().hex)[0]
+    name = exchange(ranks, group or os.environ.get(GROUP) or uuid.uuid4().hex)[0]
     link = ZmqLink(found["endpoints"])
     beats = ranks.rank == 0
     try:

@@ -90,7 +90,7 @@ def jobs(root, role):
         for line in status.read_text().splitlines() if status.exists() else ():
             event = json.loads(line)
             if event["event"] == "start":
-                found.append((event["time"] if "time" in event else 0, event["pid"], spec.parent))
+                found.append((event.get("time", 0), event["pid"], spec.parent))
     return [(pid, folder) for _, pid, folder in sorted(found)]
 
 

@@ -77,6 +77,7 @@ class Actor:
         thread.start()
         while thread.is_alive():
             self.here.poll(0.0005)
+        self.here.poll()
         if "error" in out:
             raise out["error"]
         return out["value"]
@@ -175,7 +176,6 @@ def test_a_full_reservoir_holds_solvers_back_and_loses_nothing(lanes):
     """With room for three samples and nobody who draws, no more than the credits are under way."""
     server = MemoryServer()
     here, buffer = reception(server, recipe(), 4, valid=1, capacity=3, lanes=lanes, ahead=2)
-    stop = threading.Event()
 
     def solve(name):
         mine = client(MemoryLink(server), name)
@@ -201,4 +201,6 @@ def test_a_full_reservoir_holds_solvers_back_and_loses_nothing(lanes):
             found += list(zip(buffer._member[rows].tolist(), buffer._sample[rows].tolist(), strict=True))
     found += [(m, s) for m, s, _ in drained(buffer)]
     assert sorted(found) == [(m, s) for m in (1, 2, 3) for s in range(5)]
-    stop.set()
+    here.dismiss()
+    for thread in threads:
+        thread.join(10)

@@ -21,7 +21,7 @@ from sciflow.errors import Diverged, Failed, Invalid, Missing
 from sciflow.jobs import tail
 from sciflow.problem import State
 from sciflow_online.intake import Recipe
-from sciflow_online.reception import Reception
+from sciflow_online.reception import UNREACHABLE, Reception
 from sciflow_online.roles import SLACK
 from sciflow_online.roster import Roster, Standing
 from sciflow_online.sending import ADDRESS, GROUP, PATIENCE
@@ -142,7 +142,7 @@ def _levels(
             if level in levels.waiting:
                 break
             if roster.standing[0] == Standing.FAILED:
-                raise Diverged(f"{program.command[0]}: {roster.reasons.get(0, 'it failed')}")
+                raise _failed(program, roster, process, level, len(times), log)
             if code is not None:
                 raise _ended(program, code, level, len(times), log)
             if time.monotonic() > until:
@@ -167,9 +167,22 @@ def _finish(program: Program, reception: Reception, process: subprocess.Popen[by
     while process.poll() is None and time.monotonic() < until:
         reception.poll(0.02)
     if roster.standing[0] == Standing.FAILED:
-        raise Diverged(f"{program.command[0]}: {roster.reasons.get(0, 'it failed')}")
+        raise _failed(program, roster, process, 0, 0, log)
     if process.poll():
         raise _ended(program, process.returncode, 0, 0, log)
+
+
+def _failed(
+    program: Program, roster: Roster, process: subprocess.Popen[bytes], level: int, levels: int, log: Path
+) -> Exception:
+    """Why a member failed; a program whose connection is gone has most likely ended, and that says more."""
+    reason = roster.reasons.get(0, "it failed")
+    if reason == UNREACHABLE:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(5)
+        if process.returncode:
+            return _ended(program, process.returncode, level, levels, log)
+    return Diverged(f"{program.command[0]}: {reason}")
 
 
 def _ended(program: Program, code: int, level: int, levels: int, log: Path) -> Failed:

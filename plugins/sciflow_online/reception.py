@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sciflow.context import Context
     from sciflow_online.transport import Message, Server
 
+UNREACHABLE = "the connection to its solver is gone"
 UNSAID = "the solver says that it failed"
 LOOK = 0.5
 """Seconds between two looks at who is silent or gone."""
@@ -434,7 +435,7 @@ class Reception:
             return
         self._drop(key)
         if self.roster is not None and not peer.heart:
-            self._lost(peer.group, "the connection to its solver is gone", penalty=True)
+            self._lost(peer.group, UNREACHABLE, penalty=True)
 
     def _drop(self, key: Any) -> None:
         self._peers.pop(key, None)

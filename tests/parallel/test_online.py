@@ -68,7 +68,9 @@ class Told(Link):
         self.inbox.append(Message(trainer, Header(kind, **head), text(said or {})))
 
     def send(self, trainer, header, payload=b""):
-        self.sent.append((trainer, header, bytes(payload)))
+        # What is not in one piece cannot travel.
+        data = memoryview(payload).cast("B").tobytes() if len(payload) else b""
+        self.sent.append((trainer, header, data))
         if header.kind == Kind.HELLO:
             said = {
                 f"field{i}": f"{f.name} {f.dtype.name} {int(f.timed)} {f.size}"

@@ -36,7 +36,8 @@ class Ranked(Problem):
         if self.way == "range":
             cuts = [0, *(POINTS * (r + 1) // size - (r + 1 < size) for r in range(size))]
             return np.arange(cuts[rank], cuts[rank + 1])
-        return np.random.default_rng(5).permutation(POINTS)[rank::size]
+        # Backwards, so that it is not in one piece on one rank either.
+        return np.random.default_rng(5).permutation(POINTS)[::-1][rank::size]
 
     def solve(self, mu, ctx):
         rank, size = ctx.comm.rank, ctx.comm.size

@@ -115,9 +115,7 @@ class Context:
 
         return np.random.default_rng([self.seed, *key])
 
-    def progress(
-        self, done: int, total: int, what: str, figures: Mapping[str, str] | None = None
-    ) -> None:
+    def progress(self, done: int, total: int, what: str, figures: Mapping[str, str] | None = None) -> None:
         """Say how far the stage is; also the place where a cancelled stage stops.
 
         Parameters

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -15,9 +16,12 @@ import pytest
 
 from sciflow import Cancelled, Context, Failed, Resources
 from sciflow.artifact import Artifact
+from sciflow_online import roles
 from sciflow_online.sending import connect
 from sciflow_online.steering import Breed
+from sciflow_online.trainer import ADDRESS, FINISHED
 from sciflow_online.wire import MAGIC, Header, Kind, entries, text, unpack
+from sciflow_online.zmq_transport import write_address
 from tests.online.runs import Apart, jobs, kill, messages, running, settled_uses, stage, wait_until
 from tests.online.toys import Mean, Moody
 
@@ -81,6 +85,25 @@ def test_a_steered_training_goes_on_with_the_points_that_were_chosen(apart, tmp_
     # Every value says by which parameters it was computed.
     u = Artifact.open(ensemble).read("u")
     np.testing.assert_allclose(u[:, 0, 0], model.read("points")[:, 0], rtol=1e-6)
+
+
+def test_a_solver_whose_trainer_never_answers_looks_for_the_next(tmp_path):
+    """The address of a trainer that has just died; nothing that was meant for it holds the solver up."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        endpoint = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+    write_address(tmp_path / ADDRESS, [endpoint], "word", "first")
+    solver = threading.Thread(
+        target=roles.solver, args=(stage(patience=1.0), tmp_path, None, "g", 1, Context()), daemon=True
+    )
+    solver.start()
+    time.sleep(0.5)
+    assert solver.is_alive()
+    write_address(tmp_path / ADDRESS, [endpoint], "word", "second")
+    time.sleep(1.5)
+    (tmp_path / FINISHED).touch()
+    solver.join(8)
+    assert not solver.is_alive()
 
 
 DRIVER = """
@@ -322,7 +345,9 @@ def test_cancelling_ends_all_jobs_promptly(apart):
 def test_clients_killed_at_random_for_minutes_leave_nothing_behind(apart):
     """Memory, descriptors and processes do not grow; every sample comes once."""
     one = apart(
-        stage(Moody(pause=0.2, levels=4), Mean(), attempts=100, minimum=1.0), 300, parallel=3
+        stage(Moody(pause=0.2, levels=4), Mean(epochs=40), repeats=4.0, attempts=100, minimum=1.0),
+        300,
+        parallel=3,
     )
     wait_until(lambda: one.metrics() >= 2, "no report")
     trainer, rng = one.wait_for_job("trainer"), np.random.default_rng(0)

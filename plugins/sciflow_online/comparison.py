@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from sciflow.errors import Invalid
 from sciflow.schema import Field, Schema
@@ -66,6 +66,11 @@ class Compare(Stage):
     light: ClassVar[bool] = True
     surrogate: str
     paper: float = 0.0
+
+    @classmethod
+    def example(cls) -> Self:
+        """One for conformance checks."""
+        return cls("mlp")
 
     def check(self, inputs: Mapping[str, Artifact]) -> None:
         """Also refuse scores of other models, and models and scores that cannot be compared."""

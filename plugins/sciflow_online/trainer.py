@@ -46,8 +46,15 @@ class Steerer:
     ----------
     stage : OnlineTrain
         With `steering`.
-    live : callable
-        Gives the sums of relative losses, and how many, of every member.
+    seed : int
+        Of the controller's generator.
+
+    Attributes
+    ----------
+    roster : Roster or None
+        Tells which members are through.
+    losses : ndarray, shape (member, 2)
+        Sum of the losses of its samples, each over the mean of its batch, and how many.
     """
 
     def __init__(self, stage: OnlineTrain, seed: int) -> None:
@@ -185,6 +192,8 @@ class Trainer:
         Of the run.
     ctx : Context
         Its ranks are those of the trainer.
+    token : str
+        Without it no solver is let in.
     """
 
     def __init__(

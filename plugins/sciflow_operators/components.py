@@ -122,7 +122,7 @@ class FNO(Trained):
         How the learning rate changes from step to step.
     loss : {"relative_l2", "squared"}
         ``relative_l2``: error over the norm of each sample's field. ``squared``: mean square of the
-        error over the spread of the field.
+        error over the spread of each channel of the field.
     clip : float
         Largest norm of the gradient; 0 does not clip.
     threads : int
@@ -189,7 +189,7 @@ class MLP(Trained):
         How the learning rate changes from step to step.
     loss : {"relative_l2", "squared"}
         ``relative_l2``: error over the norm of each sample's field. ``squared``: mean square of the
-        error over the spread of the field.
+        error over the spread of each channel of the field.
     clip : float
         Largest norm of the gradient; 0 does not clip.
     threads : int
@@ -245,7 +245,7 @@ class MPPDE(Trained):
         How the learning rate changes from step to step.
     loss : {"relative_l2", "squared"}
         ``relative_l2``: error over the norm of each sample's field. ``squared``: mean square of the
-        error over the spread of the field, or of its increments where those are learned.
+        error over the spread of each channel, or of its increments where those are learned.
     clip : float
         Largest norm of the gradient; 0 does not clip.
     threads : int

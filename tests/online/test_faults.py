@@ -74,6 +74,14 @@ def test_a_trainer_killed_after_some_reports_goes_on_from_its_checkpoint(apart, 
     assert "ensemble" in model.attributes
 
 
+def test_a_trainer_killed_while_it_writes_the_model_is_followed_by_one_that_writes_it(apart, tmp_path):
+    made = stage(surrogate=Mean(end_crash=str(tmp_path / "crashed")))
+    model = apart(made).end()
+    assert (tmp_path / "crashed").exists()
+    settled_uses(model, TRAINED, 4)
+    assert len(model.read("history_draws")) == 4
+
+
 def test_a_steered_training_goes_on_with_the_points_that_were_chosen(apart, tmp_path):
     made = stage(
         Moody(pause=0.03), Mean(crash=str(tmp_path / "crashed")), steering=Breed(initial=2), keep=True

@@ -86,8 +86,8 @@ class Moody(Problem):
 class Average(Model):
     """Every output is the mean of all that was seen."""
 
-    def __init__(self, signature, mean):
-        self.signature, self.mean = signature, mean
+    def __init__(self, signature, mean, crash=""):
+        self.signature, self.mean, self._crash = signature, mean, crash
 
     def predict(self, x):
         import numpy as np
@@ -97,7 +97,15 @@ class Average(Model):
         return {name: np.broadcast_to(self.mean, (count, *self.signature.shape(name)))}
 
     def state(self):
+        die_once(self._crash)
         return {"mean": self.mean}
+
+
+def die_once(file):
+    """Kill this process, if it is the first to come here."""
+    if file and not Path(file).exists():
+        Path(file).touch()
+        os.kill(os.getpid(), 9)
 
 
 @dataclass(frozen=True)
@@ -112,6 +120,8 @@ class Mean(Surrogate):
         How long each step takes, s.
     crash : str
         A file; if it is not there yet, it is made in the second report and the process dies.
+    end_crash : str
+        The same for the moment when the model is written.
     """
 
     name: ClassVar[str] = "toy_mean"
@@ -119,6 +129,7 @@ class Mean(Surrogate):
     batch: int = 4
     step: float = 0.0
     crash: str = ""
+    end_crash: str = ""
 
     def fit(self, samples, valid, ctx, resume=None):
         import numpy as np
@@ -136,14 +147,13 @@ class Mean(Surrogate):
                 total, count, steps = total + y.sum(0), count + len(y), steps + 1
                 drawn, loss = drawn + len(y), loss + float(losses.sum())
                 time.sleep(self.step)
-                if self.crash and epoch == 1 and not Path(self.crash).exists():
-                    Path(self.crash).touch()
-                    os.kill(os.getpid(), 9)
+                if epoch == 1:
+                    die_once(self.crash)
             held = sum(len(b.y[name]) for b in valid.batches(64, seed=None))
             state = {"total": total, "count": np.array(count), "epoch": np.array(epoch + 1)}
             metrics = {"train_loss": loss / max(drawn, 1), "draws": float(drawn), "held": float(held)}
             yield Report(epoch + 1, self.epochs, metrics, lambda state=state: state)
-        return Average(samples.signature, total / max(count, 1))
+        return Average(samples.signature, total / max(count, 1), self.end_crash)
 
     def load(self, state, signature):
         if "mean" not in state:

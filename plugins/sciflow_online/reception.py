@@ -523,9 +523,15 @@ class Reception:
             self._server.send(key, Header(Kind.BYE))
 
     def goodbye(self, seconds: float) -> None:
-        """Tell every solver that asks, for some time, that there is no more work."""
+        """Tell every solver that asks, for some time, that there is no more work.
+
+        Whoever was given up, because it hangs or is silent, is not waited for.
+        """
         until = time.monotonic() + seconds
-        while any(not p.heart for p in self._peers.values()) and time.monotonic() < until:
+        groups = self.roster.groups if self.roster is not None else {}
+        while any(p.group in groups and not p.heart for p in self._peers.values()):
+            if time.monotonic() > until:
+                return
             for message in self._server.receive(0.05):
                 if message.header.kind == Kind.HELLO:
                     self._hello(message)

@@ -102,6 +102,7 @@ def test_a_driver_that_is_killed_and_comes_back_submits_nothing_twice(cluster, t
     assert next_job() - before == 3, "a trainer and two solvers"
 
 
+@pytest.mark.torture
 def test_a_trainer_whose_time_is_over_is_continued_by_the_next(cluster, tmp_path):
     """Slurm warns it with a signal; here one like it comes from the test."""
     one = apart(tmp_path, slurm_stage(Moody(pause=0.15), Mean(step=0.02)))

@@ -13,7 +13,7 @@ import numpy as np
 from sciflow.errors import Invalid
 from sciflow_online.pool import Pool
 from sciflow_online.transport import Link, Message, Server
-from sciflow_online.wire import DTYPES, SIZE, Header, Kind, text, unpack
+from sciflow_online.wire import DTYPES, SIZE, Header, unpack
 
 TAG, LARGE_TAG = 17, 18
 LARGE = 1 << 16
@@ -102,7 +102,7 @@ class MpiServer(Server):
             try:
                 header = unpack(data)
             except Invalid as error:
-                self.send(peer, Header(Kind.REFUSED), text({"reason": error}))
+                self.refuse(peer, str(error))
                 continue
             size = ITEMSIZE[header.dtype] * header.count
             if len(data) > SIZE or size < LARGE:

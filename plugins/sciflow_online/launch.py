@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sciflow.artifact.member import DATA
 from sciflow.component import digest_of
 from sciflow.context import Context
 from sciflow.errors import Cancelled, Failed
@@ -134,13 +135,11 @@ class Launch:
         out.refresh()
 
     def _final_points(self) -> Any:
-        from sciflow.artifact.writer import Writer as Joined
-
-        here = Joined(self._out.path, self._out.schema, "")
+        """Where the members were computed, as the trainer noted it, shape (member, parameter)."""
         import zarr
 
-        array: Any = zarr.open_array(here.path / "data.zarr" / "points", mode="r")
-        return array[...]
+        noted: Any = zarr.open_array(self._out.path / DATA / "points", mode="r")
+        return noted[...]
 
     # -- jobs --------------------------------------------------------------------------------
 
@@ -332,12 +331,13 @@ class Launch:
     def _solver_ended(self, one: _Started, state: JobState) -> None:
         job = one.job
         job.settle()
-        passing = (job.cause() is not None and job.cause().passing) or self._told(job)  # type: ignore[union-attr]
+        cause = job.cause()
+        passing = (cause is not None and cause.passing) or self._told(job)
         reason = "" if state == JobState.DONE or passing else job.reason() or "its job ended"
         self._note_gone(one, reason)
         if state == JobState.DONE:
             return
-        if job.cause() == Cause.CANCELLED and not reason:
+        if cause == Cause.CANCELLED and not reason:
             return
         self._fruitless += 1
         limit = PATIENT if passing else HOPELESS * self._stage.attempts * self._width

@@ -144,7 +144,7 @@ class Reducible(Problem):
         return np.zeros(1) if times is None else np.asarray(times, dtype=np.float64)
 
     def start(self, count: int) -> np.ndarray:
-        """History variables before the first step at `count` points, shape (count, variable); none by default."""
+        """History variables before the first step, shape (count, variable); none by default."""
         import numpy as np
 
         return np.zeros((count, 0))

@@ -144,7 +144,7 @@ def test_samples_of_a_batch_do_not_see_each_other():
 def test_it_exports_with_a_free_batch_size():
     net = FNONet(2, 1, 4, (4, 4), 2, (False, True), padding=0.25)
     program = torch.export.export(
-        net, (torch.randn(3, 9, 8, 2),), dynamic_shapes={"x": {0: torch.export.Dim("batch")}}
+        net, (torch.randn(3, 9, 8, 2),), dynamic_shapes={"x": {0: torch.export.Dim.AUTO}}
     )
     other = torch.randn(7, 9, 8, 2)
     # The net itself after the trace: nothing made while tracing may have been kept.

@@ -11,6 +11,7 @@ from sciflow.executors.steps import Steps
 from sciflow.hooks import hookimpl
 from sciflow.stages.design import Design
 from sciflow.stages.evaluate import Evaluate
+from sciflow.stages.side_by_side import SideBySide
 from sciflow.stages.simulate import Simulate
 from sciflow.stages.train import Train
 
@@ -18,4 +19,4 @@ from sciflow.stages.train import Train
 @hookimpl
 def sciflow_components() -> list[type[Component]]:
     """Stages and executors of the core."""
-    return [Design, Simulate, Train, Evaluate, Local, Mpi, Slurm, Steps, Dask]
+    return [Design, Simulate, Train, Evaluate, SideBySide, Local, Mpi, Slurm, Steps, Dask]

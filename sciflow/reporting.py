@@ -98,12 +98,18 @@ def build(title: str, artifacts: Sequence[Artifact], here: Session) -> Document:
     here : Session
         The run: parameters, stages and their times.
     """
-    known = {"design": _design, "ensemble": _ensemble, "model": _model, "evaluation": _evaluation}
-    order = {"evaluation": 0, "model": 1, "ensemble": 2, "design": 3}
+    known = {
+        "side_by_side": _side_by_side,
+        "evaluation": _evaluation,
+        "model": _model,
+        "ensemble": _ensemble,
+        "design": _design,
+    }
+    order = {kind: place for place, kind in enumerate(known)}
     sections = []
     # matplotlib's font cache and mathtext are not thread safe.
     with _DRAWING:
-        for artifact in sorted(artifacts, key=lambda a: order.get(a.schema.kind, 4)):
+        for artifact in sorted(artifacts, key=lambda a: order.get(a.schema.kind, 1.5)):
             if artifact.schema.kind in known:
                 sections.append(known[artifact.schema.kind](artifact))
             sections += _from_plugins(artifact)
@@ -198,6 +204,76 @@ def percent(value: float) -> str:
 
 def _three(value: float, unit: str = "") -> str:
     return f"{value:.3g}{unit}"
+
+
+def seconds(value: float) -> str:
+    """A time with three significant digits and a unit that fits, from microseconds to hours."""
+    if not np.isfinite(value):
+        return "–"
+    if value >= 1:
+        return duration(value) if value >= 60 else f"{value:.3g} s"
+    scale, unit = (1e3, "ms") if value >= 1e-3 else (1e6, "µs")
+    return f"{value * scale:.3g} {unit}"
+
+
+def _side_by_side(artifact: Artifact) -> Section:
+    names, full = artifact.attributes["models"], artifact.attributes["full_seconds"]
+    columns = {name: artifact.read(name) for name in artifact.schema.fields}
+    rows = []
+    for i, name in enumerate(names):
+        of = {key: float(values[i]) for key, values in columns.items()}
+        faster = full / of["query_seconds"]
+        even = f"{of['break_even']:.0f}" if np.isfinite(of["break_even"]) else "never"
+        rows.append(
+            [
+                name,
+                *(percent(of[f"error_{which}"]) for which in ("median", "mean", "p95")),
+                f"{seconds(of['query_seconds'])}",
+                f"{faster:.3g} x" if np.isfinite(faster) else "–",
+                seconds(of["offline_seconds"]),
+                even,
+            ]
+        )
+    rows.append(["the solver itself", "–", "–", "–", seconds(full), "1 x", "–", "–"])
+    head = [
+        "",
+        "median error",
+        "mean",
+        "95 %",
+        "one answer",
+        "faster than the solver",
+        "training",
+        "pays off after",
+    ]
+    plot = data_uri(_costs(names, columns, full))
+    text = (
+        "<p>Errors are relative L2 errors on the same unseen members. An answer is timed alone, in this "
+        "process; training is the time of all stages between ensemble and model; it pays off after so many "
+        "answers, in which the solver would have taken longer (the ensemble is not counted).</p>"
+    )
+    best = int(np.argmin(columns["error_median"]))
+    figures = (
+        (percent(float(columns["error_median"][best])), f"median error of {names[best]}, the best of them"),
+    )
+    body = table(head, rows) + text + _img(plot, "error against the time of an answer")
+    return Section("Side by side on unseen members", body, figures, f"![errors and times]({plot})")
+
+
+def _costs(names: Sequence[str], columns: Mapping[str, np.ndarray], full: float) -> Figure:
+    made, axes = figure(width=6.5, height=3.4)
+    ax = axes[0, 0]
+    for i, name in enumerate(names):
+        x, y = columns["query_seconds"][i], columns["error_median"][i]
+        ax.plot([x, x], [y, columns["error_p95"][i]], color=GREY, lw=1.2, zorder=1)
+        ax.plot(x, y, "os^Dv<>ph*"[i % 10], color=(BLUE, ORANGE, INK)[i % 3], ms=7, label=name)
+    if np.isfinite(full):
+        ax.axvline(full, color=GREY, ls="--", lw=1.2, label="the solver")
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.set_xlabel("time of one answer, s", fontsize=9)
+    ax.set_ylabel("relative L2 error, median to 95 %", fontsize=9)
+    ax.legend(frameon=False, fontsize=8)
+    return made
 
 
 def _evaluation(artifact: Artifact) -> Section:

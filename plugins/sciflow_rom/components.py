@@ -4,9 +4,25 @@ from __future__ import annotations
 
 from sciflow.component import Component
 from sciflow.hooks import hookimpl
+from sciflow_rom.clusterers import (
+    VQPCA,
+    Chordal,
+    Euclidean,
+    Grassmann,
+    Hierarchical,
+    KMeans,
+    KMedoids,
+    MaxAngle,
+    Parameters,
+    ProjectionError,
+    Sine,
+)
 
 
 @hookimpl
 def sciflow_components() -> list[type[Component]]:
     """Components of this plugin."""
-    return []
+    return [
+        *(Sine, MaxAngle, Grassmann, Chordal, ProjectionError, Euclidean, Parameters),
+        *(KMedoids, KMeans, Hierarchical, VQPCA),
+    ]

@@ -62,6 +62,27 @@ def geometry_cells(mesh: Any) -> np.ndarray:
     return np.asarray(array[: owned(mesh)])
 
 
+def cell_dofs(space: Any) -> np.ndarray:
+    """Degrees of freedom of each owned cell, local numbering, shape (cell, local)."""
+    dofs = space.dofmap.list
+    cells = space.mesh.topology.index_map(space.mesh.topology.dim)
+    count = cells.size_local + cells.num_ghosts
+    array = dofs.array.reshape(count, -1) if hasattr(dofs, "array") else np.asarray(dofs)
+    return np.asarray(array[: owned(space.mesh)])
+
+
+def direct_solver(comm: Any) -> str:
+    """Name of the sparse LU that PETSc has for these ranks; empty where there is none.
+
+    Of those in Debian's PETSc its own is the fastest on one rank, and it is nowhere missing.
+    """
+    from petsc4py import PETSc
+
+    if comm.size == 1:
+        return "petsc"
+    return next((k for k in ("mumps", "superlu_dist") if PETSc.Sys.hasExternalPackage(k)), "")
+
+
 def assemble_matrix(A: Any, form: Any, bcs: list[Any]) -> None:
     """Assemble into an existing matrix."""
     A.zeroEntries()

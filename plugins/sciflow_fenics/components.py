@@ -11,13 +11,14 @@ from sciflow.errors import Invalid
 from sciflow.hooks import hookimpl
 from sciflow.problem import Parameter, ParameterSpace, Problem, State
 from sciflow.schema import Field
+from sciflow_fenics.checks import DOLFINX
+from sciflow_fenics.checks import check_count as _check_count
+from sciflow_fenics.weak_forms import SteadyHeat
 
 if TYPE_CHECKING:
     import numpy as np
 
     from sciflow.context import Context
-
-DOLFINX = ("dolfinx", "petsc4py", "mpi4py")
 
 
 @dataclass(frozen=True)
@@ -248,12 +249,7 @@ def _check_mesh(cells: int, degree: Any, grid: int) -> None:
     _check_count("grid", grid, 2)
 
 
-def _check_count(name: str, value: Any, least: int) -> None:
-    if not isinstance(value, int) or value < least:
-        raise Invalid(f"{name} must be a whole number of at least {least}, got {value!r}")
-
-
 @hookimpl
 def sciflow_components() -> list[type[Component]]:
     """Components of this plugin."""
-    return [Heat, Darcy]
+    return [Heat, Darcy, SteadyHeat]

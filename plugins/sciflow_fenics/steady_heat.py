@@ -1,0 +1,179 @@
+"""Steady heat conduction that stiffens with the temperature: Newton's method, sparse LU, weak form."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import ufl
+from dolfinx import fem
+from petsc4py import PETSc
+
+from sciflow.errors import Diverged
+from sciflow.problem import Part, State
+from sciflow_fenics import compat
+from sciflow_fenics.kept import kept
+from sciflow_fenics.lattice import communicator, lattice_index, on_rim, square
+from sciflow_fenics.laws import WIDTH, gaussian
+from sciflow_fenics.quadrature import Elements, Ghosts, shapes, triangles
+
+if TYPE_CHECKING:
+    from sciflow.context import Context
+    from sciflow_fenics.weak_forms import SteadyHeat
+
+NEWTON = 40
+"""Largest number of Newton steps."""
+TOLERANCE = 1e-6
+"""Of the Newton correction, relative; what is left is about its square."""
+
+
+class SteadyConduction:
+    """``-div((1 + u^2) grad u) = q`` on the unit square with u = 0 on its boundary.
+
+    Parameters
+    ----------
+    comm : mpi4py.MPI.Comm
+        Ranks that share the mesh.
+    cells : int
+        Along each side.
+
+    Notes
+    -----
+    Find u with ``((1 + u^2) grad u, grad v) = (q, v)`` by Newton's method with the exact derivative
+    from u = 0; three integration points in each triangle. Each iteration costs an assembly and the
+    numbers of an LU; its ordering and pattern are found once.
+    """
+
+    def __init__(self, comm: Any, cells: int) -> None:
+        self.mesh = square(comm, cells, 1.0)
+        self.space = V = compat.function_space(self.mesh, 1)
+        self.u = fem.Function(V)
+        self._point = {n: fem.Constant(self.mesh, PETSc.ScalarType(0.0)) for n in ("x", "y", "amplitude")}
+        v, at = ufl.TestFunction(V), ufl.SpatialCoordinate(self.mesh)
+        distance = (at[0] - self._point["x"]) ** 2 + (at[1] - self._point["y"]) ** 2
+        source = self._point["amplitude"] * ufl.exp(-distance / (2 * WIDTH**2))
+        dx = ufl.Measure("dx", domain=self.mesh, metadata={"quadrature_degree": 2})
+        residual = ((1 + self.u**2) * ufl.inner(ufl.grad(self.u), ufl.grad(v)) - source * v) * dx
+        self._residual, self._jacobian = fem.form(residual), fem.form(ufl.derivative(residual, self.u))
+        rim = fem.locate_dofs_geometrical(V, on_rim(1.0))
+        self.owned = V.dofmap.index_map.size_local
+        self.rim = rim[rim < self.owned]
+        self._fixed = [fem.dirichletbc(PETSc.ScalarType(0.0), rim, V)]
+        self._matrix = compat.create_matrix(self._jacobian)
+        self._vector, self._change = compat.create_vector(V), compat.create_vector(V)
+        self._solver = linear_solver(comm, self._matrix)
+        self.at = V.tabulate_dof_coordinates()[: self.owned]
+        self.index = lattice_index(self.at, cells + 1, 1.0)
+
+    def begin(self, mu: Mapping[str, float]) -> None:
+        """Set the source, and the temperature to zero."""
+        for name, constant in self._point.items():
+            constant.value = mu[name]
+        self.u.x.array[:] = 0.0
+
+    def residual(self) -> np.ndarray:
+        """That of the present temperature at this rank's nodes, those of the boundary included.
+
+        Returns
+        -------
+        ndarray, shape (node,)
+            PETSc's own memory.
+        """
+        compat.assemble_vector(self._vector, self._residual)
+        return np.asarray(self._vector.array)
+
+    def solve(self) -> int:
+        """Newton's method from the present temperature.
+
+        Returns
+        -------
+        int
+            Newton steps.
+
+        Raises
+        ------
+        Diverged
+            On every rank alike.
+        """
+        for iteration in range(1, NEWTON + 1):
+            compat.assemble_matrix(self._matrix, self._jacobian, self._fixed)
+            self.residual()[self.rim] = 0.0
+            self._solver.solve(self._vector, self._change)
+            if self._solver.getConvergedReason() < 0:
+                reason = self._solver.getConvergedReason()
+                raise Diverged(f"the linear solver failed in Newton step {iteration}, PETSc reason {reason}")
+            change = self._change.array
+            self.u.x.array[: self.owned] -= change
+            self.u.x.scatter_forward()
+            size, whole = norms(self.mesh.comm, change, self.u.x.array[: self.owned])
+            if not np.isfinite(size) or not np.isfinite(whole):
+                raise Diverged(f"Newton's method left the finite numbers in step {iteration}")
+            if size <= TOLERANCE * whole or size == 0.0:
+                return iteration
+        raise Diverged(
+            f"Newton's method did not converge in {NEWTON} steps, last correction {size:.2e} of {whole:.2e}"
+        )
+
+
+def linear_solver(comm: Any, matrix: Any) -> Any:
+    """A PETSc solver: LU where PETSc has one for these ranks, else GMRES with ILU in each rank's block."""
+    solver = PETSc.KSP().create(comm)
+    package = compat.direct_solver(comm)
+    if package:
+        solver.setType("preonly")
+        solver.getPC().setType("lu")
+        solver.getPC().setFactorSolverType(package)
+    else:
+        solver.setType("gmres")
+        solver.getPC().setType("bjacobi")
+        solver.setTolerances(rtol=1e-12, max_it=5000)
+    solver.setOperators(matrix)
+    return solver
+
+
+def norms(comm: Any, *owned: np.ndarray) -> list[float]:
+    """Euclidean norms of vectors that are spread over the ranks; collective."""
+    mine = np.array([v @ v for v in owned])
+    total = np.empty_like(mine)
+    comm.Allreduce(mine, total)
+    return [float(v) for v in np.sqrt(total)]
+
+
+def solve(problem: SteadyHeat, mu: Mapping[str, float], ctx: Context) -> Iterator[State]:
+    """Yield the one state; see `Problem.solve`."""
+    mu = problem.parameters.checked(mu)
+    comm = communicator(ctx)
+    system = kept(comm, problem, lambda: SteadyConduction(comm, problem.cells))
+    system.begin(mu)
+    steps = system.solve()
+    fields = {
+        "source": Part(system.index, gaussian(system.at, mu)),
+        "temperature": Part(system.index, system.u.x.array[: system.owned].copy()),
+    }
+    yield State(0.0, fields, {"newton": steps})
+
+
+def integrals(problem: SteadyHeat, ctx: Context) -> Elements:
+    """The weak form on these ranks; see `Reducible.integrals`."""
+    comm = communicator(ctx)
+    return kept(comm, (problem, "integrals"), lambda: _integrals(comm, problem.cells))
+
+
+def _integrals(comm: Any, cells: int) -> Elements:
+    space = compat.function_space(square(comm, cells, 1.0), 1)
+    found = triangles(space, cells, 1)
+    at = np.stack(np.divmod(found.corners, cells + 1)[::-1], axis=-1) / cells
+    values, gradients, weights = shapes(at, 1)
+    blocks = np.empty((len(at), 3, 3, 3))
+    blocks[:, :, 0] = values
+    blocks[:, :, 1:] = gradients.transpose(0, 1, 3, 2)
+    ghosts = Ghosts(comm, space.dofmap.index_map, 1)
+    rows = found.index[: ghosts.owned]
+    mesh = hashlib.sha256(f"unit square, {cells} cells, Lagrange 1, 3 points".encode()).hexdigest()
+    loads = np.zeros((len(rows), 0))
+    shape = (len(at), 9, 3)
+    return Elements(
+        comm, ghosts, blocks.reshape(shape), found.dofs, found.order, at, weights, rows, loads, mesh
+    )

@@ -17,6 +17,7 @@ from sciflow_rom.clusterers import (
     ProjectionError,
     Sine,
 )
+from sciflow_rom.cubatures import AllPoints, EmpiricalCubature
 
 
 @hookimpl
@@ -25,4 +26,5 @@ def sciflow_components() -> list[type[Component]]:
     return [
         *(Sine, MaxAngle, Grassmann, Chordal, ProjectionError, Euclidean, Parameters),
         *(KMedoids, KMeans, Hierarchical, VQPCA),
+        *(EmpiricalCubature, AllPoints),
     ]

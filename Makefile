@@ -26,8 +26,12 @@ lint: setup ## ruff, and who may import whom
 types: setup ## mypy --strict
 	@$(PY) -m mypy
 
+# Two at a time where no test waits for a clock; the others watch heartbeats, servers and a Slurm.
+TWO := tests/artifact tests/fenics tests/operators tests/rom tests/spectral tests/stages
+
 unit: setup ## pytest
-	@$(PY) -m pytest --ignore tests/formats
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 $(TWO)
+	@$(PY) -m pytest $(addprefix --ignore=,$(TWO)) --ignore tests/formats
 	@$(PY) -m pytest tests/formats # alone: the HDF5 libraries of h5py and dolfinx do not share a process
 
 mpi: setup ## the tests that hold for any number of ranks, on two

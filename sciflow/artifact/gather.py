@@ -251,6 +251,47 @@ class Gather:
             if order is not None:
                 values[row] = values[row][..., order]
 
+    def part(
+        self, member: int, level: int, where: slice | np.ndarray, out: np.ndarray, *, check: bool = True
+    ) -> None:
+        """Copy some values of one time level of one member, without reading the others.
+
+        Parameters
+        ----------
+        member, level : int
+            Which one.
+        where : slice or ndarray of int, shape (n,)
+            Canonical positions in the flattened level.
+        out : ndarray, shape (n,)
+            Where to put the values; of any floating type.
+        check : bool
+            Compare the checksum of the chunk they lie in, as `verify` says. That reads the whole
+            chunk: where many share a level among them, one of them checks.
+
+        Raises
+        ------
+        NotFound
+            If the member is not there.
+        Invalid
+            If the level does not exist or the checksum does not match.
+        """
+        import numpy as np
+
+        layout, shard = self.layout, self._shards[member]
+        start = layout.place(level)
+        if not 0 <= level < layout.levels or start + layout.sample_bytes > len(shard):
+            raise Invalid(f"{self.folder}: member {member} has no time level {level}")
+        chunk = level // layout.together * layout.record
+        if check and self.verify != "off" and self._due(member, chunk):
+            self._check(member, shard, chunk)
+        count = layout.sample_bytes // layout.dtype.itemsize
+        values = np.frombuffer(shard, layout.dtype, count, start)
+        order = self._inverse.get(member)
+        if order is not None:
+            wanted = np.arange(*where.indices(count)) if isinstance(where, slice) else where
+            where = wanted // len(order) * len(order) + order[wanted % len(order)]
+        out[...] = values[where]
+
     def whole(self, members: np.ndarray) -> np.ndarray:
         """All time levels of some members; what is not there is NaN (or zero for integers).
 

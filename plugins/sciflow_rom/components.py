@@ -17,6 +17,7 @@ from sciflow_rom.clusterers import (
     ProjectionError,
     Sine,
 )
+from sciflow_rom.compression import Compress
 from sciflow_rom.cubatures import AllPoints, EmpiricalCubature
 
 
@@ -27,4 +28,5 @@ def sciflow_components() -> list[type[Component]]:
         *(Sine, MaxAngle, Grassmann, Chordal, ProjectionError, Euclidean, Parameters),
         *(KMedoids, KMeans, Hierarchical, VQPCA),
         *(EmpiricalCubature, AllPoints),
+        Compress,
     ]

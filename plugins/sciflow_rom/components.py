@@ -19,6 +19,8 @@ from sciflow_rom.clusterers import (
 )
 from sciflow_rom.compression import Compress
 from sciflow_rom.cubatures import AllPoints, EmpiricalCubature
+from sciflow_rom.regressors import GaussianProcess, Perceptrons, Polynomial, RadialBasis
+from sciflow_rom.selectors import ErrorRegression, Logistic, Neighbours
 
 
 @hookimpl
@@ -28,5 +30,7 @@ def sciflow_components() -> list[type[Component]]:
         *(Sine, MaxAngle, Grassmann, Chordal, ProjectionError, Euclidean, Parameters),
         *(KMedoids, KMeans, Hierarchical, VQPCA),
         *(EmpiricalCubature, AllPoints),
+        *(GaussianProcess, RadialBasis, Polynomial, Perceptrons),
+        *(ErrorRegression, Logistic, Neighbours),
         Compress,
     ]

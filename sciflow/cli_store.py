@@ -58,9 +58,11 @@ def add(commands: Any) -> None:
         "--field", action="append", default=[], metavar="NAME", help="only this one; can be repeated"
     )
     export.add_argument("--members", metavar="0,3,5-9", help="only these")
-    importing = action("import", "read an ensemble from a file of another project")
-    importing.add_argument("path")
-    importing.add_argument("--format", help="numpy, pdebench, the_well or vtkhdf (default: by its content)")
+    importing = action("import", "read an ensemble from files of another project or solver")
+    importing.add_argument("path", help="a file, or the directory with the files of all members")
+    importing.add_argument("--format", metavar="NAME", help="one of those below (default: by the content)")
+    importing.formatter_class = argparse.RawDescriptionHelpFormatter
+    importing.epilog = _formats()
     doctor = sub.add_parser("doctor", help="try what the file system of a directory can do")
     doctor.add_argument("path")
     doctor.add_argument("--json", action="store_true", help="as JSON")
@@ -330,6 +332,16 @@ def _numbers(text: str) -> list[int]:
             raise Invalid(f"members {text!r}: write numbers and ranges as 0,3,5-9")
         found += range(int(first), int(last or first) + 1)
     return found
+
+
+def _formats() -> str:
+    """What can be imported, for the help."""
+    from sciflow.formats import FORMATS
+
+    known = [f"  {n:<10}{f.sentence}" for n, f in FORMATS.items() if f.can_import]
+    return "\n".join(
+        ["formats:", *known, "", "docs/storage.md, 'Bring existing results', says how files are laid out"]
+    )
 
 
 def _import(options: argparse.Namespace) -> int:

@@ -24,7 +24,8 @@ class Format:
     ----------
     module : str
         Below this package; has ``write(ensemble, target)`` where `can_export`, and
-        ``recognise(path)`` and ``read(path)`` where `can_import`.
+        ``recognise(path)`` and ``read(path)`` where `can_import`; ``beside(path)`` where other files
+        than `path` decide what its content means.
     can_export, can_import : bool
         The directions.
     sentence : str
@@ -43,6 +44,9 @@ FORMATS = {
     "the_well": Format("the_well", True, True, "HDF5 as in The Well"),
     "vtkhdf": Format("vtkhdf", True, True, "VTKHDF for ParaView, one file for each member"),
     "xdmf": Format("xdmf", True, False, "XDMF for ParaView: small text files that point into the artifact"),
+    "plaid": Format("plaid", False, True, "a PLAID data set (CGNS)"),
+    "meshes": Format("meshes", False, True, "a directory of mesh files: VTU, VTK, XDMF, PVD, MED or CGNS"),
+    "hdf5": Format("hdf5", False, True, "HDF5 with members along the first axis"),
 }
 
 
@@ -92,13 +96,16 @@ def export(
     NotFound
         If there is no such format, field or member.
     Invalid
-        If `target` exists, or the format cannot hold these fields.
+        If `target` exists, or the format cannot hold these fields or be written at all.
     Missing
         If h5py is not installed and needed.
     """
     from sciflow.formats.ensemble import Ensemble
 
     module = module_of(format)
+    if not FORMATS[format].can_export:
+        can = ", ".join(n for n, f in FORMATS.items() if f.can_export)
+        raise Invalid(f"the format {format!r} can only be imported; export writes {can}")
     if target.exists() or target.is_symlink():
         raise Invalid(f"{target} exists; nothing is overwritten")
     ensemble = Ensemble.of(artifact, fields, members)

@@ -47,6 +47,12 @@ class Ensemble:
         Numbers of the members in the artifact that they come from.
     artifact : Artifact or None
         That artifact.
+    arrays : mapping of str to tuple
+        Field and values of what all members share (a mesh) or have one number of; axes as they are stored.
+    labels : sequence of str
+        What each member is called where it comes from (a file); in messages and kept as an attribute.
+    about : mapping of str to Any
+        Further attributes of the artifact, plain JSON types.
     close : callable
         Closes what `read` needs.
     """
@@ -62,6 +68,9 @@ class Ensemble:
     periodic: tuple[str, ...] = ()
     members: tuple[int, ...] = ()
     artifact: Artifact | None = None
+    arrays: Mapping[str, tuple[Field, np.ndarray]] = field(default_factory=dict)
+    labels: Sequence[str] = ()
+    about: Mapping[str, Any] = field(default_factory=dict)
     close: Callable[[], None] = field(default=lambda: None)
 
     @classmethod
@@ -167,6 +176,10 @@ class Ensemble:
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of one member of a field."""
         return tuple(len(self.coordinates[a]) for a in self.fields[name].axes)
+
+    def label(self, number: int) -> str:
+        """What a member is called in messages."""
+        return f"member {number} ({self.labels[number]})" if self.labels else f"member {number}"
 
     def numbers(self) -> int:
         """Values of one member, over all fields."""

@@ -50,6 +50,7 @@ def import_ensemble(path: Path, format: str | None, store: Store) -> Artifact:  
         raise Invalid(f"the format {name!r} can only be exported")
     module = module_of(name)
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    files += module.beside(path) if hasattr(module, "beside") else []
     source = {str(f.relative_to(path)) if path.is_dir() else f.name: _print(f) for f in files}
     recipe = digest_of({"import": name, "files": source})
     found = store.find("ensemble", recipe)
@@ -102,6 +103,8 @@ def _write(ensemble: Ensemble, path: Path, out: Writer) -> None:
         )
     for name, field in ensemble.fields.items():
         out.create(name, member_field(field), (count, *ensemble.shape(name)), member=True)
+    for name, (field, values) in ensemble.arrays.items():
+        out.write(name, values, field)
     if ensemble.times is not None:
         times = Field(("member", "step"), ensemble.units.get("time", "s"), "float64", "time of each step")
         out.create("time", times, (count, len(ensemble.coordinates["step"])), member=True)
@@ -113,6 +116,8 @@ def _write(ensemble: Ensemble, path: Path, out: Writer) -> None:
         parameter_units=[unit for unit, _ in ensemble.parameters.values()],
         periodic=list(ensemble.periodic),
         imported=ensemble.name,
+        **({"member_names": list(ensemble.labels)} if ensemble.labels else {}),
+        **ensemble.about,
     )
     done = out.committed()
     steps = np.zeros(count, dtype=np.int64)
@@ -133,7 +138,7 @@ def _member(ensemble: Ensemble, number: int, path: Path, out: Writer) -> None:
     whole = {name: np.asarray(ensemble.read(name, number)) for name in ensemble.fields}
     for name, values in whole.items():
         if values.dtype.kind == "f" and not np.isfinite(values).all():
-            raise Invalid(f"{path}: member {number}, field {name!r} is not finite")
+            raise Invalid(f"{path}: {ensemble.label(number)}, field {name!r} is not finite")
     timed = any(ensemble.timed(n) for n in whole)
     with out.member(number) as one:
         for level in range(len(ensemble.levels(number)) if timed else 1):

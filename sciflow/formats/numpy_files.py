@@ -58,9 +58,10 @@ def recognise(path: Path) -> bool:
 def read(path: Path) -> Ensemble:
     """Open for import.
 
-    A lone ``.npy`` is one field ``u`` of shape ``(member, time, z, y, x)``, as many of the last axes as
-    it has; an ``.npz`` has one such array for each field, ``time``, ``x``, ``y``, ``z`` as coordinates,
-    and arrays of shape ``(member,)`` as parameters.
+    A lone ``.npy`` is one field ``u`` of shape ``(member, dof)`` or ``(member, time, z, y, x)``, as many of
+    the last axes as it has; an ``.npz`` has one such array for each field, ``time``, ``x``, ``y``, ``z`` as
+    coordinates, and arrays of shape ``(member,)`` as parameters. Two axes are ``(member, time)`` where
+    there is a ``time`` of that length.
 
     Raises
     ------
@@ -90,6 +91,11 @@ def _directory(path: Path) -> Ensemble:
         axes, parameters = dict(note["axes"]), dict(note["parameters"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Invalid(f"{path / NOTE}: {error}") from None
+    unnamed = {a for f in fields.values() for a in f.axes} - set(axes)
+    if unnamed:
+        raise Invalid(
+            f"{path / NOTE}: fields have the axes {sorted(unnamed)}, but 'axes' lists {sorted(axes)}"
+        )
     coordinates = {a: _load(path / f"axis_{a}.npy") for a in axes}
     arrays = {n: _load(path / f"{n}.npy", mmap_mode="r") for n in fields}
     count = len(next(iter(arrays.values()))) if arrays else 0
@@ -131,10 +137,14 @@ def _lone(path: Path) -> Ensemble:
     for name, array in arrays.items():
         if not 2 <= array.ndim <= 5 or array.dtype.kind not in "fiu":
             raise Invalid(
-                f"{path}, {name!r}: shape {array.shape} of {array.dtype} is no (member, time, z, y, x)"
+                f"{path}, {name!r}: shape {array.shape} of {array.dtype} is neither (member, dof) "
+                "nor (member, time, z, y, x)"
             )
-        space = ("z", "y", "x")[5 - array.ndim :] if array.ndim > 2 else ()
-        fields[name] = Field(("time", *space), "any", _stored(array.dtype))
+        if array.ndim == 2 and np.shape(given.get("time", ())) != array.shape[1:]:
+            axes: tuple[str, ...] = ("dof",)
+        else:
+            axes = ("time", *(("z", "y", "x")[5 - array.ndim :] if array.ndim > 2 else ()))
+        fields[name] = Field(axes, "any", stored(array.dtype))
         for axis, size in zip(fields[name].axes, array.shape[1:], strict=True):
             values = np.asarray(given.get(axis, np.arange(float(size))), dtype=float)
             if len(values) != size or len(coordinates.get(axis, values)) != size:
@@ -151,9 +161,9 @@ def _lone(path: Path) -> Ensemble:
     )
 
 
-def _stored(dtype: Any) -> str:
+def stored(dtype: Any) -> str:
     """The type on disk: its own where there is one, else the next that holds it."""
-    name = str(dtype)
+    name = str(dtype.name)  # without the byte order
     if name in ("float64", "float32", "int64", "int32", "uint8"):
         return name
     return "float32" if dtype.kind == "f" else "int64"

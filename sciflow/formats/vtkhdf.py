@@ -12,9 +12,6 @@ from sciflow.schema import Field
 if TYPE_CHECKING:
     import numpy as np
 
-TRIANGLE = 5
-"""VTK's number of a linear triangle."""
-
 
 def write(ensemble: Ensemble, aside: Path, target: Path) -> None:
     """Write ``member-<m>.vtkhdf`` into a directory: fields at mesh nodes, or on a uniform grid.
@@ -36,7 +33,7 @@ def write(ensemble: Ensemble, aside: Path, target: Path) -> None:
             f"at nodes: {nodal}, on the grid: {gridded} (select --field)"
         )
     names = nodal or gridded
-    if len({ensemble.space(n) for n in names}) != 1:
+    if len({ensemble.space(n) for n in names}) != 1 and not nodal:
         raise Invalid(f"the fields {names} are on different grids (select --field)")
     aside.mkdir()
     numbers = ensemble.members or tuple(range(ensemble.count))
@@ -78,24 +75,24 @@ def _steps(root: Any, times: np.ndarray, names: list[str], per_step: dict[str, i
 def _mesh(root: Any, ensemble: Ensemble, names: list[str], number: int, times: np.ndarray) -> None:
     import numpy as np
 
-    artifact = ensemble.artifact
-    assert artifact is not None, "meshes come from an artifact"
-    about = artifact.array("mesh").attrs
-    cells = artifact.read(str(about["face_node_connectivity"]))
-    nodes = [artifact.read(n) for n in str(about["node_coordinates"]).split()]
-    points = np.zeros((len(nodes[0]), 3))
-    points[:, : len(nodes)] = np.stack(nodes, axis=1)
+    from sciflow.formats.meshed import cells_of
+
+    assert ensemble.artifact is not None, "meshes come from an artifact"
+    points, corners, kinds = cells_of(ensemble.artifact)
+    there = corners >= 0
     _type(root, "UnstructuredGrid")
     root["Points"] = points
-    root["Connectivity"] = cells.astype("i8").reshape(-1)
-    root["Offsets"] = np.arange(len(cells) + 1, dtype="i8") * cells.shape[1]
-    root["Types"] = np.full(len(cells), TRIANGLE, dtype="u1")
-    for name, count in (("NumberOfPoints", len(points)), ("NumberOfCells", len(cells)),
-                        ("NumberOfConnectivityIds", cells.size)):  # fmt: skip
+    root["Connectivity"] = corners[there].astype("i8")
+    root["Offsets"] = np.concatenate([[0], np.cumsum(there.sum(axis=1))]).astype("i8")
+    root["Types"] = kinds.astype("u1")
+    for name, count in (("NumberOfPoints", len(points)), ("NumberOfCells", len(corners)),
+                        ("NumberOfConnectivityIds", int(there.sum()))):  # fmt: skip
         root[name] = np.full(1, count, dtype="i8")
     data = root.create_group("PointData")
     for name in names:
-        data[name] = np.asarray(ensemble.read(name, number)).reshape(-1)
+        values = np.asarray(ensemble.read(name, number))
+        inner = values.shape[ensemble.fields[name].axes.index("node") + 1 :]
+        data[name] = values.reshape(-1, *inner)
         data[name].attrs["units"] = ensemble.fields[name].unit
     per_step = {n: len(points) if ensemble.timed(n) else 0 for n in names}
     steps = _steps(root, times, names, per_step)

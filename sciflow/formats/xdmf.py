@@ -81,7 +81,9 @@ class _Meshes:
 
         artifact = self._artifact
         mesh = artifact.array("mesh").attrs
-        cells = artifact.read(str(mesh["face_node_connectivity"]))
+        if mesh.get("face_node_connectivity") != "triangles":
+            raise Invalid(f"{artifact.path}: XDMF is written for meshes of triangles; VTKHDF takes all")
+        cells = artifact.read("triangles")
         nodes = [artifact.read(n) for n in str(mesh["node_coordinates"]).split()]
         points = np.zeros((len(nodes[0]), 3))
         points[:, : len(nodes)] = np.stack(nodes, axis=1)

@@ -165,7 +165,9 @@ def test_fields_and_members_are_chosen(tmp_path):
         export(one, "numpy", tmp_path / "x", fields=["w"])
     with pytest.raises(NotFound, match="no format 'zip'"):
         export(one, "zip", tmp_path / "x")
-    assert set(FORMATS) == {"numpy", "pdebench", "the_well", "vtkhdf", "xdmf"}
+    assert set(FORMATS) == {"numpy", "pdebench", "the_well", "vtkhdf", "xdmf", "plaid", "meshes", "hdf5"}
+    with pytest.raises(Invalid, match="can only be imported"):
+        export(one, "meshes", tmp_path / "x")
 
 
 # -- files as their projects write them ----------------------------------------------------------

@@ -418,7 +418,6 @@ def _model(artifact: Artifact) -> Section:
         for name in artifact.schema.fields
         if name.startswith("history_")
     }
-    uri = data_uri(_curves(history))
     about = artifact.attributes
     weights = about["weights"]
     parts = [len(artifact.read(f"{p}_members")) for p in ("train", "valid", "test")]
@@ -427,6 +426,9 @@ def _model(artifact: Artifact) -> Section:
         f"{parts[0]} members, watched on {parts[1]}, {parts[2]} kept for the test.</p>"
     )
     figures = ((str(parts[0]), "members in training"),)
+    if not history:  # fitted in one go
+        return Section("Model", text, figures)
+    uri = data_uri(_curves(history))
     return Section("Learning curves", text + _img(uri, "learning curves"), figures, f"![curves]({uri})")
 
 

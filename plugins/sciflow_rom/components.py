@@ -17,9 +17,12 @@ from sciflow_rom.clusterers import (
     ProjectionError,
     Sine,
 )
+from sciflow_rom.clustering import Cluster
 from sciflow_rom.compression import Compress
+from sciflow_rom.criterion import Assess
 from sciflow_rom.cubatures import AllPoints, EmpiricalCubature
 from sciflow_rom.regressors import GaussianProcess, Perceptrons, Polynomial, RadialBasis
+from sciflow_rom.romnet import BuildRom, RomNet
 from sciflow_rom.selectors import ErrorRegression, Logistic, Neighbours
 
 
@@ -30,7 +33,8 @@ def sciflow_components() -> list[type[Component]]:
         *(Sine, MaxAngle, Grassmann, Chordal, ProjectionError, Euclidean, Parameters),
         *(KMedoids, KMeans, Hierarchical, VQPCA),
         *(EmpiricalCubature, AllPoints),
+        *(RomNet, BuildRom),
         *(GaussianProcess, RadialBasis, Polynomial, Perceptrons),
         *(ErrorRegression, Logistic, Neighbours),
-        Compress,
+        *(Compress, Assess, Cluster),
     ]

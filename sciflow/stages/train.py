@@ -234,20 +234,10 @@ def load_model(artifact: Artifact) -> Model:
     Invalid
         If the artifact is not a model or does not fit its surrogate.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
-    from sciflow.samples import Signature
-
     about: dict[str, Any] = artifact.attributes
     if "surrogate" not in about:
         raise Invalid(f"{artifact.path} holds no fitted surrogate")
     surrogate = registry().build(about["surrogate"], kind="surrogate")
     assert isinstance(surrogate, Surrogate)
     require(surrogate)
-    file = artifact.file("model.safetensors")
-    try:
-        state = load(file.read_bytes())
-    except SafetensorError as error:
-        raise Invalid(f"{file} is damaged: {error}") from None
-    return surrogate.load(state, Signature.from_json(about["signature"]))
+    return surrogate.open(artifact)

@@ -1,0 +1,391 @@
+"""Builds a ROM-net from compressed and clustered snapshots, and opens it again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sciflow.errors import Invalid
+from sciflow.schema import Field
+from sciflow.stages.train import MODEL, store_model, tensors
+from sciflow_rom.assembly import Assembler, Made, Settings, max_ranks
+from sciflow_rom.bases import LocalBasis, columns_of, local_bases, member_errors, numerical_rank, pod
+from sciflow_rom.indicator import Calibration, calibrate, covered, spearman
+from sciflow_rom.online_slice import RomModel, Space, from_state
+from sciflow_rom.tables import LocalModel, pack, unpack
+
+if TYPE_CHECKING:
+    from sciflow.artifact import Artifact
+    from sciflow.context import Context
+    from sciflow.samples import Signature
+    from sciflow.store import Writer
+    from sciflow_rom.coordinates import Coordinates
+    from sciflow_rom.romnet import BuildRom, RomNet
+
+LEAST = 3
+"""A cluster keeps at least so many members when some are held out for calibration."""
+
+FOLDS = 10
+"""Parts of a cluster that are left out in turn, to know how well its basis serves others."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Who does what: members by their use, and the bases.
+
+    Attributes
+    ----------
+    known : Coordinates
+        Of the members in the bases.
+    clusters : list of ndarray of int64
+        Rows of each cluster's basis members among the groups of `known`.
+    bases : list of LocalBasis
+        Columns are those of `known`.
+    errors : ndarray, shape (member, cluster)
+        Relative errors of projecting each of `known` on each basis, those of its own cluster by
+        `left_out`.
+    held, test : ndarray of int64
+        Members for the calibration, and those that nothing has seen.
+    """
+
+    known: Coordinates
+    clusters: list[np.ndarray]
+    bases: list[LocalBasis]
+    errors: np.ndarray
+    held: np.ndarray
+    test: np.ndarray
+
+    def neighbours(self, cluster: int) -> np.ndarray:
+        """Rows of members outside of a cluster for which its basis is among the two best."""
+        if len(self.bases) < 2:
+            return np.zeros(0, dtype=np.int64)
+        second = np.argsort(self.errors, axis=1)[:, :2]
+        near = np.flatnonzero((second == cluster).any(axis=1))
+        return np.setdiff1d(near, self.clusters[cluster])
+
+
+def plan(
+    rom: RomNet, coordinates: Coordinates, parts: Mapping[str, np.ndarray], clustering: Artifact, seed: int
+) -> Plan:
+    """Choose the members of the bases and of the calibration, and decompose each cluster.
+
+    Parameters
+    ----------
+    rom : RomNet
+        Modes, tolerance, how many members to calibrate with.
+    coordinates : Coordinates
+        Of all members.
+    parts : mapping of str to ndarray
+        ``train_members``, ``valid_members``, ``test_members``.
+    clustering : Artifact
+        Of the training members.
+    seed : int
+        Decides who is held out.
+    """
+    from sciflow_rom.clustering import basis_rows
+
+    members = clustering.read("members")
+    labels = clustering.read("labels")
+    held = parts["valid_members"]
+    wanted = rom.calibration if rom.indicator_modes else 0
+    missing = min(wanted - len(held), len(members) // 5)
+    out: list[int] = []
+    count = np.bincount(labels)
+    for row in np.random.default_rng([seed, 1]).permutation(len(members)):
+        if len(out) < missing and count[labels[row]] > LEAST:
+            count[labels[row]] -= 1
+            out.append(int(row))
+    known = coordinates.of(np.delete(members, out))
+    names = known.members[[g[0] for g in known.groups]]
+    row_of = {int(m): i for i, m in enumerate(names)}
+    chosen = [[row_of[int(m)] for m in members[rows] if int(m) in row_of] for rows in basis_rows(clustering)]
+    clusters = [np.array(rows, dtype=np.int64) for rows in chosen]
+    bases = local_bases(known, clusters, modes=rom.modes, tolerance=rom.tolerance or None)
+    errors = np.stack([member_errors(known, basis) for basis in bases], axis=1)
+    for cluster, rows in enumerate(clusters):
+        errors[rows, cluster] = left_out(known, rows, rom)
+    held = np.sort(np.concatenate([held, members[out]]))
+    return Plan(known, clusters, bases, errors, held, parts["test_members"])
+
+
+def left_out(known: Coordinates, rows: np.ndarray, rom: RomNet) -> np.ndarray:
+    """Errors of a cluster's members on the bases of the others, a few left out at a time.
+
+    Parameters
+    ----------
+    known : Coordinates
+        With the members of all bases.
+    rows : ndarray of int64, shape (k,)
+        Those of the cluster.
+    rom : RomNet
+        Modes and tolerance.
+
+    Returns
+    -------
+    ndarray, shape (k,)
+        1 where a cluster has one member.
+    """
+    errors = np.ones(len(rows))
+    folds = min(FOLDS, len(rows))
+    names = known.members[[g[0] for g in known.groups]]
+    for fold in range(folds) if len(rows) > 1 else ():
+        out = np.arange(len(rows)) % folds == fold
+        basis = local_bases(known, [rows[~out]], modes=rom.modes, tolerance=rom.tolerance or None)[0]
+        errors[out] = member_errors(known.of(names[rows[out]]), basis)
+    return errors
+
+
+def build(stage: BuildRom, inputs: Mapping[str, Artifact], out: Writer, ctx: Context) -> None:
+    """Build all local models, those that an earlier attempt finished excepted, and store the model.
+
+    Parameters
+    ----------
+    stage : BuildRom
+        Configuration.
+    inputs : mapping of str to Artifact
+        ``ensemble``, ``compression``, ``clustering``.
+    out : Writer
+        Of the model; rank 0 writes.
+    ctx : Context
+        Ranks that share the mesh.
+    """
+    from sciflow_rom.compression import load_coordinates
+
+    rom, compression = stage.surrogate, inputs["compression"]
+    parts = {name: compression.read(name) for name in MODEL}
+    coordinates = load_coordinates(compression)
+    made = plan(rom, coordinates, parts, inputs["clustering"], stage.seed)
+    points = inputs["ensemble"].read("parameters")
+    space = Space.of(points, coordinates.logarithmic, made.known.points[[g[0] for g in made.known.groups]])
+    assembler = Assembler(rom.reducible, inputs["ensemble"], made.known, ctx)
+    folder = out.scratch
+    _locals(rom, made, assembler, space, folder)
+    error: BaseException | None = None
+    if ctx.comm.rank == 0:
+        try:
+            signature = _signature(rom, inputs["ensemble"])
+            model = _model(stage, made, space, assembler.integrals.mesh, signature, folder)
+            checks = _calibrated(model, made, coordinates)
+            _store(model, made, parts, inputs["ensemble"], checks, folder, out)
+        # All ranks end together, whatever it was.
+        except Exception as reason:
+            error = reason
+    ctx.all_ok(error)
+
+
+def _locals(rom: RomNet, made: Plan, assembler: Assembler, space: Space, folder: Path) -> None:
+    """Build each local model that is not there yet and keep it; collective."""
+    ctx = assembler.ctx
+    count = len(made.bases)
+    done = max_ranks(np.array([_there(folder, k) for k in range(count)], dtype=np.int64), ctx.comm)
+    if done.all():
+        return
+    groups = made.known.groups
+    settings = Settings(rom.hyper_reduction, rom.indicator_points, rom.states, rom.dual_tolerance)
+    test = _test_modes(rom, assembler)
+    features = space.scale(made.known.points[[g[0] for g in groups]])
+    for cluster in range(count):
+        ctx.progress(cluster, count, "local models")
+        if done[cluster]:
+            continue
+        rows = made.clusters[cluster]
+        near = [groups[r] for r in made.neighbours(cluster)]
+        found = assembler.local(
+            made.bases[cluster], [groups[r] for r in rows], near, settings, test, features[rows]
+        )
+        if ctx.comm.rank == 0:
+            keep(found, folder, cluster)
+        ctx.check_together()
+    ctx.progress(count, count, "local models")
+
+
+def _test_modes(rom: RomNet, assembler: Assembler) -> tuple[np.ndarray, np.ndarray] | None:
+    """Modes of all training snapshots, and their strains."""
+    if rom.indicator_modes == 0:
+        return None
+    known = assembler.coordinates
+    columns = columns_of(known, np.arange(len(known.groups)))
+    rank = numerical_rank(known, columns, normalised=True)
+    modes = assembler.lift(pod(known, columns, modes=min(rom.indicator_modes, rank), normalised=True))
+    return modes, assembler.integrals.strains(modes)
+
+
+def _file(folder: Path, cluster: int) -> Path:
+    return folder / f"cluster-{cluster:05d}.safetensors"
+
+
+def _there(folder: Path, cluster: int) -> bool:
+    return _file(folder, cluster).exists()
+
+
+def keep(made: Made, folder: Path, cluster: int) -> None:
+    """Keep a finished local model, whole or not at all."""
+    from sciflow.artifact.disk import Disk
+
+    assert made.model is not None
+    arrays = {f"model.{k}": v for k, v in pack(made.model).items()}
+    arrays |= {f"dual.{k}": v for k, v in made.duals.items()}
+    arrays |= {"basis": made.basis, "places": made.places, "error": np.array([made.error])}
+    Disk().replace(_file(folder, cluster), tensors(arrays))
+
+
+def kept(folder: Path, cluster: int) -> Made:
+    """What `keep` kept."""
+    from safetensors.numpy import load_file
+
+    arrays = load_file(_file(folder, cluster))
+    model = unpack({k.removeprefix("model."): v for k, v in arrays.items() if k.startswith("model.")})
+    duals = {k.removeprefix("dual."): v for k, v in arrays.items() if k.startswith("dual.")}
+    return Made(model, arrays["basis"], duals, arrays["places"], float(arrays["error"][0]))
+
+
+def _signature(rom: RomNet, ensemble: Artifact) -> Signature:
+    from sciflow.stored import Stored
+
+    names = tuple(rom.problem.parameters)
+    return Stored(ensemble, names, (rom.reducible.unknown,), ensemble.members()[:1]).signature
+
+
+def _model(
+    stage: BuildRom, made: Plan, space: Space, mesh: str, signature: Signature, folder: Path
+) -> RomModel:
+    rom = stage.surrogate
+    local = []
+    for cluster in range(len(made.bases)):
+        model = kept(folder, cluster).model
+        assert isinstance(model, LocalModel)
+        local.append(model)
+    features = space.scale(made.known.points[[g[0] for g in made.known.groups]])
+    rng = np.random.default_rng([stage.seed, 2])
+    ranker = rom.selector.train(features, made.errors, rng)
+    nothing = Calibration(1.0, np.inf, rom.coverage, 0)
+    return RomModel(rom, signature, local, ranker, space, nothing, mesh)
+
+
+def reduced_errors(
+    model: RomModel, bases: list[LocalBasis], coordinates: Coordinates, members: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Answer members whose solutions are known, and compare in the coordinates: no field is made.
+
+    Parameters
+    ----------
+    model : RomModel
+        To ask.
+    bases : list of LocalBasis
+        Of its clusters.
+    coordinates : Coordinates
+        With those members.
+    members : ndarray of int64, shape (member,)
+        Which.
+
+    Returns
+    -------
+    errors : ndarray, shape (member,)
+        ``sqrt(sum_t |u_t - Psi a_t|^2 / sum_t |u_t|^2)`` in the product of the compression; infinite for
+        one that no local model converges for.
+    indicators, uppers : ndarray, shape (member,)
+        Estimates and bounds of the model.
+    """
+    from sciflow.errors import Diverged
+
+    names = list(model.problem.parameters)
+    chosen = coordinates.of(members)
+    rows = []
+    for group in chosen.groups:
+        mu = dict(zip(names, chosen.points[group[0]].tolist(), strict=True))
+        try:
+            found = model.solve(mu)
+        except Diverged:
+            rows.append((np.inf, np.inf, np.inf))
+            continue
+        truth = chosen.triangle[:, group]
+        gap = truth - bases[found.cluster].coordinates @ found.coefficients.T
+        error = float(np.linalg.norm(gap) / np.linalg.norm(truth))
+        rows.append((error, found.estimate, found.upper))
+    table = np.array(rows).reshape(-1, 3)
+    return table[:, 0], table[:, 1], table[:, 2]
+
+
+def _calibrated(model: RomModel, made: Plan, coordinates: Coordinates) -> dict[str, float]:
+    """Calibrate in place; what was found on the members that nothing has seen."""
+    checks: dict[str, float] = {}
+    if model.config.indicator_modes:
+        errors, indicators, _ = reduced_errors(model, made.bases, coordinates, made.held)
+        model.calibration = calibrate(indicators, errors, model.config.coverage)
+    errors, estimates, uppers = reduced_errors(model, made.bases, coordinates, made.test)
+    if len(errors):
+        checks["test_error"] = float(errors.mean())
+        if model.config.indicator_modes and np.isfinite(estimates).all():
+            checks["test_coverage"] = covered(uppers, errors)
+            checks["test_spearman"] = spearman(errors, estimates) if len(errors) > 2 else 0.0
+    return {k: v for k, v in checks.items() if np.isfinite(v)}
+
+
+def _store(
+    model: RomModel, made: Plan, parts: Mapping[str, np.ndarray], ensemble: Artifact,
+    checks: Mapping[str, float], folder: Path, out: Writer,
+) -> None:  # fmt: skip
+    for name in MODEL:
+        out.write(name, parts[name], MODEL[name])
+    basis, dual = Field(("dof", "mode"), "any", "float64"), Field(("row", "mode"), "any", "float64")
+    table = []
+    for cluster in range(len(made.bases)):
+        one = kept(folder, cluster)
+        out.write(f"basis_{cluster}", one.basis, basis)
+        out.write(f"places_{cluster}", one.places, Field(("point",), "1", "int64", "integration points"))
+        for name, modes in one.duals.items():
+            out.write(f"dual_{name}_{cluster}", modes, dual)
+        table.append(
+            {
+                "members": len(made.clusters[cluster]),
+                "modes": int(one.basis.shape[1]),
+                "points": len(one.places),
+                "cubature_error": one.error,
+            }
+        )
+    out.write("calibration_members", made.held, MODEL["train_members"])
+    store_model(model.config, model, [], out)
+    bound = model.calibration.bound
+    out.describe(
+        ensemble=ensemble.digest,
+        window=None,
+        rom={
+            "mesh": model.mesh,
+            "clusters": table,
+            "calibration_members": model.calibration.members,
+            "coverage": model.config.coverage,
+            "bound": bound if np.isfinite(bound) else None,
+            **checks,
+        },
+    )
+
+
+def open_model(rom: RomNet, artifact: Artifact) -> RomModel:
+    """The model in an artifact; its modes are read when a field is asked for.
+
+    Raises
+    ------
+    Invalid
+        If the artifact holds no ROM-net, or is damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    from sciflow.samples import Signature
+
+    file = artifact.file("model.safetensors")
+    try:
+        state = load(file.read_bytes())
+    except SafetensorError as error:
+        raise Invalid(f"{file} is damaged: {error}") from None
+    about = json.loads(artifact.file("model.json").read_bytes())
+
+    def modes(kind: str, cluster: int) -> np.ndarray:
+        return artifact.read(f"basis_{cluster}" if kind == "basis" else f"dual_{kind}_{cluster}")
+
+    return from_state(rom, state, Signature.from_json(about["signature"]), modes)

@@ -24,6 +24,7 @@ from sciflow_rom.cubatures import AllPoints, EmpiricalCubature
 from sciflow_rom.regressors import GaussianProcess, Perceptrons, Polynomial, RadialBasis
 from sciflow_rom.romnet import BuildRom, RomNet
 from sciflow_rom.selectors import ErrorRegression, Logistic, Neighbours
+from sciflow_rom.vkoga import PymorVKOGA
 
 
 @hookimpl
@@ -34,7 +35,7 @@ def sciflow_components() -> list[type[Component]]:
         *(KMedoids, KMeans, Hierarchical, VQPCA),
         *(EmpiricalCubature, AllPoints),
         *(RomNet, BuildRom),
-        *(GaussianProcess, RadialBasis, Polynomial, Perceptrons),
+        *(GaussianProcess, RadialBasis, Polynomial, Perceptrons, PymorVKOGA),
         *(ErrorRegression, Logistic, Neighbours),
         *(Compress, Assess, Cluster),
     ]

@@ -66,9 +66,9 @@ def read(path: Path) -> Ensemble:
     ``{"fields": {name: {"dataset": ..., "axes": [...], "unit": ...}}, "parameters": {name: {"dataset": ...,
     "column": ..., "unit": ...}}, "coordinates": {axis: {"dataset": ..., "unit": ...}}}``. Without one,
     datasets of two and more axes are fields, those of shape (member,) parameters, ``time`` or ``t``, ``x``,
-    ``y``, ``z`` and dimension scales coordinates. Axes are those of the attribute ``axes`` or of the dimension
-    labels; else an axis has the name of the one coordinate of its length, and a last one left over is
-    ``dof``.
+    ``y``, ``z`` and dimension scales coordinates. Axes are those of the attribute ``axes`` or of the
+    dimension labels; else an axis has the name of the one coordinate of its length, and a last one left
+    over is ``dof``.
 
     Raises
     ------

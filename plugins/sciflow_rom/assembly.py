@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,12 +12,14 @@ from sciflow.errors import Invalid
 from sciflow_rom.bases import LocalBasis
 from sciflow_rom.cubature import Cubature
 from sciflow_rom.galerkin import Tables
+from sciflow_rom.gappy import completed, gappy
 from sciflow_rom.indicator import Probe
-from sciflow_rom.tables import Dual, LocalModel
+from sciflow_rom.ranks import from_first, gather_rows, max_ranks, sum_ranks
+from sciflow_rom.tables import First, LocalModel
 
 if TYPE_CHECKING:
     from sciflow.artifact import Artifact
-    from sciflow.context import Comm, Context
+    from sciflow.context import Context
     from sciflow.reduction import Integrals, Reducible
     from sciflow_rom.coordinates import Coordinates
     from sciflow_rom.cubatures import HyperReduction
@@ -239,7 +241,10 @@ class Assembler:
         """
         points = self.cubature(rule, test[1], self.stress_modes(stresses))
         where = self.integrals.places[points.points]
-        return Probe(self.gathered(strains[points.points], where), self.tables(test[1], test[0], points))
+        tables = self.tables(test[1], test[0], points)
+        # Kept in single precision: an indicator needs no more, and it is most of what is stored.
+        small = Tables(_single(tables.strains), tables.weights, tables.points, tables.loads)
+        return Probe(_single(self.gathered(strains[points.points], where)), small)
 
     def dual(self, groups: list[np.ndarray], name: str, limit: int, tolerance: float) -> np.ndarray:
         """Modes of a dual field of some members at this rank's points, shape (point * component, mode)."""
@@ -288,7 +293,8 @@ class Assembler:
         modes = self.lift(basis)
         strains = self.integrals.strains(modes)
         stresses = np.stack([s for s, _ in self.states(basis, strains, groups, settings.states)])
-        cubature = self.cubature(settings.rule, strains, stresses, self._starting(start))
+        chosen = self.cubature(settings.rule, strains, stresses, self._starting(start))
+        duals, gaps, cubature = self._duals(groups, chosen, settings)
         tables = self.tables(strains, modes, cubature)
         places = self.gathered(self.integrals.places[cubature.points], self.integrals.places[cubature.points])
         probe = None
@@ -297,23 +303,22 @@ class Assembler:
                 others = self.states(basis, strains, near, settings.states)
                 stresses = np.concatenate([stresses, np.stack([s for s, _ in others])])
             probe = self.probe(strains, test, stresses, settings.probe_rule)
-        duals, inverses = self._duals(groups, cubature, settings)
         error = float(max_ranks(np.array([cubature.error]), self.ctx.comm)[0])
         rows = self.gathered(modes, self.integrals.rows)
         if not self._first:
             return Made(None, np.zeros((0, 0)), {}, places, error)
         starts = np.stack([self.coefficients(basis, group)[0] for group in groups])
-        model = LocalModel(tables, starts, features, probe, inverses)
+        model = LocalModel(tables, First.of(features, starts), probe, gaps)
         whole = np.zeros((self.dofs, modes.shape[1]))
         whole[self._rows] = rows
         return Made(model, whole, duals, places, error)
 
     def _starting(self, start: tuple[np.ndarray, np.ndarray] | None) -> Cubature | None:
-        """This rank's part of an earlier cubature."""
+        """This rank's part of an earlier cubature; points without weight were only there to be looked at."""
         if start is None:
             return None
         position = {int(place): i for i, place in enumerate(self.integrals.places)}
-        mine = [(position[int(p)], w) for p, w in zip(*start, strict=True) if int(p) in position]
+        mine = [(position[int(p)], w) for p, w in zip(*start, strict=True) if w > 0 and int(p) in position]
         if not mine:
             return None
         points = np.array([p for p, _ in mine], dtype=np.int64)
@@ -322,84 +327,32 @@ class Assembler:
 
     def _duals(
         self, groups: list[np.ndarray], cubature: Cubature, settings: Settings
-    ) -> tuple[dict[str, np.ndarray], dict[str, Dual]]:
-        """Modes of each dual field, and what turns values at the cubature's points into coefficients."""
-        modes, inverses = {}, {}
-        places = self.integrals.places
-        picked = self.gathered(places[cubature.points], places[cubature.points])
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], Cubature]:
+        """Modes of each dual field, what turns values at points into coefficients, and with what points.
+
+        Where the points of the cubature do not tell the modes apart, some are added, without weight.
+        """
+        places, modes = self.integrals.places, {}
         everywhere = self.gathered(places, places)
+        wanted = self.gathered(places[cubature.points], places[cubature.points])
         for name in self.problem.dual:
             found = self.dual(groups, name, settings.states, settings.dual_tolerance)
-            components = len(found) // max(1, len(places))
+            width = found.shape[0] // max(1, len(places))
+            shape = (len(everywhere), max_ranks(np.array([width]), self.ctx.comm)[0], found.shape[1])
             whole = self.gathered(found.reshape(len(places), -1), places)
             if self._first:
-                whole = whole.reshape(len(everywhere) * components, -1)
-                modes[name] = whole
-                where = np.searchsorted(everywhere, picked)
-                inverses[name] = Dual(inverse_at(whole, components, where))
-        return modes, inverses
+                modes[name] = whole.reshape(shape)
+                at = completed(modes[name], np.searchsorted(everywhere, wanted))
+                wanted = everywhere[np.sort(at)]
+        wanted = from_first(wanted, self.ctx.comm)
+        points = np.flatnonzero(np.isin(places, wanted))
+        weights = np.zeros(len(places))
+        weights[cubature.points] = cubature.weights
+        at = np.searchsorted(everywhere, wanted) if self._first else points
+        inverses = {name: gappy(found, at).inverse for name, found in modes.items()}
+        flat = {name: found.reshape(-1, found.shape[2]) for name, found in modes.items()}
+        return flat, inverses, Cubature(points, weights[points], cubature.error)
 
 
-def inverse_at(modes: np.ndarray, components: int, picks: np.ndarray) -> np.ndarray:
-    """Pseudo-inverse of dual modes at some points, shape (mode, point * component).
-
-    Parameters
-    ----------
-    modes : ndarray, shape (point * component, mode)
-    components : int
-    picks : ndarray of int64, shape (k,)
-        Points.
-
-    Notes
-    -----
-    Gappy proper orthogonal decomposition: the coefficients that fit the values at some points best.
-    Singular values below 1e-3 of the largest are left out, or noise at the points would be amplified.
-
-    References
-    ----------
-    R. Everson, L. Sirovich, "Karhunen-Loeve procedure for gappy data", JOSA A 12, 1995, equation 8.
-    """
-    rows = (picks[:, None] * components + np.arange(components)).reshape(-1)
-    return np.asarray(np.linalg.pinv(modes[rows], rcond=1e-3))
-
-
-def gather_rows(values: np.ndarray, comm: Comm) -> np.ndarray:
-    """The rows of all ranks, rank after rank, on rank 0; none elsewhere. Collective, as plain buffers.
-
-    Parameters
-    ----------
-    values : ndarray, shape (n, ...)
-        Rows of equal shape and dtype on all ranks, any number of them.
-    comm : Comm
-        With several ranks an mpi4py communicator.
-    """
-    if comm.size == 1:
-        return values
-    mpi: Any = comm
-    mine = np.ascontiguousarray(values)
-    counts = np.zeros(comm.size, dtype=np.int64)
-    mpi.Allgather(np.array([mine.size], dtype=np.int64), counts)
-    first = comm.rank == 0
-    found = np.empty(int(counts.sum()) if first else 0, dtype=mine.dtype)
-    mpi.Gatherv(mine.reshape(-1), [found, counts.tolist()] if first else None)
-    return found.reshape(-1, *values.shape[1:])
-
-
-def sum_ranks(values: np.ndarray, comm: Comm) -> np.ndarray:
-    """The sum over the ranks, on every rank; collective."""
-    if comm.size == 1:
-        return values
-    mpi: Any = comm
-    total = np.empty_like(values)
-    mpi.Allreduce(np.ascontiguousarray(values), total)
-    return total
-
-
-def max_ranks(values: np.ndarray, comm: Comm) -> np.ndarray:
-    """The largest of the values of all ranks, on every rank; collective."""
-    if comm.size == 1:
-        return values
-    mpi: Any = comm
-    everyone = np.empty((comm.size, *values.shape), dtype=values.dtype)
-    mpi.Allgather(np.ascontiguousarray(values), everyone)
-    return np.asarray(everyone.max(axis=0))
+def _single(values: np.ndarray) -> np.ndarray:
+    return values.astype(np.float32).astype(np.float64)

@@ -14,6 +14,7 @@ from sciflow.errors import Diverged, Invalid, NotFound, nearest
 from sciflow.surrogate import Arrays, Model
 from sciflow_rom.galerkin import Load, Response, solve
 from sciflow_rom.indicator import Calibration, indicate
+from sciflow_rom.space import Space
 from sciflow_rom.tables import LocalModel, pack, unpack
 
 if TYPE_CHECKING:
@@ -62,49 +63,6 @@ class Trajectory:
     response: Response
 
 
-@dataclass(frozen=True)
-class Space:
-    """Parameters as the selector takes them, and where the model was trained.
-
-    Attributes
-    ----------
-    logarithmic : ndarray of bool, shape (parameter,)
-        Which are taken by their logarithm.
-    mean, spread : ndarray, shape (parameter,)
-        Of the training members, after the logarithm.
-    low, high : ndarray, shape (parameter,)
-        Bounds of the design, in the units of the parameters.
-    """
-
-    logarithmic: np.ndarray
-    mean: np.ndarray
-    spread: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-
-    @classmethod
-    def of(cls, points: np.ndarray, logarithmic: tuple[bool, ...], trained: np.ndarray) -> Space:
-        """From the points of a design and those of the training members, shape (member, parameter).
-
-        The bounds are the extreme points, and half the mean distance of the points beyond them.
-        """
-        logs = np.array(logarithmic or (False,) * points.shape[1], dtype=np.bool_)
-        scaled, all_ = (np.where(logs, np.log(np.where(logs, p, 1.0)), p) for p in (trained, points))
-        spread = scaled.std(axis=0)
-        low, high = all_.min(axis=0), all_.max(axis=0)
-        margin = 0.5 * (high - low) / len(points) + 1e-6 * np.abs(high - low)
-        low, high = low - margin, high + margin
-        low, high = np.where(logs, np.exp(low), low), np.where(logs, np.exp(high), high)
-        return cls(logs, scaled.mean(axis=0), np.where(spread > 0, spread, 1.0), low, high)
-
-    def scale(self, points: np.ndarray) -> np.ndarray:
-        """Scaled parameters, shape (..., parameter)."""
-        logs = self.logarithmic
-        if logs.any():
-            points = np.where(logs, np.log(np.where(logs, np.maximum(points, 1e-300), 1.0)), points)
-        return np.asarray((points - self.mean) / self.spread)
-
-
 _SPACE = ("logarithmic", "mean", "spread", "low", "high")
 _CALIBRATION = ("factor", "bound", "coverage", "members")
 
@@ -147,6 +105,7 @@ class RomModel(Model):
         self.space, self.calibration, self.mesh, self._modes = space, calibration, mesh, modes
         self.problem = config.reducible
         self._names = tuple(self.problem.parameters)
+        self._own_times = self.problem.steps()
         self._fits: set[str] = set()
         self._cached = lru_cache(maxsize=16)(self._open)
 
@@ -215,7 +174,7 @@ class RomModel(Model):
         value, cluster, response = best
         estimate, upper = self.calibration(value)
         return Trajectory(
-            cluster, response.coefficients, problem.steps(), estimate, upper, flags, response.iterations,
+            cluster, response.coefficients, self._times(problem), estimate, upper, flags, response.iterations,
             tried, response,
         )  # fmt: skip
 
@@ -224,17 +183,23 @@ class RomModel(Model):
     ) -> Response:
         model = self.local[cluster]
         tables, config = model.tables, self.config
-        steps = len(problem.steps())
-        return solve(
-            tables,
-            problem.law(tables.points, mu),
-            steps,
-            load=_load(problem, mu, len(tables.loads)),
-            history=problem.start(len(tables.weights)),
-            guess=model.guess(features),
-            tolerance=config.newton_tolerance,
-            iterations=config.iterations,
-        )
+        law, load = problem.law(tables.points, mu), _load(problem, mu, len(tables.loads))
+        steps, history = len(self._times(problem)), problem.start(len(tables.weights))
+
+        def begin(guess: np.ndarray | None) -> Response:
+            return solve(
+                tables, law, steps, load=load, history=history, guess=guess,
+                tolerance=config.newton_tolerance, iterations=config.iterations,
+            )  # fmt: skip
+
+        try:
+            return begin(model.first(features))
+        except Diverged:  # the guess may be a bad one, far from the members of the cluster
+            return begin(None)
+
+    def _times(self, problem: Reducible) -> np.ndarray:
+        """Ends of the steps; known already for the problem of the training."""
+        return self._own_times if problem is self.problem else problem.steps()
 
     def _indicate(
         self, problem: Reducible, cluster: int, mu: Mapping[str, float], response: Response
@@ -339,7 +304,7 @@ class RomModel(Model):
             )
         modes = self._cached(name, trajectory.cluster)
         found = self.dual_coefficients(name, trajectory) @ modes.T
-        inverse = self.local[trajectory.cluster].duals[name].inverse
+        inverse = self.local[trajectory.cluster].gaps[name]
         components = inverse.shape[1] // len(self.local[trajectory.cluster].tables.weights)
         rows = np.asarray(found.reshape(len(found), -1, components))
         return rows[:, :, 0] if len(self.problem.shape(name)) == 1 else rows
@@ -349,7 +314,7 @@ class RomModel(Model):
         response = trajectory.response
         pairs = zip(response.stress, response.history, strict=True)
         values = [self.problem.observe(name, s, h).reshape(-1) for s, h in pairs]
-        return np.asarray(np.stack(values) @ self.local[trajectory.cluster].duals[name].inverse.T)
+        return np.asarray(np.stack(values) @ self.local[trajectory.cluster].gaps[name].T)
 
     def _open(self, kind: str, cluster: int) -> np.ndarray:
         if self._modes is None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sciflow.store import Writer
     from sciflow_rom.online_slice import RomModel
 
-_POINTS, _PROBE, _SELECTOR = EmpiricalCubature(), EmpiricalCubature(3e-3), ErrorRegression()
+_POINTS, _PROBE, _SELECTOR = EmpiricalCubature(), EmpiricalCubature(1e-2), ErrorRegression()
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class RomNet(Surrogate):
     hyper_reduction: HyperReduction = _POINTS
     selector: Selector = _SELECTOR
     top: int = 2
-    indicator_modes: int = 40
+    indicator_modes: int = 24
     indicator_points: HyperReduction = _PROBE
     coverage: float = 0.9
     calibration: int = 20

@@ -13,16 +13,44 @@ from sciflow_rom.indicator import Probe
 
 
 @dataclass(frozen=True)
-class Dual:
-    """A field at the integration points, rebuilt from its values at the points of the cubature.
+class First:
+    """Where the first step begins: radial basis functions through the training members.
 
     Attributes
     ----------
-    inverse : ndarray, shape (mode, point * component)
-        Pseudo-inverse of the dual modes at the points of the cubature.
+    centres : ndarray, shape (member, parameter)
+        Scaled parameters of the members.
+    weights : ndarray, shape (member + 1 or member + 1 + parameter, mode)
+        Of ``r^3`` for each member, of 1 and of the parameters; without the last ones, and with ``-r``,
+        where there are too few members for them.
     """
 
-    inverse: np.ndarray
+    centres: np.ndarray
+    weights: np.ndarray
+
+    @classmethod
+    def of(cls, centres: np.ndarray, coefficients: np.ndarray) -> First:
+        """Interpolate coefficients, shape (member, mode)."""
+        count, dimension = centres.shape
+        gaps = np.sqrt(np.square(centres[:, None] - centres[None]).sum(axis=2))
+        linear = count >= 2 * (dimension + 1)
+        tail = np.hstack([np.ones((count, 1)), centres]) if linear else np.ones((count, 1))
+        kernel = gaps**3 if linear else -gaps
+        width = tail.shape[1]
+        matrix = np.block([[kernel, tail], [tail.T, np.zeros((width, width))]])
+        values = np.vstack([coefficients, np.zeros((width, coefficients.shape[1]))])
+        return cls(centres, np.linalg.lstsq(matrix, values, rcond=1e-10)[0])
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        """Coefficients for scaled parameters, shape (mode,)."""
+        gaps = self.centres - features
+        squares = np.einsum("ij,ij->i", gaps, gaps)
+        count = len(squares)
+        if len(self.weights) == count + 1:
+            return np.asarray(self.weights[count] - np.sqrt(squares) @ self.weights[:count])
+        cubes = squares * np.sqrt(squares)
+        tail = self.weights[count] + features @ self.weights[count + 1 :]
+        return np.asarray(cubes @ self.weights[:count] + tail)
 
 
 @dataclass(frozen=True)
@@ -32,27 +60,19 @@ class LocalModel:
     Attributes
     ----------
     tables : Tables
-        For Newton's method.
-    starts : ndarray, shape (member, mode)
-        Coefficients of the first step of the members of the cluster.
-    near : ndarray, shape (member, parameter)
-        Their scaled parameters, to begin where the nearest of them is.
+        For Newton's method; points without weight are there for the dual fields.
+    first : First
+        Coefficients that the first step begins with.
     probe : Probe or None
         For the error indicator.
-    duals : mapping of str to Dual
-        By dual field.
+    gaps : mapping of str to ndarray, shape (mode, point * component)
+        By dual field: from values at the points to coefficients of its modes.
     """
 
     tables: Tables
-    starts: np.ndarray
-    near: np.ndarray
+    first: First
     probe: Probe | None
-    duals: Mapping[str, Dual]
-
-    def guess(self, features: np.ndarray) -> np.ndarray:
-        """Coefficients of the member whose parameters are nearest."""
-        gaps = self.near - features
-        return np.asarray(self.starts[np.einsum("ij,ij->i", gaps, gaps).argmin()])
+    gaps: Mapping[str, np.ndarray]
 
 
 _TABLES = ("strains", "weights", "points", "loads")
@@ -61,11 +81,12 @@ _TABLES = ("strains", "weights", "points", "loads")
 def pack(model: LocalModel) -> dict[str, np.ndarray]:
     """A local model as named arrays."""
     arrays = {name: getattr(model.tables, name) for name in _TABLES}
-    arrays |= {"starts": model.starts, "near": model.near}
+    arrays |= {"centres": model.first.centres, "first": model.first.weights}
     if model.probe is not None:
-        arrays["probe_strains"] = model.probe.strains
+        arrays["probe_strains"] = model.probe.strains.astype(np.float32)
         arrays |= {f"test_{name}": getattr(model.probe.test, name) for name in _TABLES}
-    return {**arrays, **{f"dual_{name}": dual.inverse for name, dual in model.duals.items()}}
+        arrays["test_strains"] = arrays["test_strains"].astype(np.float32)
+    return {**arrays, **{f"dual_{name}": inverse for name, inverse in model.gaps.items()}}
 
 
 def unpack(arrays: Mapping[str, np.ndarray]) -> LocalModel:
@@ -78,18 +99,18 @@ def unpack(arrays: Mapping[str, np.ndarray]) -> LocalModel:
     """
     try:
         tables = Tables(*(np.asarray(arrays[name]) for name in _TABLES))
-        starts, near = np.asarray(arrays["starts"]), np.asarray(arrays["near"])
+        first = First(np.asarray(arrays["centres"]), np.asarray(arrays["first"]))
         probe = None
         if "probe_strains" in arrays:
-            test = Tables(*(np.asarray(arrays[f"test_{name}"]) for name in _TABLES))
-            probe = Probe(np.asarray(arrays["probe_strains"]), test)
+            test = Tables(*(arrays[f"test_{name}"].astype(np.float64) for name in _TABLES))
+            probe = Probe(arrays["probe_strains"].astype(np.float64), test)
     except KeyError as error:
         raise Invalid(f"a local model lacks the array {error}") from None
-    modes = {a.shape[-1] for a in (tables.strains, tables.loads, starts)}
+    modes = {a.shape[-1] for a in (tables.strains, tables.loads, first.weights)}
     if tables.strains.ndim != 3 or len(tables.weights) != len(tables.strains) or len(modes) != 1:
         raise Invalid(
             f"the tables of a local model do not fit each other: strains {tables.strains.shape}, "
-            f"weights {tables.weights.shape}, loads {tables.loads.shape}, starts {starts.shape}"
+            f"weights {tables.weights.shape}, loads {tables.loads.shape}, start {first.weights.shape}"
         )
-    duals = {k.removeprefix("dual_"): Dual(np.asarray(v)) for k, v in arrays.items() if k.startswith("dual_")}
-    return LocalModel(tables, starts, near, probe, duals)
+    gaps = {k.removeprefix("dual_"): np.asarray(v) for k, v in arrays.items() if k.startswith("dual_")}
+    return LocalModel(tables, first, probe, gaps)

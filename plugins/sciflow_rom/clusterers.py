@@ -239,9 +239,10 @@ class Chordal(_Subspaces):
 
 @dataclass(frozen=True)
 class ProjectionError(Dissimilarity):
-    """Relative error of projecting the levels of one member on the span of another, both ways.
+    """Relative error of projecting one member on the span of another, both ways.
 
-    With one level per member it is that of `Sine`.
+    What is projected is the part of a member's levels in its own span, so that equal members have none. With
+    one level per member it is that of `Sine`.
 
     Attributes
     ----------
@@ -262,11 +263,11 @@ class ProjectionError(Dissimilarity):
 
     def between(self, reference: Coordinates, other: Coordinates) -> np.ndarray:
         """See `Dissimilarity.between`."""
-        from sciflow_rom.dissimilarity import combined, level_blocks, outside, spans
+        from sciflow_rom.dissimilarity import combined, outside, spans, within_spans
 
         ours, theirs = spans(other, self.modes), spans(reference, self.modes)
-        first = outside(level_blocks(other), theirs)
-        return combined(first, outside(level_blocks(reference), ours).T, self.combine)
+        first = outside(within_spans(other, ours), theirs)
+        return combined(first, outside(within_spans(reference, theirs), ours).T, self.combine)
 
 
 @dataclass(frozen=True)

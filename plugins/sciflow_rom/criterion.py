@@ -62,6 +62,8 @@ class Costs:
     offline : float or None
         Building a reduced model, per training snapshot and squared number of modes. None: measured as
         `points_per_mode` passes for each mode over its integrands.
+    training : float
+        Training a selector and labelling members for it.
     points : int
         Integration points of the full model; 0 takes the values in a snapshot.
     points_per_mode : float
@@ -74,6 +76,7 @@ class Costs:
     online: tuple[float, float, float] | None = None
     selector: float | None = None
     offline: float | None = None
+    training: float = 1.0
     points: int = 0
     points_per_mode: float = 10.0
     solves: int = 5
@@ -85,6 +88,8 @@ class Costs:
                 raise Invalid(f"the cost {name} cannot be negative, got {value}")
         if self.online is not None and min(self.online) < 0:
             raise Invalid(f"the costs online cannot be negative, got {self.online}")
+        if self.training < 0:
+            raise Invalid(f"the cost training cannot be negative, got {self.training}")
         if self.points < 0 or self.points_per_mode <= 0 or self.solves < 1:
             raise Invalid("points, points_per_mode and solves must be positive (points: 0 for unknown)")
 
@@ -193,6 +198,7 @@ class Assess(Stage):
                 "online": list(rates.online),
                 "selector": rates.selector,
                 "offline": rates.offline,
+                "training": rates.training,
                 "points_per_mode": rates.points_per_mode,
                 "snapshots": rates.snapshots,
             },
@@ -212,10 +218,15 @@ def suitable(members: int) -> tuple[int, ...]:
     )
 
 
-def seconds_of_member(ensemble: Artifact) -> float:
-    """Wall time of an ensemble's stage by its members, with as many at once as there were, s."""
-    took = float(ensemble.provenance["end"] - ensemble.provenance["start"])
-    return took / max(1, len(ensemble.members()))
+def seconds_of_member(ensemble: Artifact) -> float | None:
+    """Wall time of an ensemble's stage by its members, with as many at once as there were, s.
+
+    None for an ensemble that was not simulated here, such as imported files.
+    """
+    made = ensemble.provenance
+    if made.get("stage", {}).get("component") != "simulate":
+        return None
+    return float(made["end"] - made["start"]) / max(1, len(ensemble.members()))
 
 
 def write_errors(errors: Errors, out: Writer) -> None:

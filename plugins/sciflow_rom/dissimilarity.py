@@ -202,9 +202,10 @@ def outside(columns: list[np.ndarray], bases: np.ndarray) -> np.ndarray:
     return np.minimum(found, 1.0)
 
 
-def level_blocks(coordinates: Coordinates) -> list[np.ndarray]:
-    """The columns of each member, shape (rank, level) each."""
-    return [coordinates.triangle[:, group] for group in coordinates.groups]
+def within_spans(coordinates: Coordinates, bases: np.ndarray) -> list[np.ndarray]:
+    """The levels of each member projected on its own span, shape (rank, level) each."""
+    blocks = [coordinates.triangle[:, group] for group in coordinates.groups]
+    return [basis @ (basis.T @ block) for basis, block in zip(bases, blocks, strict=True)]
 
 
 def combined(first: np.ndarray, second: np.ndarray, how: Literal["max", "min", "mean"]) -> np.ndarray:

@@ -28,6 +28,8 @@ class Rates:
         Choosing a cluster.
     offline : float
         Building a reduced model, per snapshot and squared number of modes.
+    training : float
+        Training a selector, where there are several clusters.
     snapshots : int
         That reduced models are made of.
     points_per_mode : float
@@ -40,6 +42,7 @@ class Rates:
     online: tuple[float, float, float]
     selector: float
     offline: float
+    training: float
     snapshots: int
     points_per_mode: float
     sources: dict[str, str]
@@ -50,13 +53,13 @@ class Rates:
         reduced = a0 + a1 * self.points_per_mode * modes**2 + a2 * modes**3
         return reduced + (self.selector if clusters > 1 else 0.0)
 
-    def build(self, modes: float) -> float:
-        """Seconds of building; each snapshot takes part in one cluster, so the number of them is alike."""
-        return self.offline * self.snapshots * modes**2
+    def build(self, clusters: int, modes: float) -> float:
+        """Seconds of building; each snapshot takes part in one cluster, whatever their number is."""
+        return self.offline * self.snapshots * modes**2 + (self.training if clusters > 1 else 0.0)
 
     def total(self, clusters: int, modes: float, queries: float) -> float:
         """Seconds of building and of all queries."""
-        return self.build(modes) + queries * self.query(clusters, modes)
+        return self.build(clusters, modes) + queries * self.query(clusters, modes)
 
 
 def resolve(costs: Costs, snapshots: int, rows: int, recorded: float | None) -> Rates:
@@ -71,8 +74,8 @@ def resolve(costs: Costs, snapshots: int, rows: int, recorded: float | None) -> 
     recorded : float or None
         Wall time of the ensemble per member, s.
     """
-    sources: dict[str, str] = {}
     given = "given"
+    sources = {"training": "assumed" if costs.training == type(costs)().training else given}
     full = costs.full
     sources["full"] = given
     if full is None:
@@ -94,7 +97,7 @@ def resolve(costs: Costs, snapshots: int, rows: int, recorded: float | None) -> 
         # One pass over (snapshots of the cluster x modes, points) for each of the q points that is chosen.
         offline = costs.points_per_mode * points * measure_pass()
         sources["offline"] = f"{measured}, {points} integration points"
-    return Rates(full, online, selector, offline, snapshots, costs.points_per_mode, sources)
+    return Rates(full, online, selector, offline, costs.training, snapshots, costs.points_per_mode, sources)
 
 
 def measure_online(points_per_mode: float, components: int = 3) -> tuple[float, float, float]:

@@ -143,12 +143,13 @@ def _costs(artifact: Artifact) -> str:
             f"{1e6 * a0:.3g} + {1e6 * a1:.2g} q n + {1e6 * a2:.2g} n³ us",
             sources["online"],
         ],
-        ["choosing a cluster", f"{1e6 * rates['selector']:.3g} us", sources["selector"]],
+        ["asking the selector", f"{1e6 * rates['selector']:.3g} us", sources["selector"]],
         [
             "building, for each snapshot and squared number of modes",
             f"{1e6 * rates['offline']:.3g} us",
             sources["offline"],
         ],
+        ["training a selector", f"{rates['training']:.3g} s", sources["training"]],
     ]
     return table(["cost", "", "from"], rows)
 

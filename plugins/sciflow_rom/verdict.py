@@ -53,17 +53,16 @@ def assess(errors: Errors, rates: Rates, clusters: int, modes: int, queries: flo
     -----
     ``gain = T_1(n_1) / T_K(n)`` with ``T_K(n) = t_build(n) + queries (t_selector + t(n))`` and n_1 the
     fewest modes with which a global basis has the error that the dictionary has with n;
-    ``break_even = (t_build(n) - t_build(n_1)) / (t(n_1) - t_selector - t(n))``.
+    ``break_even = (t_build(n) - t_build(n_1)) / (t(n_1) - t_selector - t(n))``. Building a dictionary
+    includes training its selector.
     """
     candidate = int(np.flatnonzero(errors.clusters == clusters)[0])
     error, single = float(errors.error[candidate, modes]), float(errors.error[0, modes])
     equal = errors.fewest(error)
     other = len(errors.beyond) - 1 if equal is None else equal
     gain = rates.total(1, other, queries) / rates.total(clusters, modes, queries)
-    more, saved = (
-        rates.build(modes) - rates.build(other),
-        rates.query(1, other) - rates.query(clusters, modes),
-    )
+    more = rates.build(clusters, modes) - rates.build(1, other)
+    saved = rates.query(1, other) - rates.query(clusters, modes)
     against = rates.full - rates.query(clusters, modes)
     return Row(
         clusters,
@@ -73,7 +72,7 @@ def assess(errors: Errors, rates: Rates, clusters: int, modes: int, queries: flo
         -1 if equal is None else equal,
         gain,
         _break_even(more, saved),
-        _break_even(rates.build(modes), against),
+        _break_even(rates.build(clusters, modes), against),
     )
 
 
@@ -209,7 +208,7 @@ def _too_costly(rates: Rates, clusters: int, modes: int, queries: float) -> str:
     )
     if query >= rates.full:
         return f"{text}: a query takes {_seconds(query)}, a full solution {_seconds(rates.full)}."
-    least = rates.build(modes) / (rates.full - query)
+    least = rates.build(clusters, modes) / (rates.full - query)
     return f"{text}; it pays from {least:.0f} queries on."
 
 
@@ -237,7 +236,8 @@ def _local_words(
             "cheaper"
         )
         even = _break_even(
-            rates.build(modes) - rates.build(single), rates.query(1, single) - rates.query(clusters, modes)
+            rates.build(clusters, modes) - rates.build(1, single),
+            rates.query(1, single) - rates.query(clusters, modes),
         )
         if even == 0:
             text += ", from the first query on"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from sciflow.errors import Invalid, SciflowError
+from sciflow.errors import Invalid, SciflowError, nearest
 from sciflow.schema import Field, Schema
 from sciflow.stage import Stage
 from sciflow.stages.simulate import ENSEMBLE
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from sciflow.store import Writer
     from sciflow_rom.coordinates import Coordinates
 
+COLUMNS = ("member", "level")
+PRODUCTS = ("euclidean", "l2", "h1")
 _MEMBERS = Field(("sample",), "1", "int64")
 COMPRESSION = Schema(
     "compression",
@@ -80,6 +82,9 @@ class Compress(Stage):
                 "train and valid are fractions that leave some members for the test, "
                 f"got {self.train} and {self.valid}"
             )
+        for chosen, known in ((self.columns, COLUMNS), (self.product, PRODUCTS)):
+            if chosen not in known:
+                raise Invalid(f"{chosen!r} is not known. {nearest(chosen, known)}")
         if not 0 < self.tolerance < 1:
             raise Invalid(f"the tolerance is relative and lies between 0 and 1, got {self.tolerance}")
 

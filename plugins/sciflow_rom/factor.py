@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from sciflow.context import Context
-from sciflow.errors import Invalid, SciflowError
+from sciflow.errors import SciflowError
 from sciflow_rom.products import Product
 from sciflow_rom.snapshots import BLOCK, SnapshotMatrix
 from sciflow_rom.tsqr import Accumulator, Gram, Householder, triangular, upright
@@ -101,8 +101,6 @@ def factorise(
     found = METHODS[chosen](snapshots.columns, state)
     _pass(snapshots, product, found, done, ctx, save, height)
     triangle = found.triangle(snapshots.comm)
-    if not np.isfinite(triangle).all():
-        raise Invalid("inner products of the snapshots overflow; take a larger unit")
     return Factor(trapezoid(triangle, snapshots.rows), chosen, floor_of(chosen, snapshots.columns))
 
 
@@ -128,7 +126,10 @@ def _pass(
         # Ranks that were killed go on from blocks of their own, but meet after each of them.
         if number >= done:
             try:
-                found.add(product.rooted(snapshots, rows, space))
+                if isinstance(found, Gram) and product.matrix is not None:
+                    found.add(*product.applied(snapshots, rows))
+                else:
+                    found.add(product.rooted(snapshots, rows, space))
                 if save is not None:
                     save.offer(number + 1, found)
             except (SciflowError, OSError) as error:
@@ -163,8 +164,8 @@ class Checkpoint:
         rank, size = snapshots.comm.rank, snapshots.comm.size
         self._file = directory / f"compress-{rank:05d}-of-{size:05d}.safetensors"
         parts = [snapshots.members, snapshots.levels, product.weights, product.times]
-        if product.root is not None:
-            parts += [product.root.indptr, product.root.indices, product.root.data]
+        for operator in (product.matrix, product.root if product.matrix is None else None):
+            parts += [] if operator is None else [operator.indptr, operator.indices, operator.data]
         text = f"{method} {height} {snapshots.stacked} {snapshots.positions} {snapshots.identity}"
         self._key = hashlib.sha256(text.encode())
         for part in parts:

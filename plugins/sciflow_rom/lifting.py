@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def lift(
-    snapshots: SnapshotMatrix, weights: np.ndarray, block: int = BLOCK
+    snapshots: SnapshotMatrix, weights: np.ndarray, after: np.ndarray | None = None, block: int = BLOCK
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """Combinations ``S W`` of the columns, this rank's rows, block by block; without communication.
 
@@ -26,6 +26,8 @@ def lift(
         ``S``. Its ranks need not be those of the pass that made the coordinates.
     weights : ndarray, shape (column, n)
         ``W``: those of all bases side by side, zero where a basis does not use a column.
+    after : ndarray, shape (n, m), or None
+        Multiplied from the right to what was lifted: see `correction`.
     block : int
         Bytes of a block.
 
@@ -33,7 +35,7 @@ def lift(
     ------
     rows : slice
         Among the rows of all ranks.
-    values : ndarray of float64, shape (row, n)
+    values : ndarray of float64, shape (row, n) or (row, m)
 
     Raises
     ------
@@ -53,7 +55,8 @@ def lift(
         count = rows.stop - rows.start
         if count:
             out = space[: snapshots.columns * count].reshape(snapshots.columns, count)
-            yield rows, snapshots.read(rows, out) @ weights
+            lifted = snapshots.read(rows, out) @ weights
+            yield rows, lifted if after is None else lifted @ after
 
 
 def inner_products(
@@ -79,27 +82,33 @@ def inner_products(
     """
     total = np.zeros((weights.shape[1], weights.shape[1]))
     for rows in snapshots.blocks(max(1, int(snapshots.height(block) / product.growth))):
-        modes = product.rooted(snapshots, rows) @ weights
-        total += modes.T @ modes
+        if product.matrix is not None:
+            modes, others = (part @ weights for part in product.applied(snapshots, rows))
+        else:
+            modes = others = product.rooted(snapshots, rows) @ weights
+        total += modes.T @ others
     return _summed(total, snapshots.comm)
 
 
-def orthonormalised(weights: np.ndarray, products: np.ndarray) -> np.ndarray:
-    """Weights of a basis corrected by what `inner_products` found (a step of Cholesky QR).
+def correction(products: np.ndarray) -> np.ndarray:
+    """What turns a lifted basis that is nearly orthonormal into one that is (a step of Cholesky QR).
 
     Parameters
     ----------
-    weights : ndarray, shape (column, n)
     products : ndarray, shape (n, n)
-        Close to the identity.
+        From `inner_products`.
 
     Returns
     -------
-    ndarray, shape (column, n)
-        The span stays that of the first ``k`` for every ``k``.
+    ndarray, shape (n, n)
+        Upper triangular: the span of the first ``k`` modes stays for every ``k``. For `lift`.
+
+    Notes
+    -----
+    Rounding of the snapshots tilts a mode of singular value ``sigma`` by ``eps sigma_1 / sigma``. It has to
+    be corrected behind the lift: other weights would meet the same rounding again.
     """
-    lower = np.linalg.cholesky(products)
-    return np.asarray(np.linalg.solve(lower, weights.T).T)
+    return np.asarray(np.linalg.inv(np.linalg.cholesky(products)).T)
 
 
 def _summed(values: np.ndarray, comm: Comm) -> np.ndarray:

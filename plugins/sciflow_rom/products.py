@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,40 +16,59 @@ if TYPE_CHECKING:
 
 SLAB = 8
 """Columns that a sparse product is applied to at once, because scipy copies them first."""
+POSITIVE = "the matrix of an inner product must be positive definite"
+CUT = 4
+"""Parts of an operator that are kept: a whole level comes again, other parts seldom."""
 
 
 @dataclass(frozen=True)
 class Product:
     """``<u, v> = sum_l tau_l u_l^T M v_l`` over the time levels ``l`` of two columns.
 
+    Without arguments, the Euclidean one. See `of_matrix` and `of_root`.
+
     Attributes
     ----------
     weights : ndarray, shape (position,), or None
-        The diagonal of ``M`` where it is diagonal; None without `root` and `matrix` is the identity.
-    root : sparse matrix, shape (any, position), or None
-        ``G`` with ``G^T G = M``; its rows are sorted by their first column.
+        The diagonal of ``M`` where it is diagonal.
+    matrix : sparse matrix, shape (position, position), or None
+        ``M``, where only that is known.
+    given : sparse matrix, shape (any, position), or None
+        ``G`` with ``G^T G = M``, where that is known; its rows are sorted by their first column.
     times : ndarray, shape (level,), or None
         Weights ``tau`` of the time levels; None for ones.
     """
 
     weights: np.ndarray | None = None
-    root: Any = None
+    matrix: Any = None
+    given: Any = None
     times: np.ndarray | None = None
-    _cut: dict[tuple[int, int], tuple[Any, Any]] = field(default_factory=dict, repr=False, compare=False)
+    _cut: dict[tuple[int, int, int], tuple[Any, Any]] = field(default_factory=dict, repr=False, compare=False)
 
-    @property
-    def matrix(self) -> Any:
-        """``M`` as a sparse matrix; None for the identity."""
-        from scipy import sparse
+    @cached_property
+    def root(self) -> Any:
+        """``G`` with ``G^T G = M``, a sparse matrix; None where ``M`` is diagonal.
 
-        if self.root is not None:
-            return (self.root.T @ self.root).tocsr()
-        return None if self.weights is None else sparse.diags(self.weights).tocsr()
+        Raises
+        ------
+        Invalid
+            If ``M`` is not positive definite.
+        """
+        return self.given if self.matrix is None else sorted_rows(cholesky(self.matrix))
+
+    def dense(self) -> np.ndarray | None:
+        """``M`` as an array, for small cases; None for the identity."""
+        if self.weights is not None:
+            return np.diag(self.weights)
+        found = self.matrix if self.matrix is not None else self.given
+        if found is None:
+            return None
+        return np.asarray((found if found is self.matrix else found.T @ found).toarray())
 
     @property
     def growth(self) -> float:
-        """Rows of ``G`` for each row of the snapshots."""
-        return 1.0 if self.root is None else max(1.0, self.root.shape[0] / self.root.shape[1])
+        """Rows that a block becomes, for each row read."""
+        return 1.0 if self.given is None else max(1.0, self.given.shape[0] / self.given.shape[1])
 
     def check(self, snapshots: SnapshotMatrix) -> None:
         """Refuse snapshots of another size.
@@ -58,10 +78,10 @@ class Product:
         Invalid
             If positions or levels do not agree.
         """
-        sizes = [len(self.weights)] if self.weights is not None else []
-        sizes += [self.root.shape[1]] if self.root is not None else []
-        if any(n != snapshots.positions for n in sizes):
-            raise Invalid(f"the product is of {sizes[0]} positions, the snapshots have {snapshots.positions}")
+        known = [len(self.weights)] if self.weights is not None else []
+        known += [m.shape[1] for m in (self.matrix, self.given) if m is not None]
+        if any(n != snapshots.positions for n in known):
+            raise Invalid(f"the product is of {known[0]} positions, the snapshots have {snapshots.positions}")
         if self.times is not None and len(self.times) != snapshots.stacked:
             raise Invalid(f"the product has {len(self.times)} time levels, a column {snapshots.stacked}")
 
@@ -83,9 +103,9 @@ class Product:
         ndarray, shape (row, column)
             Fortran order. Valid until `space` is used again.
         """
-        count, columns = rows.stop - rows.start, snapshots.columns
         if self.root is not None:
-            return self._sparse(snapshots, rows)
+            return self._sparse(self.root, snapshots, rows)[1]
+        count, columns = rows.stop - rows.start, snapshots.columns
         out = None if space is None else space[: columns * count].reshape(columns, count)
         block = snapshots.read(rows, out)
         if self.weights is not None or self.times is not None:
@@ -93,43 +113,66 @@ class Product:
                 block[part] *= np.sqrt(self._factor(level, where))[:, None]
         return block
 
+    def applied(self, snapshots: SnapshotMatrix, rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        """A block of ``S`` and the same rows of ``M S``, for a product with `matrix`.
+
+        Parameters
+        ----------
+        snapshots, rows
+            As in `rooted`.
+
+        Returns
+        -------
+        ndarray, ndarray, shape (row, column)
+            Times ``tau^1/2`` both.
+        """
+        return self._sparse(self.matrix, snapshots, rows)
+
     def _factor(self, level: int, where: slice) -> np.ndarray:
         space = np.ones(where.stop - where.start) if self.weights is None else self.weights[where]
         return space if self.times is None else space * self.times[level]
 
-    def _sparse(self, snapshots: SnapshotMatrix, rows: slice) -> np.ndarray:
-        pieces = [(level, *self._rows_of(where)) for level, where in snapshots.pieces(rows)]
-        out = np.empty((snapshots.columns, sum(operator.shape[0] for _, operator, _ in pieces)))
+    def _sparse(self, operator: Any, snapshots: SnapshotMatrix, rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        """The block (only for `matrix`) and what `operator` makes of it."""
+        pieces = [(level, at, *self._rows_of(operator, at)) for level, at in snapshots.pieces(rows)]
+        out = np.empty((snapshots.columns, sum(part.shape[0] for _, _, part, _ in pieces)))
+        own = np.empty_like(out if operator is self.matrix else out[:, :0])
         done = 0
-        for level, operator, where in pieces:
-            values = np.empty((snapshots.columns, operator.shape[1]))
+        for level, at, part, where in pieces:
+            values = np.empty((snapshots.columns, part.shape[1]))
             snapshots.at(level, where, values)
             snapshots.finite(values)
             if self.times is not None:
                 values *= np.sqrt(self.times[level])
-            more = operator.shape[0]
+            more = slice(done, done + part.shape[0])
+            if operator is self.matrix:
+                first = (
+                    at.start - where.start if isinstance(where, slice) else np.searchsorted(where, at.start)
+                )
+                own[:, more] = values[:, first : first + at.stop - at.start]
             for start in range(0, snapshots.columns, SLAB):
                 slab = slice(start, start + SLAB)
-                out[slab, done : done + more] = (operator @ values[slab].T).T
-            done += more
-        return out.T
+                out[slab, more] = (part @ values[slab].T).T
+            done = more.stop
+        return own.T, out.T
 
-    def _rows_of(self, where: slice) -> tuple[Any, Any]:
-        """Rows of ``G`` that belong to some positions, restricted to the positions that they touch."""
-        key = (where.start, where.stop)
+    def _rows_of(self, operator: Any, at: slice) -> tuple[Any, Any]:
+        """Rows of an operator that belong to some positions, and the positions that they touch."""
+        key = (id(operator), at.start, at.stop)
         if key not in self._cut:
-            root = self.root
-            owners = root.indices[root.indptr[:-1]]
-            first, last = np.searchsorted(owners, key)
-            part = root[first:last]
-            touched = np.unique(part.indices)
-            if len(touched) == 0:
-                return part[:, :0], slice(0, 0)
-            low, high = int(touched[0]), int(touched[-1]) + 1
-            if high - low <= 1.5 * len(touched):
-                self._cut[key] = part[:, low:high], slice(low, high)
+            while len(self._cut) >= CUT:
+                del self._cut[next(iter(self._cut))]
+            if operator is self.matrix:
+                part = operator[at]
             else:
-                self._cut[key] = part[:, touched], touched
+                owners = operator.indices[operator.indptr[:-1]]
+                first, last = np.searchsorted(owners, (at.start, at.stop))
+                part = operator[first:last]
+            touched = np.unique(part.indices)
+            low, high = (int(touched[0]), int(touched[-1]) + 1) if len(touched) else (0, 0)
+            together = high - low <= 1.5 * len(touched)
+            where = slice(low, high) if together else touched
+            self._cut[key] = part[:, where], where
         return self._cut[key]
 
 
@@ -152,6 +195,11 @@ def of_root(root: Any, times: np.ndarray | None = None) -> Product:
     times : ndarray, shape (level,), or None
         Weights of the time levels.
     """
+    return Product(given=sorted_rows(root), times=times)
+
+
+def sorted_rows(root: Any) -> Any:
+    """A sparse matrix without empty rows, sorted by the first column in each row."""
     from scipy import sparse
 
     made = sparse.csr_matrix(root, dtype=np.float64)
@@ -159,7 +207,7 @@ def of_root(root: Any, times: np.ndarray | None = None) -> Product:
     made.sort_indices()
     made = made[np.diff(made.indptr) > 0]
     order = np.argsort(made.indices[made.indptr[:-1]], kind="stable")
-    return Product(root=made[order].tocsr(), times=times)
+    return made[order].tocsr()
 
 
 def of_matrix(matrix: Any, times: np.ndarray | None = None, comm: Comm | None = None) -> Product:
@@ -178,13 +226,12 @@ def of_matrix(matrix: Any, times: np.ndarray | None = None, comm: Comm | None = 
     Raises
     ------
     Invalid
-        If it is not symmetric and positive definite.
+        If it is not symmetric, or its diagonal not positive.
 
     Notes
     -----
-    ``M = L D L^T`` by a sparse factorisation with a symmetric permutation, ``G = D^1/2 L^T``. Every
-    rank holds the whole of ``M`` and ``G``; the fill of ``G`` decides how many rows beside its own a block
-    needs. Products made by `grid` and `triangles` need no factorisation.
+    Every rank holds the whole of ``M``, which is small beside the snapshots. Inner products need ``M``
+    alone. Orthogonal transformations need a ``G`` with ``G^T G = M``: see `cholesky`.
     """
     from scipy import sparse
 
@@ -201,17 +248,39 @@ def of_matrix(matrix: Any, times: np.ndarray | None = None, comm: Comm | None = 
     largest = abs(made).max() if made.nnz else 0.0
     if not np.isfinite(largest) or largest == 0 or abs(made - made.T).max() > 1e-12 * largest:
         raise Invalid("the matrix of an inner product must be symmetric")
-    return of_root(_cholesky(made), times)
+    if (made.diagonal() <= 0).any():
+        raise Invalid(POSITIVE)
+    rows = made.tocsr()
+    rows.eliminate_zeros()
+    rows.sort_indices()
+    return Product(matrix=rows, times=times)
 
 
-def _cholesky(matrix: Any) -> Any:
-    """``G = D^1/2 L^T P`` with ``G^T G`` the matrix."""
+def cholesky(matrix: Any) -> Any:
+    """A sparse ``G = D^1/2 L^T P`` with ``G^T G`` a symmetric positive definite matrix.
+
+    Parameters
+    ----------
+    matrix : sparse matrix, shape (position, position)
+
+    Returns
+    -------
+    sparse matrix, shape (position, position)
+
+    Raises
+    ------
+    Invalid
+        If it is not positive definite.
+
+    Notes
+    -----
+    ``P M P^T = L D L^T`` with a permutation that keeps ``L`` sparse. Its fill decides how many rows beside
+    its own a block needs: in two dimensions few, in three many; the roots of `sciflow_rom.metrics` have none.
+    """
     from scipy import sparse
     from scipy.sparse.linalg import splu
 
-    wrong = "the matrix of an inner product must be positive definite"
-    if (matrix.diagonal() <= 0).any():
-        raise Invalid(wrong)
+    wrong, matrix = POSITIVE, matrix.tocsc()
     options = {"SymmetricMode": True}
     try:
         factor = splu(matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options=options)

@@ -103,6 +103,20 @@ class SnapshotMatrix(ABC):
             Filled.
         """
 
+    def whole(self, first: int, count: int, out: np.ndarray) -> None:
+        """Read some of the stacked levels whole.
+
+        Parameters
+        ----------
+        first, count : int
+            Which ones.
+        out : ndarray of float64, shape (column, count * position)
+            Filled.
+        """
+        for level in range(count):
+            at = slice(level * self.positions, (level + 1) * self.positions)
+            self.at(first + level, slice(0, self.positions), out[:, at])
+
     def read(self, rows: slice, out: np.ndarray | None = None) -> np.ndarray:
         """A block of rows.
 
@@ -125,11 +139,21 @@ class SnapshotMatrix(ABC):
         """
         count = rows.stop - rows.start
         values = np.empty((self.columns, count)) if out is None else out
-        done = 0
-        for level, where in self.pieces(rows):
-            more = where.stop - where.start
-            self.at(level, where, values[:, done : done + more])
-            done += more
+        size = self.positions
+        # Levels that lie in the block whole are read together.
+        first, last = -(-rows.start // size), rows.stop // size
+        if last - first > 1:
+            begin, end = (edge * size - rows.start for edge in (first, last))
+            self.whole(first, last - first, values[:, begin:end])
+            rest = [slice(rows.start, first * size), slice(last * size, rows.stop)]
+        else:
+            rest = [rows]
+        for part in rest:
+            done = part.start - rows.start
+            for level, where in self.pieces(part):
+                more = where.stop - where.start
+                self.at(level, where, values[:, done : done + more])
+                done += more
         self.finite(values)
         return values.T
 
@@ -212,8 +236,8 @@ class Snapshots(SnapshotMatrix):
     Values are mapped from the files and converted to float64 as they are copied. Each chunk (a time
     level of a member, or several small ones) is checked against its checksum when the rank that is in
     charge of it first reads a part of it. Ranks that share a chunk divide the members among them, so
-    each chunk is checked once; the checking rank reads the whole of it. Rows beside a range that are
-    read for a product are not checked again.
+    each chunk is checked once; the checking rank reads the whole of it. Levels that a rank reads whole it
+    checks itself. Rows beside a range that are read for a product are not checked again.
     """
 
     def __init__(
@@ -263,3 +287,9 @@ class Snapshots(SnapshotMatrix):
         for column, (member, own) in enumerate(zip(self.members.tolist(), self.levels.tolist(), strict=True)):
             check = few or first + column % sharing == rank
             self._gather.part(member, max(own, level), where, out[column], check=check)
+
+    def whole(self, first: int, count: int, out: np.ndarray) -> None:
+        """See `SnapshotMatrix.whole`; here only columns of all levels have several."""
+        for column, member in enumerate(self.members):
+            window = self._gather.read(member[None], np.array([first]), count)
+            out[column] = window.reshape(-1)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sciflow.errors import Invalid
+
 if TYPE_CHECKING:
     from sciflow.context import Comm
 
@@ -19,7 +21,13 @@ class Accumulator(ABC):
 
     @abstractmethod
     def add(self, block: np.ndarray) -> None:
-        """Take in a block, shape (row, column)."""
+        """Take in a block, shape (row, column).
+
+        Parameters
+        ----------
+        block : ndarray
+            Best in Fortran order.
+        """
 
     @abstractmethod
     def state(self) -> np.ndarray:
@@ -61,14 +69,19 @@ class Householder(Accumulator):
     """
 
     def __init__(self, columns: int, state: np.ndarray | None = None) -> None:
-        self._columns = columns
         self._factor = np.zeros((0, columns)) if state is None else state
+        self._stack = np.empty((columns, (TALL + 1) * columns))
 
     def add(self, block: np.ndarray) -> None:
         """Take in a block, shape (row, column)."""
-        height = TALL * self._columns
+        above, height = len(self._factor), TALL * block.shape[1]
         for start in range(0, len(block), height):
-            self._factor = combined(self._factor, block[start : start + height])
+            part = block[start : start + height]
+            # Transposed as LAPACK wants it: no copy that jumps through memory.
+            stack = self._stack[:, : above + len(part)]
+            stack[:, :above], stack[:, above:] = self._factor.T, part.T
+            self._factor = triangular(stack.T)
+            above = len(self._factor)
 
     def state(self) -> np.ndarray:
         """The factor so far."""
@@ -103,11 +116,11 @@ class Gram(Accumulator):
     def __init__(self, columns: int, state: np.ndarray | None = None) -> None:
         self._sum = np.zeros((columns, columns)) if state is None else state
         self._part = np.empty((columns, columns))
-        self._rows = 0
 
-    def add(self, block: np.ndarray) -> None:
-        """Take in a block, shape (row, column)."""
-        np.matmul(block.T, block, out=self._part)
+    def add(self, block: np.ndarray, other: np.ndarray | None = None) -> None:
+        """Take in a block, shape (row, column), and what it is to be multiplied with (itself)."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            np.matmul(block.T, block if other is None else other, out=self._part)
         self._sum += self._part
 
     def state(self) -> np.ndarray:
@@ -124,14 +137,10 @@ class Gram(Accumulator):
         return shared(root_of(total), comm)
 
 
-def combined(*parts: np.ndarray) -> np.ndarray:
-    """The triangular factor of some blocks of rows, one below the other."""
-    stack = np.concatenate([p for p in parts if len(p)]) if any(map(len, parts)) else parts[0]
-    return triangular(stack) if len(stack) else stack
-
-
 def triangular(values: np.ndarray) -> np.ndarray:
-    """``R`` of a matrix, by Householder reflections."""
+    """``R`` of a matrix, by Householder reflections; one without rows is its own."""
+    if not len(values):
+        return values
     found: Any = np.linalg.qr(values, mode="r")
     return np.asarray(found)
 
@@ -153,12 +162,22 @@ def root_of(gram: np.ndarray) -> np.ndarray:
     Returns
     -------
     ndarray, shape (column, column)
+
+    Raises
+    ------
+    Invalid
+        If it has negative eigenvalues beyond rounding.
     """
+    if not np.isfinite(gram).all():
+        raise Invalid("inner products of the snapshots overflow; take a larger unit")
     norms = np.sqrt(np.maximum(np.diagonal(gram), 0.0))
     scale = np.where(norms > 0, norms, 1.0)
     values, vectors = np.linalg.eigh(gram / scale / scale[:, None])
+    if values[0] < -1e-8 * values[-1] or (np.diagonal(gram) < 0).any():
+        raise Invalid("the inner product is not positive: a combination of snapshots has a negative square")
     root = np.sqrt(np.maximum(values, 0.0))[::-1, None] * vectors.T[::-1]
-    return np.asarray(upright(triangular(root)) * scale)
+    # A column of zeros gets none of the rounding of the others.
+    return np.asarray(upright(triangular(root)) * norms)
 
 
 def shared(values: np.ndarray, comm: Comm) -> np.ndarray:
@@ -185,7 +204,7 @@ def _tree(factor: np.ndarray, comm: Comm) -> np.ndarray:
             elif comm.rank == low:
                 other = np.empty((heights[high], columns))
                 mpi.Recv(other, source=high)
-                factor = combined(factor, other)
+                factor = triangular(np.concatenate([factor, other]))
             heights[low] = min(columns, heights[low] + heights[high])
         step *= 2
     if comm.rank:

@@ -14,7 +14,7 @@ def write(
     """An ensemble with one field ``u`` of some axes; values (member, ...)."""
     count = len(values)
     points = np.linspace(1.0, 2.0, count)[:, None] * [1.0, 10.0]
-    with store.writer(Schema("ensemble"), recipe.rjust(64, "0")) as out:
+    with store.writer(Schema("ensemble"), recipe.ljust(64, "0")) as out:
         for axis, line in (coordinates or {}).items():
             out.write(axis, np.asarray(line, dtype=float), Field((axis,), "m", "float64"))
         for name, (field, array) in (extra or {}).items():

@@ -1,14 +1,22 @@
 """Compression: what is computed from R is what the snapshots say."""
 
+import signal
+import subprocess
+import sys
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sciflow import Context
+from sciflow import Context, Invalid, NotFound
+from sciflow.store import Store
 from sciflow_rom.compression import Compress, load_coordinates
 from sciflow_rom.factor import factorise
-from sciflow_rom.snapshots import Held
+from sciflow_rom.lifting import lift
+from sciflow_rom.products import Product
+from sciflow_rom.snapshots import Held, Snapshots
 from tests.rom.ensembles import write
 
 METHODS = ["gram", "tsqr"]
@@ -89,3 +97,242 @@ def oracle(values, product, columns):
         size = values.shape[0] * values.shape[1]
         return per_level.reshape(size, size)
     return np.einsum("atbt,t->ab", per_level, wt)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_unit_of_the_snapshots_scales_the_factor_and_nothing_else(method):
+    values = np.random.default_rng(3).standard_normal((200, 9)) * 10.0 ** np.arange(9)
+    one = factorise(Held(values), method=method, block=3000)
+    other = factorise(Held(values * 1024.0), method=method, block=3000)
+    np.testing.assert_array_equal(other.triangle, one.triangle * 1024.0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_order_of_the_members_permutes_inner_products(method):
+    values = np.random.default_rng(4).standard_normal((300, 11))
+    order = np.random.default_rng(5).permutation(11)
+    one, other = (factorise(Held(v), method=method, block=2000).triangle for v in (values, values[:, order]))
+    np.testing.assert_allclose(other.T @ other, (one.T @ one)[np.ix_(order, order)], rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_snapshots_that_depend_on_each_other_are_no_trouble(method):
+    base = np.random.default_rng(6).standard_normal((400, 3))
+    values = np.concatenate([base, base @ np.ones((3, 4)), base[:, :1], 0 * base[:, :1]], axis=1)
+    found = factorise(Held(values), method=method)
+    sigma = np.linalg.svd(found.triangle, compute_uv=False)
+    assert (sigma > found.floor * sigma[0]).sum() == 3
+    np.testing.assert_allclose(found.triangle.T @ found.triangle, values.T @ values, atol=1e-9)
+
+
+def deep(rows=3000, columns=128):
+    """Singular values from 1 to 1e-24 in random directions."""
+    rng = np.random.default_rng(0)
+    sigma = np.logspace(0, -24, columns)
+    left = np.linalg.qr(rng.standard_normal((rows, columns)))[0]
+    right = np.linalg.qr(rng.standard_normal((columns, columns)))[0]
+    return (left * sigma) @ right.T, sigma
+
+
+def excess(values, triangle, modes=60):
+    """Projection error on the first modes over the smallest there is."""
+    _, sigma, right = np.linalg.svd(triangle)
+    basis = np.linalg.qr(np.concatenate([v for _, v in lift(Held(values), right[:modes].T / sigma[:modes])]))[
+        0
+    ]
+    return np.linalg.norm(values - basis @ (basis.T @ values))
+
+
+def test_a_deep_spectrum_needs_orthogonal_transformations():
+    values, sigma = deep()
+    optimum = np.linalg.norm(sigma[60:])
+    found = {m: factorise(Held(values), method=m) for m in METHODS}
+    assert excess(values, found["tsqr"].triangle) <= 1.05 * optimum
+    assert excess(values, found["gram"].triangle) > 2 * optimum
+    for name, one in found.items():
+        measured = np.linalg.svd(one.triangle, compute_uv=False)
+        good = sigma > one.floor
+        np.testing.assert_allclose(measured[good], sigma[good], rtol=0.05, err_msg=name)
+        assert good.sum() == {"gram": 39, "tsqr": 78}[name], "the floor is where the method ends"
+
+
+def test_the_tolerance_chooses_the_method():
+    values = np.eye(4)
+    assert [factorise(Held(values), tolerance=t).method for t in (1e-3, 1e-6, 1e-7)] == [
+        "gram",
+        "gram",
+        "tsqr",
+    ]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_memory_is_two_blocks_and_a_few_small_matrices(store, method):
+    members, count = 60, 40_000
+    values = np.random.default_rng(0).standard_normal((members, 1, count))
+    ensemble = write(store, values, ("time", "dof"))
+    block = 2 << 20
+    small = 8 * members**2
+    snapshots = Snapshots(ensemble, "u", ensemble.members())
+    factorise(snapshots, method=method, block=block)
+    tracemalloc.start()
+    factorise(snapshots, method=method, block=block)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert values.nbytes > 9 * block
+    assert peak < 2 * block + 3 * small
+
+
+# -- kill and resume -----------------------------------------------------------------------------
+
+KILLED = """
+import os, signal, sys
+import signal
+import subprocess
+import sys
+import tracemalloc
+
+import numpy as np
+from sciflow import Context, Invalid, NotFound
+from sciflow.store import Store
+from sciflow_rom import factor
+from sciflow_rom.lifting import lift
+from sciflow_rom.products import Product
+from sciflow_rom.snapshots import Held, Snapshots
+factor.OFTEN = 0.0
+
+def emit(event):
+    if event["event"] == "progress" and event["done"] == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+values = np.random.default_rng(8).standard_normal((900, 10))
+kept, method = factor.Path(sys.argv[1]), sys.argv[3]
+factor.factorise(Held(values), method=method, block=8000, ctx=Context(emit=emit), kept=kept)
+"""
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_killed_pass_goes_on_with_the_same_bits(tmp_path, method):
+    values = np.random.default_rng(8).standard_normal((900, 10))
+    ended = subprocess.run([sys.executable, "-c", KILLED, tmp_path, "5", method], check=False, timeout=100)
+    assert ended.returncode == -signal.SIGKILL
+    counted = Counted(values)
+    found = factorise(counted, method=method, block=8000, kept=tmp_path)
+    assert counted.blocks_read == 4, "five of nine blocks were kept"
+    whole = factorise(Held(values), method=method, block=8000)
+    assert found.triangle.tobytes() == whole.triangle.tobytes()
+
+
+@pytest.mark.parametrize("change", ["values", "weights", "block", "torn"])
+def test_a_checkpoint_of_something_else_is_not_taken(tmp_path, monkeypatch, change):
+    monkeypatch.setattr("sciflow_rom.factor.OFTEN", 0.0)
+    values = np.random.default_rng(8).standard_normal((900, 10))
+    one = Counted(values)
+    one.identity = "one"
+    factorise(one, method="gram", block=8000, kept=tmp_path)
+    other, weights, block = Counted(values), None, 8000
+    other.identity = "other" if change == "values" else "one"
+    if change == "weights":
+        weights = np.full(900, 2.0)
+    if change == "block":
+        block = 16000
+    if change == "torn":
+        (file,) = tmp_path.iterdir()
+        file.write_bytes(file.read_bytes()[:-5])
+    factorise(other, Product(weights=weights), method="gram", block=block, kept=tmp_path)
+    assert other.blocks_read == (5 if change == "block" else 9)
+
+
+class Counted(Held):
+    """Counts the blocks that are read."""
+
+    blocks_read = 0
+
+    def read(self, rows, out=None):
+        self.blocks_read += 1
+        return super().read(rows, out)
+
+
+def test_a_stage_that_was_interrupted_goes_on(store, monkeypatch):
+    monkeypatch.setattr("sciflow_rom.factor.OFTEN", 0.0)
+    smaller = {**factorise.__kwdefaults__, "block": 1000}
+    monkeypatch.setattr("sciflow_rom.factor.factorise.__kwdefaults__", smaller)
+    ensemble = write(store, waves(), ("time", "y", "x"), coordinates=LINES)
+    stage, seen = Compress(field="u", tolerance=1e-9), []
+
+    def stop(event):
+        seen.append(event)
+        if len(seen) == 3:
+            raise RuntimeError("the power went")
+
+    with pytest.raises(RuntimeError, match="power"):
+        run(stage, ensemble, store, Context(emit=stop))
+    reads = []
+    monkeypatch.setattr(Snapshots, "finite", lambda self, values: reads.append(values.shape))
+    again = run(stage, ensemble, store)
+    assert seen[-1]["total"] - 2 >= len(reads) >= seen[-1]["total"] - 3
+    monkeypatch.undo()
+    other = run(stage, ensemble, Store(store.root.parent / "other"))
+    assert again.attributes["method"] == "tsqr"
+    np.testing.assert_allclose(load_coordinates(again).triangle, load_coordinates(other).triangle, atol=1e-12)
+
+
+# -- bad input -----------------------------------------------------------------------------------
+
+
+def test_values_that_are_not_finite_name_their_members(store):
+    for bad in (np.nan, np.inf):
+        values = np.ones((4, 30))
+        values[2, 17] = bad
+        values[3, 18] = bad
+        snapshots = Held(values.T)
+        for method in METHODS:
+            with pytest.raises(Invalid, match=r"members \[2, 3\] have values that are not finite"):
+                factorise(snapshots, method=method, block=500)
+
+
+def test_members_that_are_zero_everywhere_are_refused_but_not_single_levels(store):
+    values = waves()
+    values[:, 0] = 0
+    ensemble = write(store, values, ("time", "y", "x"), coordinates=LINES)
+    assert load_coordinates(run(Compress(field="u", columns="level"), ensemble, store)).norms[0] == 0
+    values[[1, 5]] = 0
+    for number, columns in enumerate(("member", "level")):
+        other = Store(store.root.parent / f"zero-{number}")
+        ensemble = write(other, values, ("time", "y", "x"), coordinates=LINES)
+        with pytest.raises(Invalid, match=r"members \[1, 5\] \(2 in all\) are zero everywhere"):
+            run(Compress(field="u", columns=columns), ensemble, other)
+
+
+def test_numbers_beyond_the_range_of_squares_are_refused():
+    with pytest.raises(Invalid, match="overflow"):
+        factorise(Held(np.full((10, 3), 1e200)), method="gram")
+
+
+@pytest.mark.parametrize(
+    ("stage", "error", "message"),
+    [
+        (Compress(field="v"), NotFound, "no field 'v'. There is: .*u"),
+        (Compress(field="status"), Invalid, "not stored member by member"),
+        (Compress(field="u", product="l2"), Invalid, "none of which is one of space.*'euclidean' is"),
+        (Compress(field="u", product="h1"), Invalid, "none of which is one of space"),
+    ],
+)
+def test_fields_that_cannot_be_compressed_are_refused_before_anything_runs(store, stage, error, message):
+    ensemble = write(store, np.ones((5, 3, 4)), ("time", "channel"), coordinates={"time": [0.0, 1.0, 2.0]})
+    with pytest.raises(error, match=message):
+        stage.check({"ensemble": ensemble})
+    Compress(field="u", product="euclidean").check({"ensemble": ensemble})
+
+
+def test_too_few_members_and_foreign_artifacts_are_refused(store):
+    ensemble = write(store, np.ones((4, 3)), ("x",), coordinates={"x": [0.0, 1.0, 2.0]}, failed=(0, 1))
+    with pytest.raises(Invalid, match="2 members with a result cannot be split"):
+        Compress(field="u").check({"ensemble": ensemble})
+    with pytest.raises(Invalid, match="a compression was asked for"):
+        load_coordinates(ensemble)
+
+
+@pytest.mark.parametrize("bad", [{"tolerance": 0.0}, {"tolerance": 2.0}, {"train": 1.0}, {"product": "l3"}])
+def test_configurations_that_mean_nothing_are_refused(bad):
+    with pytest.raises(Invalid):
+        Compress(field="u", **bad)

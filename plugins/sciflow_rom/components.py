@@ -21,6 +21,7 @@ from sciflow_rom.clustering import Cluster
 from sciflow_rom.compression import Compress
 from sciflow_rom.criterion import Assess
 from sciflow_rom.cubatures import AllPoints, EmpiricalCubature
+from sciflow_rom.pod_regression import PODRegression
 from sciflow_rom.regressors import GaussianProcess, Perceptrons, Polynomial, RadialBasis
 from sciflow_rom.romnet import BuildRom, RomNet
 from sciflow_rom.selectors import ErrorRegression, Logistic, Neighbours
@@ -37,5 +38,6 @@ def sciflow_components() -> list[type[Component]]:
         *(RomNet, BuildRom),
         *(GaussianProcess, RadialBasis, Polynomial, Perceptrons, PymorVKOGA),
         *(ErrorRegression, Logistic, Neighbours),
+        PODRegression,
         *(Compress, Assess, Cluster),
     ]

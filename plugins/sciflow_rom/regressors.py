@@ -164,7 +164,7 @@ class Perceptrons(Regressor):
     name: ClassVar[str] = "perceptrons"
     requires: ClassVar[tuple[str, ...]] = ("sklearn",)
     width: int = 32
-    networks: int = 4
+    networks: int = 8
     penalty: float = 1e-2
     steps: int = 300
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from sciflow.component import Component
 from sciflow.errors import Invalid
-from sciflow_rom.regressors import GaussianProcess, Regressor
+from sciflow_rom.regressors import Perceptrons, Regressor
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sciflow.surrogate import Arrays
     from sciflow_rom.ranking import Ranker
 
-_SHARED = GaussianProcess(shared=True)
+_NETWORKS = Perceptrons()
 
 
 class Selector(Component):
@@ -34,7 +34,7 @@ class Selector(Component):
             What a query consists of: parameters, or a few numbers of an input field, each in any unit.
         errors : ndarray, shape (member, cluster)
             Relative error of each local model for each member, not negative; infinite where it gives
-            none. Errors of members that the model was made of should be those of leaving them out.
+            none. Members that a model was made of count with the error that they have.
         rng : numpy.random.Generator
             Decides every random choice.
 
@@ -69,11 +69,12 @@ class ErrorRegression(Selector):
     Attributes
     ----------
     regressor : Regressor
-        How the logarithms follow from the features.
+        How the logarithms follow from the features. A Gaussian process should share its lengths here: it
+        is then evaluated once, not for each cluster.
     """
 
     name: ClassVar[str] = "error_regression"
-    regressor: Regressor = _SHARED
+    regressor: Regressor = _NETWORKS
 
     def train(self, features: np.ndarray, errors: np.ndarray, rng: np.random.Generator) -> Ranker:
         """See `Selector.train`."""

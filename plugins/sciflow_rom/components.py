@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from sciflow.component import Component
 from sciflow.hooks import hookimpl
 from sciflow_rom.clusterers import (
@@ -27,6 +29,9 @@ from sciflow_rom.romnet import BuildRom, RomNet
 from sciflow_rom.selectors import ErrorRegression, Logistic, Neighbours
 from sciflow_rom.vkoga import PymorVKOGA
 
+if TYPE_CHECKING:
+    from sciflow.artifact import Artifact
+
 
 @hookimpl
 def sciflow_components() -> list[type[Component]]:
@@ -41,3 +46,11 @@ def sciflow_components() -> list[type[Component]]:
         PODRegression,
         *(Compress, Assess, Cluster),
     ]
+
+
+@hookimpl
+def sciflow_report(artifact: Artifact) -> list[tuple[str, str]] | None:
+    """What a report says of a criterion, of clusters and of a reduced model."""
+    from sciflow_rom import report_criterion, report_rom
+
+    return report_criterion.sections(artifact) or report_rom.sections(artifact)

@@ -1,0 +1,87 @@
+"""The part of a report about a ROM-net: its local models, and how far their errors are known."""
+
+from __future__ import annotations
+
+import html
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sciflow.reporting import data_uri, figure, percent, table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from sciflow.artifact import Artifact
+
+INK, BLUE, ORANGE, GREY = "#1b2430", "#2368b0", "#d9772b", "#9aa5b1"
+SHOWN = 24
+"""Local models in the table; of more, the largest are shown."""
+
+
+def sections(artifact: Artifact) -> list[tuple[str, str]]:
+    """A section for a ``model`` that is a ROM-net; none for anything else."""
+    about = artifact.attributes.get("rom")
+    if artifact.schema.kind != "model" or about is None:
+        return []
+    body = _words(about) + _clusters(about["clusters"])
+    if "check_error" in artifact.schema.fields:
+        body += f'<img alt="estimates and errors of unseen members" src="{data_uri(_estimates(artifact))}">'
+    return [("Local reduced-order models", body)]
+
+
+def _words(about: dict[str, Any]) -> str:
+    modes = [c["modes"] for c in about["clusters"]]
+    points = [c["points"] for c in about["clusters"]]
+    said = [
+        f"{len(modes)} local models of {_range(modes)} modes, each solved at {_range(points)} integration "
+        "points."
+    ]
+    if about.get("bound"):
+        said.append(
+            f"The error indicator was calibrated on {about['calibration_members']} members that are in no "
+            f"basis: in {percent(about['coverage'])} of the queries, at least, the true error should be below "
+            "the bound."
+        )
+    if "test_coverage" in about:
+        said.append(
+            f"On unseen members it was in {percent(about['test_coverage'])}; the rank correlation of "
+            f"estimate and error is {about['test_spearman']:.2f}."
+        )
+    return f"<p>{html.escape(' '.join(said))}</p>"
+
+
+def _range(values: list[int]) -> str:
+    return f"{min(values)}" if min(values) == max(values) else f"{min(values)} to {max(values)}"
+
+
+def _clusters(clusters: list[dict[str, Any]]) -> str:
+    order = sorted(range(len(clusters)), key=lambda k: -clusters[k]["members"])[:SHOWN]
+    rows = [
+        [
+            str(k),
+            *(str(clusters[k][n]) for n in ("members", "modes", "points")),
+            percent(clusters[k]["cubature_error"]),
+        ]
+        for k in order
+    ]
+    return table(["cluster", "members", "modes", "integration points", "cubature error"], rows)
+
+
+def _estimates(artifact: Artifact) -> Figure:
+    error, estimate, upper = (artifact.read(f"check_{n}") for n in ("error", "estimate", "upper"))
+    made, axes = figure(width=5.4, height=3.4)
+    ax = axes[0, 0]
+    good = np.isfinite(error) & np.isfinite(estimate) & (error > 0) & (estimate > 0)
+    ax.plot(error[good], estimate[good], "o", color=BLUE, ms=4, label="estimate")
+    bounded = good & np.isfinite(upper)
+    ax.plot(error[bounded], upper[bounded], "^", color=ORANGE, ms=4, label="upper bound")
+    if good.any():
+        ends = [error[good].min(), max(error[good].max(), estimate[good].max())]
+        ax.plot(ends, ends, color=GREY, lw=1.2, label="the error itself")
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.set_xlabel("relative error of unseen members", fontsize=9)
+    ax.set_ylabel("what the model says of it", fontsize=9)
+    ax.legend(frameon=False, fontsize=8)
+    return made

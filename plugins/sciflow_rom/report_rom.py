@@ -40,7 +40,7 @@ def _words(about: dict[str, Any]) -> str:
     if about.get("bound"):
         said.append(
             f"The error indicator was calibrated on {about['calibration_members']} members that are in no "
-            f"basis: in {percent(about['coverage'])} of the queries, at least, the true error should be below "
+            f"basis: in {percent(about['coverage'])} of the queries, at least, the error should be below "
             "the bound."
         )
     if "test_coverage" in about:

@@ -80,7 +80,7 @@ def direct_solver(comm: Any) -> str:
 
     if comm.size == 1:
         return "petsc"
-    return next((k for k in ("mumps", "superlu_dist") if PETSc.Sys.hasExternalPackage(k)), "")
+    return "mumps" if PETSc.Sys.hasExternalPackage("mumps") else ""
 
 
 def assemble_matrix(A: Any, form: Any, bcs: list[Any]) -> None:

@@ -171,6 +171,24 @@ class Ghosts:
                 whole[:, i] = local.array_r
         return whole
 
+    def collect(self, whole: np.ndarray) -> np.ndarray:
+        """Sums of the ranks' contributions at this rank's unknowns; collective.
+
+        Parameters
+        ----------
+        whole : ndarray, shape (size,)
+
+        Returns
+        -------
+        ndarray, shape (owned,)
+        """
+        if self._comm.size == 1:
+            return whole
+        with self.vector.localForm() as local:
+            local.array[:] = whole
+        self.vector.ghostUpdate(addv=PETSc.InsertMode.ADD, mode=PETSc.ScatterMode.REVERSE)
+        return np.array(self.vector.array)
+
 
 class Elements(Integrals):
     """`Integrals` of finite elements from the strains of each element's degrees of freedom.

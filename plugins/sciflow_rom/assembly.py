@@ -294,7 +294,8 @@ class Assembler:
         strains = self.integrals.strains(modes)
         stresses = np.stack([s for s, _ in self.states(basis, strains, groups, settings.states)])
         chosen = self.cubature(settings.rule, strains, stresses, self._starting(start))
-        duals, gaps, cubature = self._duals(groups, chosen, settings)
+        duals = self.dual_modes(groups, settings)
+        gaps, cubature = self.watched(duals, chosen)
         tables = self.tables(strains, modes, cubature)
         places = self.gathered(self.integrals.places[cubature.points], self.integrals.places[cubature.points])
         probe = None
@@ -325,33 +326,52 @@ class Assembler:
         order = np.argsort(points)
         return Cubature(points[order], np.array([w for _, w in mine])[order], np.inf)
 
-    def _duals(
-        self, groups: list[np.ndarray], cubature: Cubature, settings: Settings
-    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], Cubature]:
-        """Modes of each dual field, what turns values at points into coefficients, and with what points.
+    def dual_modes(self, groups: list[np.ndarray], settings: Settings) -> dict[str, np.ndarray]:
+        """Modes of each dual field, shape (point * component, mode), on rank 0."""
+        places, found = self.integrals.places, {}
+        for name in self.problem.dual:
+            modes = self.dual(groups, name, settings.states, settings.dual_tolerance)
+            width = int(np.prod(self.problem.shape(name)[1:], dtype=np.int64))
+            rows = self.gathered(modes.reshape(len(places), width * modes.shape[1]), places)
+            if self._first:
+                found[name] = rows.reshape(-1, modes.shape[1])
+        return found
 
-        Where the points of the cubature do not tell the modes apart, some are added, without weight.
+    def watched(
+        self, modes: Mapping[str, np.ndarray], cubature: Cubature
+    ) -> tuple[dict[str, np.ndarray], Cubature]:
+        """What turns values of dual fields at points into coefficients, and the points.
+
+        Where those of the cubature do not tell the modes apart, some are added, without weight.
+
+        Parameters
+        ----------
+        modes : mapping of str to ndarray, shape (point * component, mode)
+            On rank 0, in the order of the places.
+        cubature : Cubature
+            This rank's points.
+
+        Returns
+        -------
+        gaps : dict of str to ndarray, shape (mode, point * component)
+            On rank 0, for the points in the order of their places.
+        cubature : Cubature
+            With the points that were added.
         """
-        places, modes = self.integrals.places, {}
+        if not self.problem.dual:
+            return {}, cubature
+        places = self.integrals.places
         everywhere = self.gathered(places, places)
         wanted = self.gathered(places[cubature.points], places[cubature.points])
-        for name in self.problem.dual:
-            found = self.dual(groups, name, settings.states, settings.dual_tolerance)
-            width = found.shape[0] // max(1, len(places))
-            shape = (len(everywhere), max_ranks(np.array([width]), self.ctx.comm)[0], found.shape[1])
-            whole = self.gathered(found.reshape(len(places), -1), places)
-            if self._first:
-                modes[name] = whole.reshape(shape)
-                at = completed(modes[name], np.searchsorted(everywhere, wanted))
-                wanted = everywhere[np.sort(at)]
+        fields = {name: found.reshape(len(everywhere), -1, found.shape[1]) for name, found in modes.items()}
+        for found in fields.values():
+            wanted = everywhere[np.sort(completed(found, np.searchsorted(everywhere, wanted)))]
+        gaps = {name: gappy(f, np.searchsorted(everywhere, wanted)).inverse for name, f in fields.items()}
         wanted = from_first(wanted, self.ctx.comm)
         points = np.flatnonzero(np.isin(places, wanted))
         weights = np.zeros(len(places))
         weights[cubature.points] = cubature.weights
-        at = np.searchsorted(everywhere, wanted) if self._first else points
-        inverses = {name: gappy(found, at).inverse for name, found in modes.items()}
-        flat = {name: found.reshape(-1, found.shape[2]) for name, found in modes.items()}
-        return flat, inverses, Cubature(points, weights[points], cubature.error)
+        return gaps, Cubature(points, weights[points], cubature.error)
 
 
 def _single(values: np.ndarray) -> np.ndarray:

@@ -16,7 +16,6 @@ from sciflow_rom.bases import (
     pod,
     projection_errors,
 )
-from sciflow_rom.clustering import Cluster, basis_rows, load_clustering
 from sciflow_rom.clusterers import (
     VQPCA,
     Chordal,
@@ -31,6 +30,7 @@ from sciflow_rom.clusterers import (
     Sine,
     overlapping,
 )
+from sciflow_rom.clustering import Cluster, basis_rows, load_clustering
 from sciflow_rom.compression import Compress
 from sciflow_rom.coordinates import Coordinates
 from sciflow_rom.dissimilarity import angles, sine
@@ -202,6 +202,14 @@ def test_with_one_level_all_angles_are_the_same(measure):
     np.testing.assert_allclose(measure.matrix(coordinates), Sine().matrix(coordinates), atol=1e-7)
 
 
+@pytest.mark.parametrize("exponent", [2, 6, 9, 12])
+def test_small_distances_are_right_as_well(exponent):
+    tiny, rng = 10.0**-exponent, np.random.default_rng(0)
+    u, w = np.linalg.qr(rng.standard_normal((50, 2)))[0].T
+    found = Euclidean().matrix(held(np.stack([u, u + tiny * w, 3 * w], axis=1)))
+    assert found[0, 1] == pytest.approx(tiny, rel=max(1e-9, 1e-15 / tiny))
+
+
 def test_the_stacked_product_is_the_sum_over_the_levels():
     snapshots = some(levels=4)
     whole = snapshots.reshape(30, 12, 4).transpose(0, 2, 1).reshape(120, 12)
@@ -295,6 +303,16 @@ def test_more_modes_than_the_snapshots_span_are_refused():
         pod(noisy, np.arange(12), tolerance=1e-10)
     assert pod(noisy, np.arange(12), tolerance=1e-6).modes == 3
     assert pod(noisy, np.arange(12), tolerance=1e-6, modes=2).modes == 2
+
+
+def test_noise_that_is_scaled_up_with_a_small_snapshot_is_still_noise():
+    """What is 1e-9 of the largest snapshot is 1e-5 of one that is 1e4 times smaller."""
+    u = np.linalg.qr(np.random.default_rng(0).standard_normal((30, 2)))[0]
+    snapshots = np.stack([u[:, 0], 1e-4 * u[:, 0] + 1e-9 * u[:, 1]], axis=1)
+    coordinates = held(snapshots, floor=1e-8)
+    for normalised in (False, True):
+        assert numerical_rank(coordinates, np.arange(2), normalised=normalised) == 1
+    assert numerical_rank(held(snapshots, floor=1e-12), np.arange(2), normalised=True) == 2
 
 
 @pytest.mark.parametrize(

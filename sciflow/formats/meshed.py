@@ -219,9 +219,10 @@ def mesh_arrays(level: Level) -> dict[str, tuple[Field, np.ndarray]]:
     -------
     dict
         ``mesh``, whose attributes describe the others; ``node_x``, ``node_y`` and, unless all nodes of a
-        mesh of lines or faces have z = 0, ``node_z`` (node); ``triangles``, ``tetrahedra`` or, for other
-        and mixed cells, ``edges``, ``faces`` or ``volumes`` (cell, corner), filled up with -1, and their
-        VTK numbers ``face_kind`` and so on. Triangles in a plane are turned anticlockwise.
+        mesh of lines or faces have z = 0, ``node_z`` (node); for linear triangles in a plane ``triangles``,
+        anticlockwise, for linear ``tetrahedra`` these, and for other and mixed cells ``edges``, ``faces`` or
+        ``volumes`` (cell, corner), filled up with -1; of all but the first also VTK's numbers, ``face_kind``
+        and so on.
 
     Raises
     ------
@@ -252,7 +253,9 @@ def mesh_arrays(level: Level) -> dict[str, tuple[Field, np.ndarray]]:
     kinds = np.concatenate([np.full(len(c.nodes), c.kind, np.uint8) for c in level.cells])
     only = set(kinds.tolist())
     name = _LINEAR.get(only.pop(), f"{axis}s") if len(only) == 1 else f"{axis}s"
-    if name == "triangles" and points.shape[1] == 2:
+    if name == "triangles" and points.shape[1] == 3:
+        name = "faces"  # who reads triangles takes them to lie in a plane
+    if name == "triangles":
         corners = _anticlockwise(points, corners)
     directions = "xyz"[: points.shape[1]]
     topology = {

@@ -99,6 +99,15 @@ def test_the_mesh_is_stored_as_solvers_of_ours_store_it(tmp_path):
     assert np.allclose(np.linalg.det(np.stack([b - a, c - a], axis=1)), 2 / 3 * 1 / 2)  # all anticlockwise
 
 
+def test_a_surface_in_space_is_not_taken_for_a_plane(tmp_path):
+    bent = FLAT + np.stack([0 * X, 0 * X, X**2], axis=1)
+    made = load(members(tmp_path / "runs", points=bent), tmp_path)
+    assert made.array("mesh").attrs["node_coordinates"] == "node_x node_y node_z"
+    assert made.array("mesh").attrs["face_node_connectivity"] == "faces"
+    np.testing.assert_array_equal(made.read("faces"), TRIANGLES)
+    np.testing.assert_array_equal(made.read("node_z"), X**2)
+
+
 def test_mixed_cells_and_volumes_go_to_vtk_and_back_to_the_same_mesh(tmp_path):
     mixed = (("triangle", TRIANGLES[:2]), ("quad", QUADS[2:]), ("line", QUADS[:, :2]))
     made = load(members(tmp_path / "mixed", cells=mixed), tmp_path)

@@ -1,5 +1,6 @@
 """Every block of the tutorials is run, in order, in a directory of its own."""
 
+import importlib.util
 import os
 import re
 import shutil
@@ -13,7 +14,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-PAGES = ["first-flow.md", "first-plugin.md", "storage.md", "cluster.md", "outage.md", "online.md"]
+PAGES = ["first-flow.md", "first-plugin.md", "storage.md", "cluster.md", "outage.md", "online.md", "rom.md"]
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -22,6 +23,8 @@ def test_the_blocks_of_a_page_run(page, tmp_path):
         pytest.importorskip("torch")
     if page == "online.md":
         pytest.importorskip("zmq")
+    if page == "rom.md" and any(importlib.util.find_spec(n) is None for n in ("dolfinx", "sklearn")):
+        pytest.skip("the page needs dolfinx and scikit-learn")
     if page == "cluster.md":
         path = f"{os.environ['PATH']}:/usr/sbin"
         if any(shutil.which(b, path=path) is None for b in ("slurmctld", "munged")):

@@ -11,7 +11,7 @@ import numpy as np
 
 from sciflow.artifact.share import Share
 from sciflow.errors import Diverged
-from sciflow.problem import State
+from sciflow.problem import Part, State
 from sciflow_fenics import compat
 from sciflow_fenics.kept import kept
 from sciflow_fenics.lattice import communicator, square
@@ -209,7 +209,7 @@ def solve(
         fields = {
             "displacement": Share(u, form.rows),
             "cumulated": Share(problem.observe("cumulated", stress, history), form.places),
-            "stress": Share(problem.observe("stress", stress, history).reshape(-1), places),
+            "stress": Part(places, problem.observe("stress", stress, history).reshape(-1)),
         }
         saved: Callable[[], dict[str, np.ndarray]] = partial(
             dict, u=u, before=before, history=history, step=np.array(step + 1)

@@ -14,7 +14,7 @@ from sciflow_fenics.laws import BACK, CUMULATED, HISTORY, METAL, PLASTIC, Metal,
 from sciflow_fenics.plate import nodes, pull, quadratic, supports
 from sciflow_fenics.viscoplastic import Plate
 from sciflow_fenics.weak_forms import ElastoViscoplastic
-from tests.fenics.weak_form import assert_ranks_agree, difference
+from tests.fenics.weak_form import assert_ranks_agree, difference, ensemble
 
 SMALL = ElastoViscoplastic(cells=6, cycles=2, steps_per_cycle=12)
 MU = {"amplitude": 110e6, "mean": 20e6, "yield_stress": 110e6, "drag": 60e6}
@@ -395,3 +395,16 @@ def test_an_unknown_dual_field_is_not_found():
 @pytest.mark.mpi
 def test_one_two_and_three_ranks_give_the_same_form_and_solution(tmp_path):
     assert_ranks_agree(ElastoViscoplastic(cells=4, cycles=1, steps_per_cycle=10), tmp_path, 1e-6)
+
+
+@pytest.mark.mpi
+def test_an_ensemble_on_two_ranks_holds_what_one_rank_computes(plain):
+    pytest.importorskip("zarr")
+    problem = ElastoViscoplastic(cells=4, cycles=1, steps_per_cycle=8)
+    data = ensemble(problem, 2)
+    assert (data.read("status") == 1).all()
+    point = dict(zip(problem.parameters, data.read("parameters")[1], strict=True))
+    for name, values in solve(problem, point).items():
+        stored = data.to_xarray()[name].values[1]
+        np.testing.assert_allclose(stored, values, rtol=0, atol=1e-6 * np.abs(values).max(), err_msg=name)
+        np.testing.assert_array_equal(stored, data.read(name)[1], err_msg=name)

@@ -1,5 +1,6 @@
 """What the tests of the reducible problems share: the residual as the seam defines it, runs on ranks."""
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -7,7 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from sciflow import Resources, run
 from sciflow.executors.mpi import Mpi, environment
+from sciflow.stages.design import Design
+from sciflow.stages.simulate import Simulate
 
 
 def residual(form, law, vector, history, load=(), step=0):
@@ -57,3 +61,13 @@ def assert_ranks_agree(problem, folder, tolerance):
         for name, values in one.items():
             scale = np.abs(values).max(initial=0)
             np.testing.assert_allclose(other[name], values, rtol=0, atol=tolerance * scale, err_msg=name)
+
+
+def ensemble(problem, ranks):
+    """The artifact of two members solved on so many ranks."""
+
+    async def flow():
+        design = await run(Design(problem=problem, count=2))
+        return await run(Simulate(problem, seed=2), design=design, resources=Resources(ranks=ranks))
+
+    return asyncio.run(flow())

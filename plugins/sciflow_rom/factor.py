@@ -130,6 +130,8 @@ def _pass(
                     found.add(*product.applied(snapshots, rows))
                 else:
                     found.add(product.rooted(snapshots, rows, space))
+                if not found.finite:
+                    snapshots.refuse(rows)
                 if save is not None:
                     save.offer(number + 1, found)
             except (SciflowError, OSError) as error:

@@ -55,7 +55,7 @@ def lift(
         count = rows.stop - rows.start
         if count:
             out = space[: snapshots.columns * count].reshape(snapshots.columns, count)
-            lifted = snapshots.read(rows, out) @ weights
+            lifted = snapshots.look(rows, out) @ weights
             yield rows, lifted if after is None else lifted @ after
 
 

@@ -101,16 +101,18 @@ class Product:
         Returns
         -------
         ndarray, shape (row, column)
-            Fortran order. Valid until `space` is used again.
+            Not to be changed. Valid until `space` is used again.
         """
         if self.root is not None:
             return self._sparse(self.root, snapshots, rows)[1]
         count, columns = rows.stop - rows.start, snapshots.columns
-        out = None if space is None else space[: columns * count].reshape(columns, count)
+        space = np.empty(columns * count) if space is None else space
+        out = space[: columns * count].reshape(columns, count)
+        if self.weights is None and self.times is None:
+            return snapshots.look(rows, out)
         block = snapshots.read(rows, out)
-        if self.weights is not None or self.times is not None:
-            for part, level, where in _placed(snapshots, rows):
-                block[part] *= np.sqrt(self._factor(level, where))[:, None]
+        for part, level, where in _placed(snapshots, rows):
+            block[part] *= np.sqrt(self._factor(level, where))[:, None]
         return block
 
     def applied(self, snapshots: SnapshotMatrix, rows: slice) -> tuple[np.ndarray, np.ndarray]:
@@ -141,7 +143,6 @@ class Product:
         for level, at, part, where in pieces:
             values = np.empty((snapshots.columns, part.shape[1]))
             snapshots.at(level, where, values)
-            snapshots.finite(values)
             if self.times is not None:
                 values *= np.sqrt(self.times[level])
             more = slice(done, done + part.shape[0])

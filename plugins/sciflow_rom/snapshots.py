@@ -131,11 +131,6 @@ class SnapshotMatrix(ABC):
         -------
         ndarray of float64, shape (row, column)
             In Fortran order: columns are contiguous.
-
-        Raises
-        ------
-        Invalid
-            If a value is not finite; the message names the member.
         """
         count = rows.stop - rows.start
         values = np.empty((self.columns, count)) if out is None else out
@@ -154,30 +149,30 @@ class SnapshotMatrix(ABC):
                 more = where.stop - where.start
                 self.at(level, where, values[:, done : done + more])
                 done += more
-        self.finite(values)
         return values.T
 
-    def finite(self, values: np.ndarray) -> None:
-        """Refuse what is not finite.
+    def look(self, rows: slice, out: np.ndarray) -> np.ndarray:
+        """As `read`, but what is given may be the matrix itself and must not be changed."""
+        return self.read(rows, out)
+
+    def refuse(self, rows: slice) -> None:
+        """Read a block again and refuse what is not finite.
 
         Parameters
         ----------
-        values : ndarray, shape (column, n)
+        rows : slice
+            A few, among which something is wrong.
 
         Raises
         ------
         Invalid
-            Naming the member.
+            Naming the members.
         """
-        # A sum is finite where all terms are, unless they are near the largest number.
-        with np.errstate(over="ignore", invalid="ignore"):
-            sums = values @ np.ones(values.shape[1])
-        bad = np.flatnonzero(~np.isfinite(sums))
-        if len(bad):
-            members = sorted({int(m) for m in self.members[bad]})
+        good = np.isfinite(self.read(rows)).all(axis=0)
+        if not good.all():
+            members = sorted({int(m) for m in self.members[~good]})
             raise Invalid(
-                f"members {members[:10]} have values that are not finite (or too large for sums); "
-                "leave them out or mend them"
+                f"members {members[:10]} have values that are not finite; leave them out or mend them"
             )
 
 
@@ -205,6 +200,10 @@ class Held(SnapshotMatrix):
         """See `SnapshotMatrix.at`."""
         first = level * self.positions
         out[...] = self._values[first : first + self.positions][where].T
+
+    def look(self, rows: slice, out: np.ndarray) -> np.ndarray:
+        """See `SnapshotMatrix.look`."""
+        return self._values[rows]
 
 
 class Snapshots(SnapshotMatrix):

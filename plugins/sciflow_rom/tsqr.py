@@ -33,6 +33,11 @@ class Accumulator(ABC):
     def state(self) -> np.ndarray:
         """All that was learned, to go on from later."""
 
+    @property
+    def finite(self) -> bool:
+        """Whether that is finite."""
+        return bool(np.isfinite(self.state()).all())
+
     @abstractmethod
     def triangle(self, comm: Comm) -> np.ndarray:
         """The factor of the rows of all ranks, the same bits on each; collective.

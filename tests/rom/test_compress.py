@@ -247,6 +247,10 @@ class Counted(Held):
 
     blocks_read = 0
 
+    def look(self, rows, out):
+        self.blocks_read += 1
+        return super().look(rows, out)
+
     def read(self, rows, out=None):
         self.blocks_read += 1
         return super().read(rows, out)
@@ -267,7 +271,8 @@ def test_a_stage_that_was_interrupted_goes_on(store, monkeypatch):
     with pytest.raises(RuntimeError, match="power"):
         run(stage, ensemble, store, Context(emit=stop))
     reads = []
-    monkeypatch.setattr(Snapshots, "finite", lambda self, values: reads.append(values.shape))
+    read = Snapshots.read
+    monkeypatch.setattr(Snapshots, "read", lambda *a: reads.append(a[1]) or read(*a))
     again = run(stage, ensemble, store)
     assert seen[-1]["total"] - 2 >= len(reads) >= seen[-1]["total"] - 3
     monkeypatch.undo()

@@ -31,7 +31,7 @@ class Regression(ABC):
         missing = [n for n in self.names if n not in arrays]
         if missing:
             raise Invalid(f"{type(self).__name__} misses the arrays {', '.join(missing)}")
-        self.arrays = {n: np.ascontiguousarray(arrays[n]) for n in self.names}
+        self.arrays = {n: np.asarray(arrays[n], order="C") for n in self.names}
 
     @abstractmethod
     def predict(self, features: np.ndarray) -> np.ndarray:

@@ -146,8 +146,8 @@ class ViscoplasticLaw:
 
     References
     ----------
-    J. Lemaitre and J.-L. Chaboche, "Mechanics of Solid Materials", 1990, section 6.4 (the law);
-    J. C. Simo and T. J. R. Hughes, "Computational Inelasticity", 1998, box 3.2 (return mapping).
+    J. Lemaitre and J.-L. Chaboche, "Mechanics of Solid Materials", 1990, chapters 5 and 6 (the law);
+    J. C. Simo and T. J. R. Hughes, "Computational Inelasticity", 1998, chapter 3 (return mapping).
     """
 
     def __init__(self, metal: Metal, yield_stress: float, drag: float, dt: float) -> None:

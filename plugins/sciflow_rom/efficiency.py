@@ -70,7 +70,7 @@ def predict_errors(
     clusters: Sequence[int],
     modes: int,
     *,
-    folds: int = 5,
+    folds: int = 10,
     restarts: int = 3,
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -103,7 +103,9 @@ def predict_errors(
     -----
     The members outside a fold are grouped by k-medoids, a basis of each group is made of its members
     scaled to unit norm, and each member of the fold is projected on the basis of the nearest medoid. No
-    selector is trained, no simulation run and no snapshot read. Cost per fold and candidate: a
+    selector is trained, no simulation run and no snapshot read. Bases are made of fewer members than in the
+    end, so that errors come out too large where clusters are small: by 14 % with five folds and 4 % with ten
+    for 300 members in 20 clusters of the most sensitive of five families. Cost per fold and candidate: a
     clustering of N points and singular value decompositions of ``(rank, N / K)`` for each of K clusters;
     all numbers of modes come from one of these.
     """
@@ -184,7 +186,7 @@ def silhouette(to_medoids: np.ndarray) -> float:
 
     References
     ----------
-    E. Schubert and L. Lenssen, "Medoid silhouette clustering with automatic cluster number selection",
+    L. Lenssen and E. Schubert, "Medoid silhouette clustering with automatic cluster number selection",
     Information Systems 120 (2024).
     """
     if to_medoids.shape[1] < 2:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sciflow.artifact import Artifact
     from sciflow.care import Doomed
     from sciflow.store import Store
 
@@ -347,8 +348,28 @@ def _formats() -> str:
 def _import(options: argparse.Namespace) -> int:
     from sciflow.formats import import_ensemble
 
-    print(import_ensemble(Path(options.path), options.format, _store(options)).path)
+    made = import_ensemble(Path(options.path), options.format, _store(options))
+    # What was guessed is shown, apart from the path that scripts read.
+    print(_contents(made), file=sys.stderr)
+    print(made.path)
     return 0
+
+
+def _contents(ensemble: Artifact) -> str:
+    """Members, fields and parameters of an imported ensemble, one line each."""
+    about = ensemble.attributes
+    units = zip(about["parameters"], about["parameter_units"], strict=True)
+    lines = [
+        f"{len(ensemble.members())} members; parameters: "
+        + (", ".join(f"{n} [{u}]" for n, u in units) or "none")
+    ]
+    for name, field in ensemble.schema.fields.items():
+        if field.axes[:1] == ("member",) and name not in ("parameters", "status", "seed"):
+            shape = " x ".join(
+                f"{a} {n}" for a, n in zip(field.axes, ensemble.array(name).shape, strict=True)
+            )
+            lines.append(f"  {name}: {shape}, {field.dtype}, unit {field.unit}")
+    return "\n".join(lines)
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -129,7 +129,7 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def import_ensemble(path: Path, format: str | None, store: Store) -> Artifact:  # noqa: A002
+def import_ensemble(path: str | Path, format: str | None, store: Store) -> Artifact:  # noqa: A002
     """Read a file or directory of another project into an ensemble; see `importing.import_ensemble`."""
     from sciflow.formats.importing import import_ensemble as run
 

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from sciflow.store import Store, Writer
 
 
-def import_ensemble(path: Path, format: str | None, store: Store) -> Artifact:  # noqa: A002
+def import_ensemble(path: str | Path, format: str | None, store: Store) -> Artifact:  # noqa: A002
     """Read a file or directory of another project into an ensemble of a store.
 
     Importing the same content again finds the first result.
 
     Parameters
     ----------
-    path : Path
+    path : str or Path
         The file or directory.
     format : str or None
         One of `FORMATS`; None looks at the content.
@@ -43,6 +43,7 @@ def import_ensemble(path: Path, format: str | None, store: Store) -> Artifact:  
     """
     from sciflow.stages.simulate import ENSEMBLE
 
+    path = Path(path)
     if not path.exists():
         raise NotFound(f"{path}: not there")
     name = format or recognised(path)
@@ -83,7 +84,10 @@ def recognised(path: Path) -> str:
         if known.can_import and module_of(name).recognise(path):
             return name
     can = ", ".join(n for n, f in FORMATS.items() if f.can_import)
-    raise NotFound(f"{path}: none of the formats {can} is recognised; name one with --format")
+    raise NotFound(
+        f"{path}: none of the formats {can} is recognised. "
+        "`sciflow store import --help` says what they are; --format names one"
+    )
 
 
 def _print(file: Path) -> list[Any]:

@@ -30,9 +30,9 @@ _TAGS = {".med": ("point_tags", "cell_tags")}
 
 
 def recognise(path: Path) -> bool:
-    """Whether this is a directory of mesh files, or of directories of them."""
+    """Whether this is a directory of mesh files, or of directories of them; also a file, to be refused."""
     if not path.is_dir():
-        return False
+        return path.suffix.lower() in (*SERIES, *SINGLE)
     here = [path, *(p for p in path.iterdir() if p.is_dir())]
     return any(f.suffix.lower() in (*SERIES, *SINGLE) for d in here for f in d.iterdir())
 

@@ -322,3 +322,15 @@ def test_without_meshio_it_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "meshio", None)
     with pytest.raises(Missing, match=r"pip install 'sciflow\[meshes\]'"):
         import_ensemble(root, None, Store(tmp_path / "store", "rename"))
+
+
+def test_the_command_says_what_it_took_for_what(tmp_path, capsys):
+    from sciflow.cli import main
+
+    root = members(tmp_path / "runs")
+    (root / "parameters.csv").write_text("speed [m/s]\n1\n2\n3\n")
+    assert main(["store", "import", str(root), "--store", str(tmp_path / "store")]) == 0
+    out, said = capsys.readouterr()
+    assert out.strip().startswith(str(tmp_path / "store"))
+    assert said.splitlines()[0] == "3 members; parameters: speed [m/s]"
+    assert "  u: member 3 x node 12 x component_3 3, float64, unit any" in said.splitlines()

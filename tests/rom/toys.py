@@ -56,12 +56,13 @@ def newton(integrals, law, u, history, step, free, force):
     for _ in range(40):
         strain = integrals.strains(u[:, None])[:, :, 0]
         stress, tangent, new = law(strain, history, step)
-        forces = np.einsum("q,qcn,qc->n", integrals.weights, basis, stress)
+        forces = np.einsum("qcn,qc->n", basis, integrals.weights[:, None] * stress)
         residual = forces - force[free]
-        size = np.einsum("q,qcn,qc->n", integrals.weights, np.abs(basis), np.abs(stress))
+        size = np.einsum("qcn,qc->n", np.abs(basis), integrals.weights[:, None] * np.abs(stress))
         if np.linalg.norm(residual) <= 1e-13 * np.linalg.norm(size):
             return u, new
-        matrix = np.einsum("q,qcn,qcd,qdm->nm", integrals.weights, basis, tangent, basis)
+        moved = (integrals.weights[:, None, None] * (tangent @ basis)).reshape(-1, len(free))
+        matrix = basis.reshape(-1, len(free)).T @ moved
         u = u.copy()
         u[free] -= np.linalg.solve(matrix, residual)
     if np.linalg.norm(residual) > 1e-11 * np.linalg.norm(size):

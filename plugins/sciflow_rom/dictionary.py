@@ -12,6 +12,7 @@ from sciflow.samples import Samples, Signature
 from sciflow.schema import Field
 from sciflow.surrogate import Arrays, Model
 from sciflow_rom.coordinates import Coordinates
+from sciflow_rom.regression import fit_radial
 
 if TYPE_CHECKING:
     from sciflow.context import Comm, Context
@@ -32,21 +33,39 @@ class Affine:
     mean : ndarray, shape (dof,)
     modes : ndarray, shape (dof, n)
         Orthonormal up to the rounding of the field's type, which they have.
+    normalised : bool
+        They are those of fields divided by their norm, whose logarithm is one more coefficient.
     """
 
-    def __init__(self, mean: np.ndarray, modes: np.ndarray) -> None:
-        self.mean, self.modes = mean, modes
+    def __init__(self, mean: np.ndarray, modes: np.ndarray, normalised: bool = False) -> None:
+        self.mean, self.modes, self.normalised = mean, modes, normalised
+
+    @property
+    def count(self) -> int:
+        """How many coefficients there are."""
+        return self.modes.shape[1] + self.normalised
 
     def project(self, rows: np.ndarray) -> np.ndarray:
-        """Coefficients of fields, shape (batch, n)."""
-        return np.asarray((rows - self.mean) @ self.modes)
+        """Coefficients of fields, shape (batch, count)."""
+        if not self.normalised:
+            return np.asarray((rows - self.mean) @ self.modes)
+        sizes = _sizes(rows)
+        return np.column_stack([(rows / sizes - self.mean) @ self.modes, np.log(sizes)])
 
     def lift(self, coefficients: np.ndarray) -> np.ndarray:
         """Fields of coefficients, shape (batch, dof)."""
-        return np.asarray(coefficients.astype(self.modes.dtype) @ self.modes.T + self.mean)
+        last = self.modes.shape[1]
+        fields = coefficients[:, :last].astype(self.modes.dtype) @ self.modes.T + self.mean
+        return np.asarray(fields * np.exp(coefficients[:, last:]) if self.normalised else fields)
 
 
-def affine(rows: np.ndarray, most: int, tolerance: float) -> Affine:
+def _sizes(rows: np.ndarray) -> np.ndarray:
+    """Norms of fields, shape (member, 1); those of nearly nothing count as 1e-8 of the largest."""
+    sizes = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
+    return np.asarray(np.maximum(sizes, 1e-8 * sizes.max(initial=0.0) or 1.0))
+
+
+def affine(rows: np.ndarray, most: int, tolerance: float, normalised: bool = False) -> Affine:
     """Mean and modes of some fields.
 
     Parameters
@@ -57,6 +76,8 @@ def affine(rows: np.ndarray, most: int, tolerance: float) -> Affine:
         Largest number of modes.
     tolerance : float
         What may be left of the variation about the mean, relative in the Frobenius norm.
+    normalised : bool
+        See `Affine`.
 
     Notes
     -----
@@ -64,6 +85,8 @@ def affine(rows: np.ndarray, most: int, tolerance: float) -> Affine:
     never taken. Where nothing varies, the one mode is zero. Cost: O(member^2 dof).
     """
     rows = rows if rows.dtype.kind == "f" else rows.astype(np.float64)
+    if normalised:
+        rows = (rows / _sizes(rows)).astype(rows.dtype)
     mean = rows.mean(axis=0, dtype=np.float64)
     gram = np.zeros((len(rows), len(rows)))
     for begin in range(0, rows.shape[1], 8192):
@@ -76,11 +99,28 @@ def affine(rows: np.ndarray, most: int, tolerance: float) -> Affine:
     enough = int(np.argmax(tails <= tolerance**2 * tails[0]))
     count = min(most, real, enough)
     if not count:
-        return Affine(mean.astype(rows.dtype), np.zeros((rows.shape[1], 1), dtype=rows.dtype))
+        return Affine(mean.astype(rows.dtype), np.zeros((rows.shape[1], 1), dtype=rows.dtype), normalised)
     weights = vectors[:, :count] / np.sqrt(values[:count])
     # Centred weights: rows.T @ w needs no centred copy of the rows.
     modes = rows.T @ (weights - weights.mean(axis=0)).astype(rows.dtype)
-    return Affine(mean.astype(rows.dtype), np.ascontiguousarray(modes))
+    return Affine(mean.astype(rows.dtype), np.ascontiguousarray(modes), normalised)
+
+
+def better_normalised(rows: np.ndarray, features: np.ndarray, most: int, tolerance: float) -> bool:
+    """Whether fields are predicted better with their norm as a coefficient of its own.
+
+    Every fifth member is left out and predicted both ways, by radial functions.
+    """
+    out = np.arange(len(rows)) % 5 == 4
+    if len(rows) < 10:
+        return False
+    errors = []
+    for normalised in (False, True):
+        basis = affine(rows[~out], most, tolerance, normalised)
+        fitted = fit_radial(features[~out], basis.project(rows[~out]))
+        found = basis.lift(fitted.predict(features[out]))
+        errors.append(_errors({"": found}, {"": rows[out]}).mean())
+    return bool(errors[1] < errors[0])
 
 
 class Features:
@@ -165,7 +205,7 @@ class Dictionary(Model):
             coefficients = self.regressions[k].predict(features[rows])
             begin = 0
             for name, basis in self.bases[k].items():
-                end = begin + basis.modes.shape[1]
+                end = begin + basis.count
                 out[name][rows] = basis.lift(coefficients[:, begin:end])
                 begin = end
         return {n: v.reshape(len(v), *self.signature.shape(n)) for n, v in out.items()}
@@ -178,6 +218,7 @@ class Dictionary(Model):
         for k, (bases, regression) in enumerate(zip(self.bases, self.regressions, strict=True)):
             for name, basis in bases.items():
                 arrays |= {f"{k}:output:{name}:mean": basis.mean, f"{k}:output:{name}:modes": basis.modes}
+                arrays |= {f"{k}:output:{name}:normalised": np.array(basis.normalised)}
             arrays |= {f"{k}:regression:{n}": v for n, v in regression.state().items()}
         if self.ranker is not None:
             arrays |= {f"selector:{n}": v for n, v in self.ranker.state().items()}
@@ -199,9 +240,10 @@ def load_dictionary(config: PODRegression, state: Arrays, signature: Signature) 
     def basis(prefix: str, name: str, field: Field) -> Affine:
         arrays = below(f"{prefix}:{name}:")
         size = int(np.prod(signature.shape_of(field)))
+        normalised = bool(arrays.pop("normalised", False))
         if {n: v.shape[:1] for n, v in arrays.items()} != {"mean": (size,), "modes": (size,)}:
             raise Invalid(f"the model has no mean and modes of {size} values for {name!r}")
-        return Affine(arrays["mean"], arrays["modes"])
+        return Affine(arrays["mean"], arrays["modes"], normalised)
 
     count = 0
     while below(f"{count}:output:"):
@@ -236,9 +278,12 @@ def fit_dictionary(config: PODRegression, samples: Samples, ctx: Context) -> Dic
     features = Features(signature, config.logarithmic, fields)
     seen = features(x)
     clusters = _clusters(config, y, seen, ctx)
+    norms = {n: _normalised(config, rows, seen) for n, rows in y.items()}
     bases, regressions = [], []
     for k, members in enumerate(clusters):
-        local = {n: affine(y[n][members], config.modes, config.tolerance) for n in signature.outputs}
+        local = {
+            n: affine(y[n][members], config.modes, config.tolerance, norms[n]) for n in signature.outputs
+        }
         values = np.hstack([basis.project(y[n][members]) for n, basis in local.items()])
         bases.append(local)
         regressions.append(config.regressor.train(seen[members], values.astype(np.float64), ctx.rng(k)))
@@ -247,6 +292,12 @@ def fit_dictionary(config: PODRegression, samples: Samples, ctx: Context) -> Dic
         errors = np.stack([_errors(model.answer(seen, k), y) for k in range(len(clusters))], axis=1)
         model.ranker = config.selector.train(seen, errors, ctx.rng(len(clusters)))
     return model
+
+
+def _normalised(config: PODRegression, rows: np.ndarray, seen: np.ndarray) -> bool:
+    if config.scaling == "auto":
+        return better_normalised(rows, seen, config.modes, config.tolerance)
+    return config.scaling == "norm"
 
 
 def _clusters(config: PODRegression, y: Arrays, seen: np.ndarray, ctx: Context) -> list[np.ndarray]:

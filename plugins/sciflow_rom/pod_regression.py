@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from sciflow.errors import Invalid
 from sciflow.registry import require
@@ -36,6 +36,10 @@ class PODRegression(Surrogate):
     tolerance : float
         The fewest modes are taken that leave at most this much of the training members' variation about
         their mean, relative in the Frobenius norm.
+    scaling : {"auto", "norm", "none"}
+        ``norm``: modes are those of outputs divided by their norm, whose logarithm is learned beside the
+        coefficients: for outputs whose size differs much between members. ``auto`` leaves members out and
+        takes, for each output, what predicts them better.
     features : int
         Largest number of features of each input field.
     logarithmic : tuple of str
@@ -54,8 +58,9 @@ class PODRegression(Surrogate):
 
     name: ClassVar[str] = "pod_regression"
     regressor: Regressor = _PROCESS
-    modes: int = 20
+    modes: int = 30
     tolerance: float = 1e-3
+    scaling: Literal["auto", "norm", "none"] = "auto"
     features: int = 8
     logarithmic: tuple[str, ...] = ()
     clusterer: Clusterer | None = None

@@ -10,7 +10,7 @@ from sciflow.context import Context
 from sciflow.samples import Batch, Samples, Signature
 from sciflow.testing import check_surrogate
 from sciflow_rom.clusterers import KMedoids
-from sciflow_rom.dictionary import affine
+from sciflow_rom.dictionary import affine, better_normalised
 from sciflow_rom.gaussian import _objective
 from sciflow_rom.pod_regression import PODRegression
 from sciflow_rom.regression import exponents
@@ -159,6 +159,20 @@ def test_modes_leave_as_little_as_any_and_as_much_as_allowed(seed):
     assert np.linalg.norm(sizes[count:]) <= 0.05 * np.linalg.norm(sizes) < np.linalg.norm(sizes[count - 1 :])
     assert affine(rows, 3, 0.05).modes.shape[1] == 3
     assert not affine(np.ones((4, 5)), 3, 0.05).modes.any()
+
+
+def test_fields_of_very_different_size_are_learned_by_their_shape_and_norm():
+    rng = np.random.default_rng(0)
+    x, grid = rng.random((60, 2)), np.linspace(0, 1, 40)
+    shapes = np.sin(np.pi * grid * (1 + x[:, :1]))
+    assert better_normalised(10 ** (4 * x[:, 1:]) * shapes, x, 10, 1e-3)
+    # The sign of the amplitude changes: the direction jumps, the coefficient does not.
+    assert not better_normalised((x[:, 1:] - 0.5) * np.sin(np.pi * grid), x, 10, 1e-3)
+    rows = 10 ** (4 * x[:, 1:]) * shapes
+    rows[3] = 0.0
+    basis = affine(rows, 40, 1e-7, normalised=True)
+    np.testing.assert_allclose(basis.lift(basis.project(rows)), rows, rtol=1e-4, atol=1e-4)
+    assert basis.count == basis.modes.shape[1] + 1
 
 
 class Memory(Samples):

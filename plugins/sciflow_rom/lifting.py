@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 
 
 def lift(
-    snapshots: SnapshotMatrix, weights: np.ndarray, after: np.ndarray | None = None, block: int = BLOCK
+    snapshots: SnapshotMatrix,
+    weights: np.ndarray,
+    after: np.ndarray | None = None,
+    *,
+    out: np.ndarray | None = None,
+    block: int = BLOCK,
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """Combinations ``S W`` of the columns, this rank's rows, block by block; without communication.
 
@@ -28,6 +33,8 @@ def lift(
         ``W``: those of all bases side by side, zero where a basis does not use a column.
     after : ndarray, shape (n, m), or None
         Multiplied from the right to what was lifted: see `correction`.
+    out : ndarray, shape (row of this rank, n or m), or None
+        Memory for the whole result, best in Fortran order; the values given are then parts of it.
     block : int
         Bytes of a block.
 
@@ -36,6 +43,7 @@ def lift(
     rows : slice
         Among the rows of all ranks.
     values : ndarray of float64, shape (row, n) or (row, m)
+        In Fortran order.
 
     Raises
     ------
@@ -51,12 +59,18 @@ def lift(
         raise Invalid(f"weights for {weights.shape[0]} columns, there are {snapshots.columns}")
     blocks = snapshots.blocks(snapshots.height(block))
     space = np.empty(snapshots.columns * max(b.stop - b.start for b in blocks))
+    first = snapshots.mine.start
     for rows in blocks:
         count = rows.stop - rows.start
-        if count:
-            out = space[: snapshots.columns * count].reshape(snapshots.columns, count)
-            lifted = snapshots.look(rows, out) @ weights
-            yield rows, lifted if after is None else lifted @ after
+        if not count:
+            continue
+        values = snapshots.look(rows, space[: snapshots.columns * count].reshape(snapshots.columns, count))
+        own = None if out is None else out[rows.start - first : rows.stop - first].T
+        # Transposed: the product is quicker where the long axis is the contiguous one.
+        if after is None:
+            yield rows, np.matmul(weights.T, values.T, out=own).T
+        else:
+            yield rows, np.matmul(after.T, weights.T @ values.T, out=own).T
 
 
 def inner_products(

@@ -206,7 +206,7 @@ def solve(
         except Diverged as error:
             raise Diverged(f"step {step}: {error}") from None
         u, before = found, u
-        fields = {
+        fields: dict[str, Part | Share] = {
             "displacement": Share(u, form.rows),
             "cumulated": Share(problem.observe("cumulated", stress, history), form.places),
             "stress": Part(places, problem.observe("stress", stress, history).reshape(-1)),

@@ -165,6 +165,17 @@ def test_newton_gives_up_in_a_sentence(monkeypatch):
         solve(SMALL)
 
 
+def test_without_a_parallel_lu_the_solution_is_the_same(monkeypatch):
+    found = []
+    for package in ("petsc", ""):
+        monkeypatch.setattr(steady_heat.compat, "direct_solver", lambda comm, package=package: package)
+        system = steady_heat.SteadyConduction(steady_heat.communicator(Context()), 12)
+        system.begin(MU)
+        system.solve()
+        found.append(system.u.x.array.copy())
+    np.testing.assert_allclose(found[1], found[0], rtol=0, atol=1e-9 * found[0].max())
+
+
 def test_a_mesh_without_cells_is_refused():
     with pytest.raises(Invalid, match="cells must be a whole number of at least 2"):
         SteadyHeat(cells=1)

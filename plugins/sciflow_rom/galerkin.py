@@ -103,7 +103,8 @@ def solve(
     history : ndarray, shape (point, variable), or None
         Before the first step; None for a law without.
     guess : ndarray, shape (mode,), or None
-        Where the first step begins; 0 by default. Each later step begins where the last one ended.
+        Where the first step begins; 0 by default. A later one begins where the parabola through the last
+        three leads, and where it does not converge from there, at the end of the last one.
     tolerance : float
         Largest norm of the residual, relative to that of the magnitudes it is the sum of.
     iterations : int
@@ -133,11 +134,18 @@ def solve(
     count, n = len(tables.weights), tables.matrix.shape[1]
     state = np.zeros((count, 0)) if history is None else history
     a = np.zeros(n) if guess is None else guess
-    rows = []
+    rows: list[tuple[np.ndarray, np.ndarray, np.ndarray, int]] = []
     for step in range(steps):
         force = None if load is None else load(step) @ tables.loads
-        a, stress, state, used = _step(tables, law, step, state, a, force, tolerance, iterations, steps)
-        rows.append((a, stress, state, used))
+        begin = a if step < 3 else 3 * (a - rows[-2][0]) + rows[-3][0]
+        try:
+            row = _step(tables, law, step, state, begin, force, tolerance, iterations, steps)
+        except Diverged:
+            if begin is a:
+                raise
+            row = _step(tables, law, step, state, a, force, tolerance, iterations, steps)
+        a, stress, state, used = row
+        rows.append(row)
     if steps == 1:
         return Response(a[None], stress[None], state[None], np.array([used]))
     found = [np.stack(part) for part in zip(*rows, strict=True)]

@@ -165,7 +165,7 @@ class RomModel(Model):
                 break
         if best is None:
             raise Diverged(f"none of {len(order)} local models converges; {reason}")
-        return self._answer(used, best, tuple(tried), self._flags(point, reason))
+        return self._answer(used, best, tuple(tried), self._flags(point, reason, used))
 
     def _answer(
         self, problem: Reducible, best: tuple[float, int, Response], tried: tuple[int, ...],
@@ -211,10 +211,16 @@ class RomModel(Model):
         load = _load(problem, mu, len(probe.test.loads))
         return indicate(probe, problem.law(points, mu), response, problem.start(len(points)), load)
 
-    def _flags(self, point: np.ndarray, reason: str) -> tuple[str, ...]:
+    def _flags(self, point: np.ndarray, reason: str, problem: Reducible) -> tuple[str, ...]:
         space = self.space
         outside = (point < space.low) | (point > space.high)
         found = [reason] if reason else []
+        steps, known = len(self._times(problem)), len(self._own_times)
+        if steps > known:
+            found.append(
+                f"{steps} steps were asked for, the model was trained with {known}: beyond them its bound is a "
+                "guess"
+            )
         if outside.any():
             found += [
                 f"{self._names[i]} = {point[i]:g} is outside of [{space.low[i]:.4g}, {space.high[i]:.4g}], "

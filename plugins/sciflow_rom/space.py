@@ -39,7 +39,7 @@ class Space:
         low, high = all_.min(axis=0), all_.max(axis=0)
         margin = 0.5 * (high - low) / len(points) + 1e-6 * np.abs(high - low)
         low, high = low - margin, high + margin
-        low, high = np.where(logs, np.exp(low), low), np.where(logs, np.exp(high), high)
+        low, high = (np.where(logs, np.exp(np.where(logs, v, 0.0)), v) for v in (low, high))
         return cls(logs, scaled.mean(axis=0), np.where(spread > 0, spread, 1.0), low, high)
 
     def scale(self, points: np.ndarray) -> np.ndarray:

@@ -218,8 +218,8 @@ class RomModel(Model):
         steps, known = len(self._times(problem)), len(self._own_times)
         if steps > known:
             found.append(
-                f"{steps} steps were asked for, the model was trained with {known}: beyond them its bound is a "
-                "guess"
+                f"{steps} steps were asked for, the model was trained with {known}: beyond them its bound is "
+                "a guess"
             )
         if outside.any():
             found += [

@@ -23,6 +23,7 @@ from sciflow_rom.clustering import Cluster
 from sciflow_rom.compression import Compress
 from sciflow_rom.criterion import Assess
 from sciflow_rom.cubatures import AllPoints, EmpiricalCubature
+from sciflow_rom.extrapolate import Extrapolate
 from sciflow_rom.pod_regression import PODRegression
 from sciflow_rom.regressors import GaussianProcess, Perceptrons, Polynomial, RadialBasis
 from sciflow_rom.romnet import BuildRom, RomNet
@@ -40,7 +41,7 @@ def sciflow_components() -> list[type[Component]]:
         *(Sine, MaxAngle, Grassmann, Chordal, ProjectionError, Euclidean, Parameters),
         *(KMedoids, KMeans, Hierarchical, VQPCA),
         *(EmpiricalCubature, AllPoints),
-        *(RomNet, BuildRom),
+        *(RomNet, BuildRom, Extrapolate),
         *(GaussianProcess, RadialBasis, Polynomial, Perceptrons, PymorVKOGA),
         *(ErrorRegression, Logistic, Neighbours),
         PODRegression,
@@ -50,7 +51,8 @@ def sciflow_components() -> list[type[Component]]:
 
 @hookimpl
 def sciflow_report(artifact: Artifact) -> list[tuple[str, str]] | None:
-    """What a report says of a criterion, of clusters and of a reduced model."""
-    from sciflow_rom import report_criterion, report_rom
+    """What a report says of a criterion, of clusters, of a reduced model and of its extrapolation."""
+    from sciflow_rom import report_criterion, report_extrapolation, report_rom
 
-    return report_criterion.sections(artifact) or report_rom.sections(artifact)
+    parts = (report_criterion, report_rom, report_extrapolation)
+    return next((found for part in parts if (found := part.sections(artifact))), [])

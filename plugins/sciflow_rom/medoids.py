@@ -172,8 +172,7 @@ def _descend(distances: np.ndarray, start: np.ndarray, rng: np.random.Generator)
     while unseen > 0:
         block = order[at : at + BLOCK]
         at = at + BLOCK if at + BLOCK < n else 0
-        change = state.changes(block)
-        change[np.isin(block, state.medoids)] = np.inf
+        change = state.changes(block)  # not negative for a candidate that is a medoid
         place, medoid = np.unravel_index(np.argmin(change), change.shape)
         unseen -= len(block)
         if change[place, medoid] < -1e-12 * history[0]:

@@ -34,6 +34,7 @@ from sciflow_rom.clustering import Cluster, basis_rows, load_clustering
 from sciflow_rom.compression import Compress
 from sciflow_rom.coordinates import Coordinates
 from sciflow_rom.dissimilarity import angles, sine
+from sciflow_rom.refinement import refine
 from tests.rom.ensembles import write
 
 ANGLES = [Sine(), MaxAngle(2), Grassmann(2), Chordal(2)]
@@ -391,6 +392,16 @@ def test_refinement_lowers_the_squared_error_in_every_round():
         for c in (begun, found)
     ]
     assert errors == pytest.approx([found.history[0], found.history[-1]])
+
+
+@given(seed=seeds, modes=st.integers(1, 6), rank=st.integers(2, 6), levels=st.integers(1, 2))
+@settings(max_examples=40, deadline=None)
+def test_refinement_loses_no_cluster_and_always_ends_lower(seed, modes, rank, levels):
+    coordinates = held(some(20, levels, seed=seed, rank=rank), levels)
+    start = np.random.default_rng(seed).permutation(np.arange(20) % 8)
+    labels, history = refine(coordinates, start, 8, modes, 30)
+    assert sorted(set(labels.tolist())) == list(range(8))
+    assert (np.diff(history) < 0).all()
 
 
 def test_neighbours_join_a_basis_by_their_nearness():

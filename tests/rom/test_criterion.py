@@ -144,10 +144,10 @@ def test_trajectories_count_as_one_member_each():
 # -- costs -----------------------------------------------------------------------------------------
 
 
-def table():
-    """A global basis that needs many modes; a dictionary that needs few."""
+def table(base=0.5):
+    """A global basis that needs many modes; a dictionary that needs fewer."""
     n = np.arange(11)
-    single, local = 0.9**n, 0.5**n
+    single, local = 0.9**n, base**n
     beyond = 0.9 ** np.arange(60)
     sizes = [np.array([240]), np.full(10, 24)]
     grid = np.stack([single, local])
@@ -166,6 +166,20 @@ def test_both_cost_the_same_where_it_breaks_even():
     assert assess(errors, dear, 10, 4, 2 * row.break_even).gain > 1 > assess(errors, dear, 10, 4, 1.0).gain
     assert dear.total(10, 4, row.against_full) == pytest.approx(row.against_full * dear.full)
     assert "it pays from" in decide(errors, dear, 0.1, 1e7).words
+
+
+def test_a_dictionary_that_hardly_lowers_the_error_is_not_proposed():
+    free = dataclasses.replace(RATES, selector=0.0, training=0.0)
+    slightly, much = decide(table(0.89), free, 0.4, 1e4), decide(table(0.85), free, 0.4, 1e4)
+    assert 0.89**8 / 0.9**8 > 0.8 > 0.85**6 / 0.9**6
+    assert (slightly.choice, slightly.modes) == ("global", 9)
+    assert (much.choice, much.clusters, much.modes) == ("rom_net", 10, 6)
+
+
+def test_a_dictionary_needs_two_members_for_each_mode():
+    errors = dataclasses.replace(table(), sizes=[np.array([40]), np.full(10, 4)])
+    assert decide(errors, RATES, 0.25, 1e6).modes == 2
+    assert decide(errors, RATES, 0.2, 1e6).choice == "global"
 
 
 def test_what_is_cheaper_in_everything_pays_at_once_and_what_is_dearer_never():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -291,7 +292,7 @@ def fit_dictionary(config: PODRegression, samples: Samples, ctx: Context) -> Dic
     if len(clusters) > 1:
         errors = np.stack([_errors(model.answer(seen, k), y) for k in range(len(clusters))], axis=1)
         model.ranker = config.selector.train(seen, errors, ctx.rng(len(clusters)))
-    return model
+    return load_dictionary(config, _of_first(model.state(), ctx.comm), signature)
 
 
 def _normalised(config: PODRegression, rows: np.ndarray, seen: np.ndarray) -> bool:
@@ -391,3 +392,24 @@ def _everyone(rows: np.ndarray, comm: Comm) -> np.ndarray:
     whole = np.empty((int(counts.sum()), rows.shape[1]), dtype=rows.dtype)
     mpi.Allgatherv(np.ascontiguousarray(rows), [whole, counts * rows.shape[1]])
     return whole
+
+
+def _of_first(state: dict[str, np.ndarray], comm: Comm) -> dict[str, np.ndarray]:
+    """The arrays of the first rank: where an array lies in memory decides the last bits of products."""
+    if comm.size == 1:
+        return state
+    mpi: Any = comm
+    header = json.dumps([[n, str(v.dtype), v.shape] for n, v in state.items()]).encode()
+    length = np.array([len(header)], dtype=np.int64)
+    mpi.Bcast(length)
+    text = np.zeros(int(length[0]), dtype=np.uint8)
+    if comm.rank == 0:
+        text[:] = np.frombuffer(header, dtype=np.uint8)
+    mpi.Bcast(text)
+    found = {}
+    for name, dtype, shape in json.loads(bytes(text)):
+        mine = state[name] if comm.rank == 0 else np.empty(shape, dtype=dtype)
+        data = np.frombuffer(bytearray(np.ascontiguousarray(mine).tobytes()), dtype=np.uint8)
+        mpi.Bcast(data)
+        found[name] = data.view(dtype).reshape(shape)
+    return found

@@ -1,13 +1,19 @@
 """Regressors and the surrogate that is POD and regression."""
 
+import asyncio
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sciflow import Field, Invalid
+from sciflow import Field, Invalid, run
 from sciflow.context import Context
 from sciflow.samples import Batch, Samples, Signature
+from sciflow.stages.design import Design
+from sciflow.stages.evaluate import Evaluate
+from sciflow.stages.simulate import Simulate
+from sciflow.stages.train import Train, load_model
 from sciflow.testing import check_surrogate
 from sciflow_rom.clusterers import KMedoids
 from sciflow_rom.dictionary import affine, better_normalised
@@ -16,6 +22,7 @@ from sciflow_rom.pod_regression import PODRegression
 from sciflow_rom.regression import exponents
 from sciflow_rom.regressors import GaussianProcess, Perceptrons, Polynomial, RadialBasis
 from sciflow_rom.selectors import ErrorRegression
+from tests.toys import Wave
 
 SEEDS = st.integers(0, 10**6)
 FEW = settings(deadline=None, max_examples=15)
@@ -277,3 +284,18 @@ def test_surrogates_conform_and_wrong_ones_are_refused():
         PODRegression().load({k: v for k, v in model.state().items() if "u:modes" not in k}, SIGNATURE)
     with pytest.raises(Invalid, match="holds no modes"):
         PODRegression().load({}, SIGNATURE)
+
+
+@pytest.mark.parametrize("inputs", [("a", "b"), ("u[0]",)], ids=["parameters", "field"])
+def test_it_is_trained_and_evaluated_as_any_surrogate(plain, inputs):
+    async def flow():
+        design = await run(Design(problem=Wave(), count=30))
+        data = await run(Simulate(Wave(), seed=1), design=design)
+        model = await run(Train(PODRegression(), inputs, ("u",)), ensemble=data)
+        return model, await run(Evaluate(), model=model, ensemble=data, training=data)
+
+    model, score = asyncio.run(flow())
+    assert isinstance(load_model(model).state(), dict)
+    errors = score.read("relative_l2")
+    assert errors.mean() < 0.02
+    assert errors.mean() < 0.1 * score.read("baseline_nearest").mean()

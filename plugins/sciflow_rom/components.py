@@ -23,6 +23,7 @@ from sciflow_rom.clustering import Cluster
 from sciflow_rom.compression import Compress
 from sciflow_rom.criterion import Assess
 from sciflow_rom.cubatures import AllPoints, EmpiricalCubature
+from sciflow_rom.enrichment import Enrich
 from sciflow_rom.extrapolate import Extrapolate
 from sciflow_rom.pod_regression import PODRegression
 from sciflow_rom.regressors import GaussianProcess, Perceptrons, Polynomial, RadialBasis
@@ -46,6 +47,7 @@ def sciflow_components() -> list[type[Component]]:
         *(ErrorRegression, Logistic, Neighbours),
         PODRegression,
         *(Compress, Assess, Cluster),
+        Enrich,
     ]
 
 

@@ -136,26 +136,41 @@ class Product:
 
     def _sparse(self, operator: Any, snapshots: SnapshotMatrix, rows: slice) -> tuple[np.ndarray, np.ndarray]:
         """The block (only for `matrix`) and what `operator` makes of it."""
-        pieces = [(level, at, *self._rows_of(operator, at)) for level, at in snapshots.pieces(rows)]
-        out = np.empty((snapshots.columns, sum(part.shape[0] for _, _, part, _ in pieces)))
-        own = np.empty_like(out if operator is self.matrix else out[:, :0])
-        done = 0
-        for level, at, part, where in pieces:
-            values = np.empty((snapshots.columns, part.shape[1]))
-            snapshots.at(level, where, values)
-            if self.times is not None:
-                values *= np.sqrt(self.times[level])
-            more = slice(done, done + part.shape[0])
+        runs = [(first, n, at, *self._rows_of(operator, at)) for first, n, at in snapshots.runs(rows)]
+        out = np.empty((snapshots.columns, sum(n * part.shape[0] for _, n, _, part, _ in runs)))
+        own = np.empty((snapshots.columns, rows.stop - rows.start if operator is self.matrix else 0))
+        done = read = 0
+        for first, levels, at, part, where in runs:
+            if not part.shape[0]:
+                continue
+            values = self._values(snapshots, first, levels, where, part.shape[1])
             if operator is self.matrix:
-                first = (
+                begin = (
                     at.start - where.start if isinstance(where, slice) else np.searchsorted(where, at.start)
                 )
-                own[:, more] = values[:, first : first + at.stop - at.start]
+                count = at.stop - at.start
+                more = own[:, read : read + levels * count]
+                more[...] = values[:, :, begin : begin + count].reshape(more.shape)
+                read += levels * count
             for start in range(0, snapshots.columns, SLAB):
-                slab = slice(start, start + SLAB)
-                out[slab, more] = (part @ values[slab].T).T
-            done = more.stop
+                slab = values[start : start + SLAB]
+                result = (part @ slab.reshape(-1, part.shape[1]).T).T.reshape(len(slab), -1)
+                out[start : start + SLAB, done : done + levels * part.shape[0]] = result
+            done += levels * part.shape[0]
         return own.T, out.T
+
+    def _values(
+        self, snapshots: SnapshotMatrix, first: int, levels: int, where: slice | np.ndarray, count: int
+    ) -> np.ndarray:
+        """Some positions of a level or several, with their weights, shape (column, level, position)."""
+        values = np.empty((snapshots.columns, levels, count))
+        if levels > 1:
+            snapshots.whole(first, levels, values.reshape(snapshots.columns, -1))
+        else:
+            snapshots.at(first, where, values[:, 0])
+        if self.times is not None:
+            values *= np.sqrt(self.times[first : first + levels])[:, None]
+        return values
 
     def _rows_of(self, operator: Any, at: slice) -> tuple[Any, Any]:
         """Rows of an operator that belong to some positions, and the positions that they touch."""
@@ -171,8 +186,10 @@ class Product:
                 part = operator[first:last]
             touched = np.unique(part.indices)
             low, high = (int(touched[0]), int(touched[-1]) + 1) if len(touched) else (0, 0)
-            together = high - low <= 1.5 * len(touched)
-            where = slice(low, high) if together else touched
+            whole = at.stop - at.start == operator.shape[1]
+            if whole:
+                low, high = at.start, at.stop
+            where = slice(low, high) if whole or high - low <= 1.5 * len(touched) else touched
             self._cut[key] = part[:, where], where
         return self._cut[key]
 

@@ -89,6 +89,24 @@ class SnapshotMatrix(ABC):
             yield level, slice(first, last)
             at += last - first
 
+    def runs(self, rows: slice) -> Iterator[tuple[int, int, slice]]:
+        """The same with whole levels together.
+
+        Yields
+        ------
+        level, count : int
+            The first one, and how many.
+        where : slice
+            Positions in each; all of them if there are several levels.
+        """
+        first, last = -(-rows.start // self.positions), rows.stop // self.positions
+        if last - first < 2:
+            yield from ((level, 1, where) for level, where in self.pieces(rows))
+            return
+        yield from ((n, 1, w) for n, w in self.pieces(slice(rows.start, first * self.positions)))
+        yield first, last - first, slice(0, self.positions)
+        yield from ((n, 1, w) for n, w in self.pieces(slice(last * self.positions, rows.stop)))
+
     @abstractmethod
     def at(self, level: int, where: slice | np.ndarray, out: np.ndarray) -> None:
         """Read some positions of one of the stacked levels, whichever rank owns them.
@@ -134,21 +152,14 @@ class SnapshotMatrix(ABC):
         """
         count = rows.stop - rows.start
         values = np.empty((self.columns, count)) if out is None else out
-        size = self.positions
-        # Levels that lie in the block whole are read together.
-        first, last = -(-rows.start // size), rows.stop // size
-        if last - first > 1:
-            begin, end = (edge * size - rows.start for edge in (first, last))
-            self.whole(first, last - first, values[:, begin:end])
-            rest = [slice(rows.start, first * size), slice(last * size, rows.stop)]
-        else:
-            rest = [rows]
-        for part in rest:
-            done = part.start - rows.start
-            for level, where in self.pieces(part):
-                more = where.stop - where.start
-                self.at(level, where, values[:, done : done + more])
-                done += more
+        done = 0
+        for level, levels, where in self.runs(rows):
+            part = values[:, done : done + levels * (where.stop - where.start)]
+            if levels > 1:
+                self.whole(level, levels, part)
+            else:
+                self.at(level, where, part)
+            done += part.shape[1]
         return values.T
 
     def look(self, rows: slice, out: np.ndarray) -> np.ndarray:

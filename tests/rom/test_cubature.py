@@ -199,6 +199,19 @@ def test_rows_given_up_leave_the_factorisation_of_those_that_stay():
     assert not active.append(99, rest[2] + 2 * rest[5])
 
 
+def test_nearly_dependent_rows_stay_orthogonal_when_factorised():
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((12, 3)) @ rng.standard_normal((3, 40)) + 1e-9 * rng.standard_normal((12, 40))
+    target = rng.standard_normal(40)
+    active = ActiveSet(target)
+    for i in range(12):
+        assert active.append(i, rows[i], 1.0)
+    residual = active.residual()
+    assert np.abs(rows @ residual).max() < 1e-13
+    expected = target - np.linalg.qr(rows.T)[0] @ (np.linalg.qr(rows.T)[0].T @ target)
+    np.testing.assert_allclose(residual, expected, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

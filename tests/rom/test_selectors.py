@@ -87,6 +87,12 @@ def test_what_a_wrong_choice_costs_is_learned():
     assert np.mean([np.argmin(hard.rank(row)) for row in x]) == 0
 
 
+def test_the_nearest_neighbours_count_most():
+    x, errors = models()
+    ranker = Neighbours(3).train(x, errors, np.random.default_rng(0))
+    np.testing.assert_allclose(ranker.rank(x[5]), np.log10(errors[5]), rtol=1e-5)
+
+
 def test_predicted_errors_are_logarithms_of_errors():
     x, errors = models()
     ranker = ErrorRegression(GaussianProcess(shared=True)).train(x, errors, np.random.default_rng(0))

@@ -93,7 +93,13 @@ def inner_products(
     -------
     ndarray, shape (n, n)
         The identity, for an orthonormal basis.
+
+    Raises
+    ------
+    Invalid
+        If the product is of other positions or time levels.
     """
+    product.check(snapshots)
     total = np.zeros((weights.shape[1], weights.shape[1]))
     for rows in snapshots.blocks(max(1, int(snapshots.height(block) / product.growth))):
         if product.matrix is not None:

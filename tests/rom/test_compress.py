@@ -1,5 +1,6 @@
 """Compression: what is computed from R is what the snapshots say."""
 
+import asyncio
 import signal
 import subprocess
 import sys
@@ -10,7 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sciflow import Context, Invalid, NotFound
+from sciflow import Context, Invalid, NotFound, Resources
+from sciflow import run as run_stage
+from sciflow.executors.mpi import Mpi
+from sciflow.flow import Session, within
+from sciflow.stages.design import Design
+from sciflow.stages.simulate import Simulate
 from sciflow.store import Store
 from sciflow_rom.compression import Compress, load_coordinates
 from sciflow_rom.factor import factorise
@@ -18,6 +24,7 @@ from sciflow_rom.lifting import lift
 from sciflow_rom.products import Product
 from sciflow_rom.snapshots import Held, Snapshots
 from tests.rom.ensembles import write
+from tests.toys import March
 
 METHODS = ["gram", "tsqr"]
 
@@ -192,7 +199,12 @@ import sys
 import tracemalloc
 
 import numpy as np
-from sciflow import Context, Invalid, NotFound
+from sciflow import Context, Invalid, NotFound, Resources
+from sciflow import run as run_stage
+from sciflow.executors.mpi import Mpi
+from sciflow.flow import Session, within
+from sciflow.stages.design import Design
+from sciflow.stages.simulate import Simulate
 from sciflow.store import Store
 from sciflow_rom import factor
 from sciflow_rom.lifting import lift
@@ -341,3 +353,31 @@ def test_too_few_members_and_foreign_artifacts_are_refused(store):
 def test_configurations_that_mean_nothing_are_refused(bad):
     with pytest.raises(Invalid):
         Compress(field="u", **bad)
+
+
+# -- as a part of flows --------------------------------------------------------------------------
+
+
+@pytest.mark.mpi
+def test_a_flow_compresses_on_any_number_of_ranks_what_solvers_stored_in_their_own_order(tmp_path):
+    async def flow(ranks):
+        problem = March(points=9)
+        design = await run_stage(Design(problem=problem, count=6))
+        data = await run_stage(Simulate(problem, seed=1), design=design)
+        stage = Compress(field="v", product="euclidean", tolerance=1e-9)
+        executor, resources = Mpi() if ranks > 1 else None, Resources(ranks=ranks)
+        return data, await run_stage(stage, ensemble=data, executor=executor, resources=resources)
+
+    found = []
+    for ranks in (1, 3):
+        with within(Session(Store(tmp_path / str(ranks)))):
+            data, made = asyncio.run(flow(ranks))
+        assert data.attributes["numberings"]["v"]
+        values = data.read("v").reshape(6, -1)
+        coordinates = load_coordinates(made)
+        np.testing.assert_allclose(coordinates.gram, values @ values.T, rtol=1e-12)
+        assert coordinates.logarithmic == (False, True), "as the problem says"
+        np.testing.assert_array_equal(coordinates.points, data.read("parameters"))
+        assert made.attributes["ensemble"] == data.digest
+        found.append(coordinates.triangle)
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-12, atol=1e-12)

@@ -20,7 +20,7 @@ from sciflow_rom.tables import First, LocalModel
 if TYPE_CHECKING:
     from sciflow.artifact import Artifact
     from sciflow.context import Context
-    from sciflow.reduction import Integrals, Reducible
+    from sciflow.reduction import Integrals, Law, Reducible
     from sciflow_rom.coordinates import Coordinates
     from sciflow_rom.cubatures import HyperReduction
 
@@ -28,6 +28,9 @@ BLOCK = 64 << 20
 """Bytes of snapshots that are read at once."""
 STRESSES = 1e-4
 """Part of the training stresses that their modes may leave, where many integrands would be made of them."""
+
+MANY = 600
+"""Integrands from which on stresses are replaced by their modes."""
 
 
 @dataclass(frozen=True)
@@ -140,8 +143,8 @@ class Assembler:
 
     def states(
         self, basis: LocalBasis, strains: np.ndarray, groups: list[np.ndarray], limit: int
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Stress and history at this rank's points for projected training snapshots.
+    ) -> Iterator[np.ndarray]:
+        """Stresses at this rank's points for projected training snapshots, `separated`.
 
         The history is that of the law along the projected levels of each member.
 
@@ -157,19 +160,18 @@ class Assembler:
 
         Yields
         ------
-        stress : ndarray, shape (point, component)
-        history : ndarray, shape (point, variable)
+        ndarray, shape (point, component)
         """
         take = groups if len(groups) <= limit else [groups[i * len(groups) // limit] for i in range(limit)]
         every = max(1, -(-self.steps * len(take) // limit))
         for number, group in enumerate(take):
             law = self.problem.law(self.integrals.points, self.point(group))
-            history = self.problem.start(len(self.integrals.points))
+            history = start = self.problem.start(len(self.integrals.points))
             for step, a in enumerate(self.coefficients(basis, group)):
                 stress, _, history = law(strains @ a, history, step)
                 # The last level counts always; members take turns with the others.
                 if (step + 1 + number) % every == 0 or step == self.steps - 1:
-                    yield stress, history
+                    yield from separated(law, stress, step, start)
 
     def cubature(
         self,
@@ -194,7 +196,9 @@ class Assembler:
         weights = self.integrals.weights
         if not len(weights):
             return Cubature(np.zeros(0, dtype=np.int64), np.zeros(0), 0.0)
-        products = [np.einsum("qcn,qc->qn", strains, stress) for stress in stresses]
+        many = len(stresses) * strains.shape[2] > MANY
+        few = self.stress_modes(stresses) if many else stresses
+        products = [np.einsum("qcn,qc->qn", strains, stress) for stress in few]
         return rule.reduce(np.hstack(products), weights, start)
 
     def stress_modes(self, stresses: np.ndarray) -> np.ndarray:
@@ -239,7 +243,7 @@ class Assembler:
         rule : HyperReduction
             How the points are chosen.
         """
-        points = self.cubature(rule, test[1], self.stress_modes(stresses))
+        points = self.cubature(rule, test[1], stresses)
         where = self.integrals.places[points.points]
         tables = self.tables(test[1], test[0], points)
         # Kept in single precision: an indicator needs no more, and it is most of what is stored.
@@ -292,7 +296,7 @@ class Assembler:
         """
         modes = self.lift(basis)
         strains = self.integrals.strains(modes)
-        stresses = np.stack([s for s, _ in self.states(basis, strains, groups, settings.states)])
+        stresses = np.stack(list(self.states(basis, strains, groups, settings.states)))
         chosen = self.cubature(settings.rule, strains, stresses, self._starting(start))
         duals = self.dual_modes(groups, settings)
         gaps, cubature = self.watched(duals, chosen)
@@ -302,7 +306,7 @@ class Assembler:
         if test is not None:
             if near:
                 others = self.states(basis, strains, near, settings.states)
-                stresses = np.concatenate([stresses, np.stack([s for s, _ in others])])
+                stresses = np.stack([*stresses, *others])
             probe = self.probe(strains, test, stresses, settings.probe_rule)
         error = float(max_ranks(np.array([cubature.error]), self.ctx.comm)[0])
         rows = self.gathered(modes, self.integrals.rows)
@@ -372,6 +376,28 @@ class Assembler:
         weights = np.zeros(len(places))
         weights[cubature.points] = cubature.weights
         return gaps, Cubature(points, weights[points], cubature.error)
+
+
+def separated(law: Law, stress: np.ndarray, step: int, start: np.ndarray) -> list[np.ndarray]:
+    """A stress without what the law gives for no strain, and that: a source, where there is one.
+
+    Parameters
+    ----------
+    law : Law
+        Of the state.
+    stress : ndarray, shape (point, component)
+    step : int
+    start : ndarray, shape (point, variable)
+        History before the first step.
+
+    Notes
+    -----
+    In equilibrium the integrals of all forces vanish where sources are part of the law, and a cubature
+    that only knows their sum may put its whole weight where nothing happens. Each part has integrals
+    that are not zero.
+    """
+    source = law(np.zeros_like(stress), start, step)[0]
+    return [stress - source, source] if source.any() else [stress]
 
 
 def _single(values: np.ndarray) -> np.ndarray:

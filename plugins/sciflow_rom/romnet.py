@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sciflow.store import Writer
     from sciflow_rom.online_slice import RomModel
 
-_POINTS, _PROBE, _SELECTOR = EmpiricalCubature(), EmpiricalCubature(1e-2), ErrorRegression()
+_POINTS, _PROBE, _SELECTOR = EmpiricalCubature(), EmpiricalCubature(5e-3), ErrorRegression()
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class RomNet(Surrogate):
     coverage: float = 0.9
     calibration: int = 20
     states: int = 64
-    newton_tolerance: float = 1e-6
+    newton_tolerance: float = 1e-5
     iterations: int = 25
     dual_tolerance: float = 1e-3
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -44,7 +45,12 @@ class Space:
 
     def scale(self, points: np.ndarray) -> np.ndarray:
         """Scaled parameters, shape (..., parameter)."""
-        logs = self.logarithmic
-        if logs.any():
-            points = np.where(logs, np.log(np.where(logs, np.maximum(points, 1e-300), 1.0)), points)
-        return np.asarray((points - self.mean) / self.spread)
+        values = np.array(points, dtype=np.float64)
+        logs = self._logs
+        if logs.size:
+            values[..., logs] = np.log(np.maximum(values[..., logs], 1e-300))
+        return np.asarray((values - self.mean) / self.spread)
+
+    @cached_property
+    def _logs(self) -> np.ndarray:
+        return np.flatnonzero(self.logarithmic)

@@ -30,7 +30,13 @@ from sciflow_rom.tables import First
 from tests.rom.toys import Bar, Remember, Rod
 from tests.toys import Least, Wave
 
-CHEAP = {"selector": Remember(), "indicator_modes": 12, "newton_tolerance": 1e-9}
+# Errors are a tenth of a percent here, so the indicator has to be finer than by default.
+CHEAP = {
+    "selector": Remember(),
+    "indicator_modes": 14,
+    "indicator_points": EmpiricalCubature(5e-4),
+    "newton_tolerance": 1e-9,
+}
 
 
 def made(folder, problem, members, clusters, **settings):
@@ -214,7 +220,8 @@ def test_the_hyper_reduced_model_is_close_to_the_one_with_all_points(rod, tmp_pa
     fine = rebuilt(rod, tmp_path, hyper_reduction=EmpiricalCubature(1e-6))
     rough = [hyper_error(rod, few, every, m) for m in rod.artifact.read("test_members")]
     close = [hyper_error(rod, fine, every, m) for m in rod.artifact.read("train_members")]
-    assert max(rough) < 1e-2
+    assert np.median(rough) < 2e-3
+    assert max(rough) < 5e-2
     assert np.median(close) < 1e-5, "what the points were chosen for"
     assert len(few.local[0].tables.weights) < len(every.local[0].tables.weights) / 2
 

@@ -58,9 +58,11 @@ def _criterion(artifact: Artifact) -> str:
 
 
 def _curves(artifact: Artifact) -> Figure:
+    import matplotlib as mpl
+
     made, axes = figure(2, width=10, height=3.6)
     clusters, last = artifact.read("clusters"), int(artifact.read("modes").max())
-    shades = np.linspace(0.85, 0.0, len(clusters))
+    shades = mpl.colormaps["viridis"](np.linspace(0.85, 0.0, len(clusters)))
     for ax, name, title in (
         (axes[0, 0], "error", "predicted mean error"),
         (axes[0, 1], "width", "width of the clusters, from above"),
@@ -68,7 +70,7 @@ def _curves(artifact: Artifact) -> Figure:
         curves = artifact.read(name)
         for row, k in enumerate(clusters.tolist()):
             steps = np.arange(1, last + 1)
-            colour = GREY if k == 1 else (0.14 + 0.7 * shades[row], 0.41 + 0.2 * shades[row], 0.69)
+            colour = GREY if k == 1 else tuple(shades[row])
             label = "one basis" if k == 1 else f"K = {k}"
             mark = MARKS[row % len(MARKS)]
             values = np.where(curves[row, 1 : last + 1] > 0, curves[row, 1 : last + 1], np.nan)
@@ -77,6 +79,7 @@ def _curves(artifact: Artifact) -> Figure:
         if artifact.attributes["choice"] != "none" and name == "error":
             _mark(ax, artifact, curves, clusters)
         ax.set_yscale("log")
+        ax.xaxis.get_major_locator().set_params(integer=True)
         ax.set_title(title)
         ax.set_xlabel("modes n", fontsize=9)
     axes[0, 0].legend(frameon=False, fontsize=7, ncols=2)

@@ -88,8 +88,8 @@ def factorise(
 
     Notes
     -----
-    Memory: two blocks and three matrices of (column, column) with the Gram path; the other one stacks
-    up to eight such matrices three times.
+    Memory: two blocks and three matrices of (column, column); above 1300 columns, orthogonal
+    transformations take one block and eight such matrices.
     """
     product = product or Product()
     product.check(snapshots)

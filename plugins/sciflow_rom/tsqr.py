@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sciflow.errors import Invalid
+from sciflow_rom.snapshots import BLOCK
 
 if TYPE_CHECKING:
     from sciflow.context import Comm
@@ -75,13 +76,14 @@ class Householder(Accumulator):
 
     def __init__(self, columns: int, state: np.ndarray | None = None) -> None:
         self._factor = np.zeros((0, columns)) if state is None else state
-        self._stack = np.empty((columns, (TALL + 1) * columns))
+        self._height = tall(columns)
+        self._stack = np.empty((columns, columns + self._height))
 
     def add(self, block: np.ndarray) -> None:
         """Take in a block, shape (row, column)."""
-        above, height = len(self._factor), TALL * block.shape[1]
-        for start in range(0, len(block), height):
-            part = block[start : start + height]
+        above = len(self._factor)
+        for start in range(0, len(block), self._height):
+            part = block[start : start + self._height]
             # Transposed as LAPACK wants it: no copy that jumps through memory.
             stack = self._stack[:, : above + len(part)]
             stack[:, :above], stack[:, above:] = self._factor.T, part.T
@@ -140,6 +142,17 @@ class Gram(Accumulator):
             mpi: Any = comm
             mpi.Allreduce(np.ascontiguousarray(self._sum), total)
         return shared(root_of(total), comm)
+
+
+def tall(columns: int) -> int:
+    """New rows of one factorisation.
+
+    Notes
+    -----
+    The stack, numpy's copy of it and LAPACK's, and the factor take ``8 N (3 (N + h) + N)`` bytes for `h` new
+    rows: as many as fit in a block and three matrices of ``N x N``, but no fewer than `N`.
+    """
+    return max(columns, min(TALL * columns, BLOCK // (24 * columns) - columns // 3))
 
 
 def triangular(values: np.ndarray) -> np.ndarray:

@@ -24,6 +24,7 @@ from sciflow_rom.clusterers import KMedoids
 from sciflow_rom.clustering import Cluster
 from sciflow_rom.compression import Compress, load_coordinates
 from sciflow_rom.cubatures import AllPoints, EmpiricalCubature
+from sciflow_rom.galerkin import Tables
 from sciflow_rom.planning import left_out, plan
 from sciflow_rom.romnet import BuildRom, RomNet
 from sciflow_rom.tables import First
@@ -275,7 +276,25 @@ def test_a_killed_build_goes_on_and_gives_the_same_model(rod, tmp_path, monkeypa
         )
 
 
-def test_bases_are_orthonormal_and_span_their_members(rod):
+def test_the_points_know_the_source(rod):
+    """In equilibrium, forces and source cancel; each of them has to be integrated all the same."""
+    model, line = load_model(rod.artifact), rod.problem.integrals(Context())
+    coordinates = load_coordinates(rod.compression)
+    parts = {n: rod.compression.read(n) for n in MODEL}
+    chosen = plan(rod.rom, coordinates, parts, rod.clustering, 0)
+    for cluster, rows in enumerate(chosen.clusters):
+        tables, modes = model.local[cluster].tables, rod.artifact.read(f"basis_{cluster}")
+        every = Tables(line.strains(modes), line.weights, line.points, tables.loads)
+        for row in rows:
+            mu = point(rod, int(chosen.known.members[row]))
+            few, whole = (
+                t.weighted @ rod.problem.law(t.points, mu)(np.zeros((len(t.points), 2)), None, 0)[0].ravel()
+                for t in (tables, every)
+            )
+            assert relative(few, whole) < 1e-2
+
+
+def test_bases_are_those_of_the_plan(rod):
     coordinates = load_coordinates(rod.compression)
     parts = {n: rod.compression.read(n) for n in MODEL}
     chosen = plan(rod.rom, coordinates, parts, rod.clustering, 0)

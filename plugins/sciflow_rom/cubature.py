@@ -232,6 +232,8 @@ def _check_start(start: Cubature, count: int) -> None:
     outside = (start.points < 0) | (start.points >= count)
     if outside.any():
         raise Invalid(f"the cubature to start from has the point {start.points[outside][0]} of {count}")
+    if start.points.shape != start.weights.shape or not (start.weights >= 0).all():
+        raise Invalid("the cubature to start from needs one weight for each point, none of them negative")
 
 
 def _begin(moments: Moments, start: Cubature | None) -> ActiveSet:

@@ -221,6 +221,7 @@ def test_nearly_dependent_rows_stay_orthogonal_when_factorised():
         (lambda g, w: (np.where(np.arange(12) == 4, np.nan, g), w, 1e-3, None), "the first is 4"),
         (lambda g, w: (g, w, 0.0, None), "tolerance"),
         (lambda g, w: (g, w, 1e-3, Cubature(np.array([300]), np.ones(1), 0.0)), "point 300 of 300"),
+        (lambda g, w: (g, w, 1e-3, Cubature(np.array([3]), -np.ones(1), 0.0)), "none of them negative"),
     ],
 )
 def test_what_cannot_be_integrated_is_refused(change, message):

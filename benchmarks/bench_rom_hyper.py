@@ -182,7 +182,7 @@ def scaled_points(family: Family) -> np.ndarray:
 
 def bench_pod_regression() -> Iterator[Figure]:
     """Mean error of POD and regression over 100 unseen members, beside baselines that learn nothing."""
-    from sciflow_rom.dictionary import affine, better_normalised
+    from sciflow_rom.affine import affine, better_normalised
     from sciflow_rom.regressors import GaussianProcess, Perceptrons, Polynomial, RadialBasis
 
     analytic = GaussianProcess("squared_exponential")

@@ -12,8 +12,8 @@ from sciflow.errors import Invalid
 from sciflow.samples import Samples, Signature
 from sciflow.schema import Field
 from sciflow.surrogate import Arrays, Model
+from sciflow_rom.affine import Affine, affine, better_normalised, flattened, relative_errors
 from sciflow_rom.coordinates import Coordinates
-from sciflow_rom.regression import fit_radial
 
 if TYPE_CHECKING:
     from sciflow.context import Comm, Context
@@ -24,104 +24,6 @@ if TYPE_CHECKING:
 _BATCH = 64
 _MOST = 8192
 """Samples that a Gram matrix is made of at most."""
-
-
-class Affine:
-    """A mean and modes about it, of one field.
-
-    Attributes
-    ----------
-    mean : ndarray, shape (dof,)
-    modes : ndarray, shape (dof, n)
-        Orthonormal up to the rounding of the field's type, which they have.
-    normalised : bool
-        They are those of fields divided by their norm, whose logarithm is one more coefficient.
-    """
-
-    def __init__(self, mean: np.ndarray, modes: np.ndarray, normalised: bool = False) -> None:
-        self.mean, self.modes, self.normalised = mean, modes, normalised
-
-    @property
-    def count(self) -> int:
-        """How many coefficients there are."""
-        return self.modes.shape[1] + self.normalised
-
-    def project(self, rows: np.ndarray) -> np.ndarray:
-        """Coefficients of fields, shape (batch, count)."""
-        if not self.normalised:
-            return np.asarray((rows - self.mean) @ self.modes)
-        sizes = _sizes(rows)
-        return np.column_stack([(rows / sizes - self.mean) @ self.modes, np.log(sizes)])
-
-    def lift(self, coefficients: np.ndarray) -> np.ndarray:
-        """Fields of coefficients, shape (batch, dof)."""
-        last = self.modes.shape[1]
-        fields = coefficients[:, :last].astype(self.modes.dtype) @ self.modes.T + self.mean
-        return np.asarray(fields * np.exp(coefficients[:, last:]) if self.normalised else fields)
-
-
-def _sizes(rows: np.ndarray) -> np.ndarray:
-    """Norms of fields, shape (member, 1); those of nearly nothing count as 1e-8 of the largest."""
-    sizes = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
-    return np.asarray(np.maximum(sizes, 1e-8 * sizes.max(initial=0.0) or 1.0))
-
-
-def affine(rows: np.ndarray, most: int, tolerance: float, normalised: bool = False) -> Affine:
-    """Mean and modes of some fields.
-
-    Parameters
-    ----------
-    rows : ndarray, shape (member, dof)
-        One field of each member.
-    most : int
-        Largest number of modes.
-    tolerance : float
-        What may be left of the variation about the mean, relative in the Frobenius norm.
-    normalised : bool
-        See `Affine`.
-
-    Notes
-    -----
-    By the eigenvectors of the members' Gram matrix: singular values below 1e-7 of the largest are noise and
-    never taken. Where nothing varies, the one mode is zero. Cost: O(member^2 dof).
-    """
-    rows = rows if rows.dtype.kind == "f" else rows.astype(np.float64)
-    if normalised:
-        rows = (rows / _sizes(rows)).astype(rows.dtype)
-    mean = rows.mean(axis=0, dtype=np.float64)
-    gram = np.zeros((len(rows), len(rows)))
-    for begin in range(0, rows.shape[1], 8192):
-        part = rows[:, begin : begin + 8192] - mean[begin : begin + 8192]
-        gram += part @ part.T
-    values, vectors = np.linalg.eigh(gram)
-    values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
-    real = int((values > 1e-14 * values[0]).sum()) if values[0] > 0 else 0
-    tails = np.append(np.cumsum(values[::-1])[::-1], 0.0)
-    enough = int(np.argmax(tails <= tolerance**2 * tails[0]))
-    count = min(most, real, enough)
-    if not count:
-        return Affine(mean.astype(rows.dtype), np.zeros((rows.shape[1], 1), dtype=rows.dtype), normalised)
-    weights = vectors[:, :count] / np.sqrt(values[:count])
-    # Centred weights: rows.T @ w needs no centred copy of the rows.
-    modes = rows.T @ (weights - weights.mean(axis=0)).astype(rows.dtype)
-    return Affine(mean.astype(rows.dtype), np.ascontiguousarray(modes), normalised)
-
-
-def better_normalised(rows: np.ndarray, features: np.ndarray, most: int, tolerance: float) -> bool:
-    """Whether fields are predicted better with their norm as a coefficient of its own.
-
-    Every fifth member is left out and predicted both ways, by radial functions.
-    """
-    out = np.arange(len(rows)) % 5 == 4
-    if len(rows) < 10:
-        return False
-    errors = []
-    for normalised in (False, True):
-        basis = affine(rows[~out], most, tolerance, normalised)
-        fitted = fit_radial(features[~out], basis.project(rows[~out]))
-        found = basis.lift(fitted.predict(features[out]))
-        errors.append(_errors({"": found}, {"": rows[out]}).mean())
-    return bool(errors[1] < errors[0])
 
 
 class Features:
@@ -144,18 +46,13 @@ class Features:
         """Features of a batch, shape (batch, feature)."""
         columns = []
         for name in self.signature.inputs:
-            rows = _flat(x[name])
+            rows = flattened(x[name])
             if name in self.logarithmic:
                 if not (rows > 0).all():
                     raise Invalid(f"the input {name!r} has no logarithm: its least value is {rows.min()}")
                 rows = np.log(rows)
             columns.append(self.bases[name].project(rows) if name in self.bases else rows)
         return np.hstack(columns).astype(np.float64)
-
-
-def _flat(values: np.ndarray) -> np.ndarray:
-    array = np.asarray(values)
-    return array.reshape(len(array), -1)
 
 
 class Dictionary(Model):
@@ -290,7 +187,7 @@ def fit_dictionary(config: PODRegression, samples: Samples, ctx: Context) -> Dic
         regressions.append(config.regressor.train(seen[members], values.astype(np.float64), ctx.rng(k)))
     model = Dictionary(signature, features, bases, regressions, None)
     if len(clusters) > 1:
-        errors = np.stack([_errors(model.answer(seen, k), y) for k in range(len(clusters))], axis=1)
+        errors = np.stack([relative_errors(model.answer(seen, k), y) for k in range(len(clusters))], axis=1)
         model.ranker = config.selector.train(seen, errors, ctx.rng(len(clusters)))
     return load_dictionary(config, _of_first(model.state(), ctx.comm), signature)
 
@@ -323,22 +220,12 @@ def _clusters(config: PODRegression, y: Arrays, seen: np.ndarray, ctx: Context) 
     return [p for p in parts if len(p)]
 
 
-def _errors(found: Arrays, y: Arrays) -> np.ndarray:
-    """Relative error of each member, the mean square over the outputs, shape (member,)."""
-    total = np.zeros(len(next(iter(y.values()))))
-    for name, rows in y.items():
-        gaps = np.linalg.norm(_flat(found[name]).astype(np.float64) - rows, axis=1)
-        sizes = np.linalg.norm(rows.astype(np.float64), axis=1)
-        total += np.square(np.divide(gaps, sizes, out=np.minimum(gaps, 1.0), where=sizes > 0))
-    return np.asarray(np.sqrt(total / len(y)))
-
-
 def errors_of(model: Dictionary, samples: Samples, comm: Comm) -> float:
     """Mean relative error of a model over the samples of all ranks."""
     sums = np.zeros(2)
     for batch in samples.batches(_BATCH, seed=None):
         if len(batch):
-            errors = _errors(model.predict(batch.x), {n: _flat(v) for n, v in batch.y.items()})
+            errors = relative_errors(model.predict(batch.x), {n: flattened(v) for n, v in batch.y.items()})
             sums += errors.sum(), len(errors)
     if comm.size > 1:
         mpi: Any = comm
@@ -368,7 +255,7 @@ def gathered(samples: Samples, comm: Comm) -> tuple[dict[str, np.ndarray], dict[
     found: dict[str, dict[str, np.ndarray]] = {"x": {}, "y": {}}
     for (side, name), shape in shapes.items():
         field = (signature.inputs if side == "x" else signature.outputs)[name]
-        parts = [_flat((b.x if side == "x" else b.y)[name]) for b in batches]
+        parts = [flattened((b.x if side == "x" else b.y)[name]) for b in batches]
         empty = np.empty((0, int(np.prod(shape))), dtype=field.dtype)
         found[side][name] = _everyone(np.concatenate([empty, *parts]), comm)
     if not all(len(v) for v in found["y"].values()):

@@ -15,8 +15,8 @@ from sciflow.stages.evaluate import Evaluate
 from sciflow.stages.simulate import Simulate
 from sciflow.stages.train import Train, load_model
 from sciflow.testing import check_surrogate
+from sciflow_rom.affine import affine, better_normalised
 from sciflow_rom.clusterers import KMedoids
-from sciflow_rom.dictionary import affine, better_normalised
 from sciflow_rom.gaussian import _objective
 from sciflow_rom.pod_regression import PODRegression
 from sciflow_rom.regression import exponents

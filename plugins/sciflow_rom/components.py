@@ -54,7 +54,8 @@ def sciflow_components() -> list[type[Component]]:
 @hookimpl
 def sciflow_report(artifact: Artifact) -> list[tuple[str, str]] | None:
     """What a report says of a criterion, of clusters, of a reduced model and of its extrapolation."""
-    from sciflow_rom import report_criterion, report_extrapolation, report_rom
+    from sciflow_rom import report_criterion, report_enrichment, report_extrapolation, report_rom
 
     parts = (report_criterion, report_rom, report_extrapolation)
-    return next((found for part in parts if (found := part.sections(artifact))), [])
+    made: list[tuple[str, str]] = next((found for part in parts if (found := part.sections(artifact))), [])
+    return made + report_enrichment.sections(artifact)

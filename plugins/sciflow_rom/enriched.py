@@ -160,7 +160,7 @@ def _about(done: Enrichment) -> dict[str, Any]:
                 "members": len(region.cases),
                 "modes": region.modes,
                 "points": len(region.places),
-                "cubature_error": region.error if np.isfinite(region.error) else None,
+                "cubature_error": region.error,
             }
         )
     return {

@@ -170,7 +170,8 @@ class Growth:
             begun = Weighted.empty(len(block))
             duals[name] = add(begun, block, tolerance=max(self.rom.dual_tolerance, 1e-7)).basis
         places = self.artifact.read(f"places_{cluster}")
-        return Region(local, basis, duals, places, float("nan"), cases)
+        error = float(self.artifact.attributes["rom"]["clusters"][cluster]["cubature_error"])
+        return Region(local, basis, duals, places, error, cases)
 
     def _known(self, basis: Weighted, rows: np.ndarray, points: np.ndarray) -> Cases:
         found = []

@@ -108,8 +108,9 @@ class Calibration:
     members: int
 
     def __call__(self, indicator: float) -> tuple[float, float]:
-        """Estimate and upper bound of the relative error."""
-        return self.factor * indicator, self.bound * indicator
+        """Estimate and upper bound of the relative error; NaN for NaN."""
+        known = np.isfinite(self.bound) or np.isnan(indicator)
+        return self.factor * indicator, self.bound * indicator if known else np.inf
 
 
 def calibrate(indicators: np.ndarray, errors: np.ndarray, coverage: float) -> Calibration:

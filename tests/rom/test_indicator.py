@@ -103,6 +103,12 @@ def test_a_member_without_indicator_makes_the_bound_larger():
     assert calibrate(np.zeros(0), np.zeros(0), 0.8) == Calibration(1.0, np.inf, 0.8, 0)
 
 
+def test_without_a_bound_nothing_is_promised():
+    assert Calibration(1.0, np.inf, 0.9, 0)(0.0) == (0.0, np.inf)
+    assert Calibration(2.0, 3.0, 0.9, 9)(0.1) == pytest.approx((0.2, 0.3))
+    assert np.isnan(Calibration(1.0, np.inf, 0.9, 0)(np.nan)).all()
+
+
 def test_rank_correlation_is_that_of_scipy():
     from scipy.stats import spearmanr
 

@@ -261,7 +261,7 @@ class Enrichment:
     @cached_property
     def model(self) -> RomModel:
         """The present model; its estimates are bare indicators."""
-        from sciflow_rom.growth import answering
+        from sciflow_rom.site import answering
 
         local = [self.region(k).model for k in range(len(self.done[-1].versions))]
         return answering(self.base, local, self.stage.selector, self.rounds.ranker(self.number))
@@ -397,13 +397,15 @@ def grow(
 
     from sciflow.artifact.snapshot import Snapshot
     from sciflow_rom.growth import Growth, Rules
+    from sciflow_rom.site import Site
 
     rules = Rules(
         stage.modes, stage.truncation * stage.tolerance, stage.share, stage.far, stage.tolerance,
         stage.selector, stage.seed,
     )  # fmt: skip
     rounds = Rounds(Path(payload["rounds"]))
-    growth = Growth(inputs["model"], inputs["ensemble"], inputs["compression"], rules, rounds, ctx)
+    site = Site(inputs["model"], inputs["ensemble"], inputs["compression"], ctx)
+    growth = Growth(site, rules, rounds)
     if payload["round"] == 0:
         growth.prepare()
         return

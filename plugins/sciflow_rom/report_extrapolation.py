@@ -75,7 +75,10 @@ def _members(artifact: Artifact) -> str:
 
 
 def maps(artifact: Artifact, name: str) -> Figure:
-    """Full and reduced field at the last level of the member with the largest error, and their gap."""
+    """Full and reduced field at the last level of the member with the largest error, and their gap.
+
+    Colours go with the square root, so that a zone is seen beside its peak.
+    """
     truth, found = artifact.read(f"example_truth_{name}"), artifact.read(f"example_{name}")
     made, axes = figure(3, width=10.4, height=3.1)
     top = float(max(truth.max(), found.max()))
@@ -105,19 +108,20 @@ def _mesh(artifact: Artifact, points: int) -> dict[str, Any]:
 
 
 def _draw(ax: Any, mesh: dict[str, np.ndarray], values: np.ndarray, least: float, most: float) -> Any:
+    from matplotlib.colors import PowerNorm
+
+    style: dict[str, Any] = {"cmap": "inferno", "norm": PowerNorm(0.5, least, most)}
     if not mesh:
         ax.set_xlabel("integration point", fontsize=9)
-        return ax.scatter(
-            np.arange(len(values)), values, c=values, s=6, cmap="inferno", vmin=least, vmax=most
-        )
+        return ax.scatter(np.arange(len(values)), values, c=values, s=6, **style)
     ax.set_aspect("equal")
     ax.set_axis_off()
     if "faces" in mesh:
         x, y = mesh["node"].T
         means = values.reshape(len(mesh["faces"]), -1).mean(axis=1)
-        return ax.tripcolor(x, y, mesh["faces"], facecolors=means, cmap="inferno", vmin=least, vmax=most)
+        return ax.tripcolor(x, y, mesh["faces"], facecolors=means, **style)
     x, y = mesh["point"].T
-    return ax.scatter(x, y, c=values, s=4, cmap="inferno", vmin=least, vmax=most)
+    return ax.scatter(x, y, c=values, s=4, **style)
 
 
 def _trained(ax: Any, artifact: Artifact) -> np.ndarray:
@@ -126,7 +130,7 @@ def _trained(ax: Any, artifact: Artifact) -> np.ndarray:
     trained = artifact.attributes["trained"]
     if 0 < trained < len(times):
         ax.axvspan(0, times[trained - 1], color=GREY, alpha=0.2, lw=0, label="steps of the training")
-    ax.set_xlabel("time", fontsize=9)
+    ax.set_xlabel(f"time, {artifact.schema.fields['time'].unit}", fontsize=9)
     return times
 
 

@@ -201,8 +201,10 @@ def reduced_errors(
     return table[:, 0], table[:, 1], table[:, 2]
 
 
-def _calibrated(model: RomModel, made: Plan, coordinates: Coordinates) -> dict[str, float]:
-    """Calibrate in place; what was found on the members that nothing has seen."""
+def _calibrated(
+    model: RomModel, made: Plan, coordinates: Coordinates
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Calibrate in place; figures and values of the members that nothing has seen."""
     checks: dict[str, float] = {}
     if model.config.indicator_modes:
         errors, indicators, _ = reduced_errors(model, made.bases, coordinates, made.held)
@@ -213,12 +215,13 @@ def _calibrated(model: RomModel, made: Plan, coordinates: Coordinates) -> dict[s
         if model.config.indicator_modes and np.isfinite(estimates).all():
             checks["test_coverage"] = covered(uppers, errors)
             checks["test_spearman"] = spearman(errors, estimates) if len(errors) > 2 else 0.0
-    return {k: v for k, v in checks.items() if np.isfinite(v)}
+    values = {"check_error": errors, "check_estimate": estimates, "check_upper": uppers}
+    return {k: v for k, v in checks.items() if np.isfinite(v)}, values
 
 
 def _store(
     model: RomModel, made: Plan, parts: Mapping[str, np.ndarray], ensemble: Artifact,
-    checks: Mapping[str, float], folder: Path, out: Writer,
+    checks: tuple[Mapping[str, float], Mapping[str, np.ndarray]], folder: Path, out: Writer,
 ) -> None:  # fmt: skip
     for name in MODEL:
         out.write(name, parts[name], MODEL[name])
@@ -238,6 +241,8 @@ def _store(
                 "cubature_error": one.error,
             }
         )
+    for name, values in checks[1].items():
+        out.write(name, values, Field(("sample",), "1", "float64", "of each of test_members"))
     out.write("calibration_members", made.held, MODEL["train_members"])
     store_model(model.config, model, [], out)
     bound = model.calibration.bound
@@ -250,7 +255,7 @@ def _store(
             "calibration_members": model.calibration.members,
             "coverage": model.config.coverage,
             "bound": bound if np.isfinite(bound) else None,
-            **checks,
+            **checks[0],
         },
     )
 

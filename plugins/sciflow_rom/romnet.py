@@ -184,7 +184,10 @@ class BuildRom(Stage):
     def check(self, inputs: Mapping[str, Artifact]) -> None:
         """Also refuse inputs that do not belong together, and a problem without a weak form."""
         super().check(inputs)
-        require(self.surrogate.problem)
+        from sciflow.provenance import components_in
+
+        for part in components_in(self.surrogate):
+            require(part)
         problem = self.surrogate.reducible
         ensemble, compression, clustering = (inputs[n] for n in self.inputs)
         if ensemble.attributes.get("problem") != problem.to_json():

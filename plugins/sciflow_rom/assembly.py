@@ -14,7 +14,7 @@ from sciflow_rom.cubature import Cubature
 from sciflow_rom.galerkin import Tables
 from sciflow_rom.gappy import completed, gappy
 from sciflow_rom.indicator import Probe
-from sciflow_rom.ranks import from_first, gather_rows, max_ranks, sum_ranks
+from sciflow_rom.ranks import all_rows, from_first, gather_rows, max_ranks, sum_ranks
 from sciflow_rom.tables import First, LocalModel
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from sciflow_rom.coordinates import Coordinates
     from sciflow_rom.cubatures import HyperReduction
 
-BLOCK = 64 << 20
-"""Bytes of snapshots that are read at once."""
 STRESSES = 1e-4
 """Part of the training stresses that their modes may leave, where many integrands would be made of them."""
 
@@ -120,18 +118,21 @@ class Assembler:
         return int(np.prod(self.problem.shape(self.problem.unknown)))
 
     def lift(self, basis: LocalBasis) -> np.ndarray:
-        """Modes at this rank's unknowns, shape (row, mode); one pass over the snapshots of the basis."""
-        rows, level = self.integrals.rows, self.dofs * 8
-        gather = self.ensemble.gather(self.problem.unknown)
-        modes = np.zeros((len(rows), basis.weights.shape[1]))
-        block = max(1, BLOCK // level)
-        for begin in range(0, len(basis.columns), block):
-            part = slice(begin, begin + block)
-            columns = basis.columns[part]
-            levels = np.maximum(self.coordinates.levels[columns], 0)
-            found = gather.read(self.coordinates.members[columns], levels)
-            modes += found.reshape(len(columns), -1)[:, rows].T @ basis.weights[part]
-        return modes
+        """Modes at this rank's unknowns, shape (row, mode); one pass over the snapshots of the basis.
+
+        Each rank reads an equal share of every snapshot, whichever part of the mesh it has.
+        """
+        from sciflow_rom.lifting import lift
+        from sciflow_rom.snapshots import Snapshots
+
+        known, columns = self.coordinates, basis.columns
+        members = np.unique(known.members[columns])
+        snapshots = Snapshots(self.ensemble, self.problem.unknown, members, "level", self.ctx.comm)
+        weights = np.zeros((snapshots.columns, basis.weights.shape[1]))
+        levels = np.maximum(known.levels[columns], 0)
+        weights[np.searchsorted(members, known.members[columns]) * self.steps + levels] = basis.weights
+        share = np.concatenate([values for _, values in lift(snapshots, weights)])
+        return np.asarray(all_rows(share, self.ctx.comm)[self.integrals.rows])
 
     def coefficients(self, basis: LocalBasis, group: np.ndarray) -> np.ndarray:
         """Projections of one member's levels on a basis, shape (step, mode)."""

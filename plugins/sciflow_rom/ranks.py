@@ -32,6 +32,27 @@ def gather_rows(values: np.ndarray, comm: Comm) -> np.ndarray:
     return found.reshape(-1, *values.shape[1:])
 
 
+def all_rows(values: np.ndarray, comm: Comm) -> np.ndarray:
+    """The rows of all ranks, rank after rank, on every rank; collective, as plain buffers.
+
+    Parameters
+    ----------
+    values : ndarray of float64, shape (n, m)
+        Any number of rows.
+    comm : Comm
+        With several ranks an mpi4py communicator.
+    """
+    if comm.size == 1:
+        return values
+    mpi: Any = comm
+    mine = np.ascontiguousarray(values)
+    counts = np.zeros(comm.size, dtype=np.int64)
+    mpi.Allgather(np.array([mine.size], dtype=np.int64), counts)
+    found = np.empty(int(counts.sum()))
+    mpi.Allgatherv(mine.reshape(-1), [found, counts.tolist()])
+    return found.reshape(-1, values.shape[1])
+
+
 def sum_ranks(values: np.ndarray, comm: Comm) -> np.ndarray:
     """The sum over the ranks, on every rank; collective."""
     if comm.size == 1:

@@ -23,7 +23,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rules:
-    """How regions grow; see `sciflow_rom.enrichment.Enrich`."""
+    """How regions grow; see `sciflow_rom.enrichment.Enrich`.
+
+    Attributes
+    ----------
+    modes : int
+        Of a region, at most.
+    left : float
+        Part of its solutions that truncation may leave.
+    share : int
+        Regions that a solution is added to.
+    far : float
+        Sine to every medoid beyond which a solution founds a region,
+    near : float
+        unless its relative error of projection on one of them is at most this.
+    selector : Selector
+        Ranks the regions.
+    seed : int
+        Of the selector's training.
+    """
 
     modes: int
     left: float
@@ -126,11 +144,7 @@ class Growth:
         except Diverged:
             return None, None
         rest = one.columns - regions[found.cluster].basis.modes @ found.coefficients.T
-        sizes = [
-            float(np.einsum("ij,ji->", self.site.inner(c, c), np.eye(c.shape[1])))
-            for c in (rest, one.columns)
-        ]
-        error = (sizes[0] / sizes[1]) ** 0.5
+        error = self.site.norm(rest) / self.site.norm(one.columns)
         return (found.estimate, error) if np.isfinite(found.estimate) else (None, error)
 
     def _added(

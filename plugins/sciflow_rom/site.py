@@ -76,7 +76,7 @@ class Site:
 
     def norm(self, columns: np.ndarray) -> float:
         """Norm of all columns together."""
-        return float(np.trace(self.inner(columns, columns))) ** 0.5
+        return float(np.sqrt(np.trace(self.inner(columns, columns))))
 
     def columns(self, artifact: Artifact, member: int) -> np.ndarray:
         """The unknown of a member, shape (dof, step)."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sciflow.flow import Session
 
 SEEDS = int(os.environ.get("SCIFLOW_BENCH_SEEDS", "3"))
-CELLS, MEMBERS, QUERIES, CLUSTERS = 40, 120, 1000, 3
+CELLS, MEMBERS, QUERIES, CLUSTERS = 32, 120, 1000, 3
 TRAINED, ASKED = (1.0, 10.0), (10.0, 1000.0)
 """Amplitudes of the source: the first decade, and the two behind it."""
 TOLERANCE, BUDGET = 0.03, 0.1
@@ -68,7 +68,15 @@ async def _made(seed: int) -> tuple[Artifact, Artifact, Artifact, Artifact, floa
     from sciflow.stages.design import Design
     from sciflow.stages.simulate import Simulate
     from sciflow_fenics.components import SteadyHeat
-    from sciflow_rom.components import BuildRom, Cluster, Compress, Enrich, KMedoids, RomNet
+    from sciflow_rom.components import (
+        BuildRom,
+        Cluster,
+        Compress,
+        EmpiricalCubature,
+        Enrich,
+        KMedoids,
+        RomNet,
+    )
 
     problem = SteadyHeat(cells=CELLS)
     # One thread: the solver keeps its matrices, and two threads would share them.
@@ -87,7 +95,7 @@ async def _made(seed: int) -> tuple[Artifact, Artifact, Artifact, Artifact, floa
     asked, truth = await solutions(ASKED, QUERIES, 1000 + seed)
     small = await run(Compress(problem.unknown, seed=seed), ensemble=data, executor=here)
     groups = await run(Cluster(clusterer=KMedoids(CLUSTERS), seed=seed), compression=small, executor=here)
-    rom = RomNet(problem, modes=16, indicator_modes=40)
+    rom = RomNet(problem, modes=16, indicator_modes=30, states=32, indicator_points=EmpiricalCubature(5e-3))
     inputs = {"ensemble": data, "compression": small}
     model = await run(BuildRom(rom, seed=seed), clustering=groups, executor=here, **inputs)
     stage = Enrich(tolerance=TOLERANCE, budget=BUDGET, seed=seed)

@@ -44,7 +44,8 @@ def refitted(
     few = stresses if modes.shape[1] * len(stresses) <= MANY else site.assembler.stress_modes(stresses)
     start = _start(site.integrals, region.places, region.model.tables.weights)
     chosen = site.assembler.cubature(site.rom.hyper_reduction, strains, few, start)
-    modes_of = {name: basis.modes for name, basis in region.duals.items()}
+    first = site.ctx.comm.rank == 0
+    modes_of = {name: basis.modes for name, basis in region.duals.items() if first}
     gaps, cubature = site.assembler.watched(modes_of, chosen)
     tables = site.assembler.tables(strains, modes, cubature)
     at = site.integrals.places[cubature.points]

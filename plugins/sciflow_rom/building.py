@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from sciflow_rom.coordinates import Coordinates
     from sciflow_rom.romnet import BuildRom, RomNet
 
+RANKED = 5
+"""Of fewer unseen members, the order of their errors says nothing."""
+
 
 def build(stage: BuildRom, inputs: Mapping[str, Artifact], out: Writer, ctx: Context) -> None:
     """Build all local models, those that an earlier attempt finished excepted, and store the model.
@@ -214,7 +217,8 @@ def _calibrated(
         checks["test_error"] = float(errors.mean())
         if model.config.indicator_modes and np.isfinite(estimates).all():
             checks["test_coverage"] = covered(uppers, errors)
-            checks["test_spearman"] = spearman(errors, estimates) if len(errors) > 2 else 0.0
+            if len(errors) >= RANKED:
+                checks["test_spearman"] = spearman(errors, estimates)
     values = {"check_error": errors, "check_estimate": estimates, "check_upper": uppers}
     return {k: v for k, v in checks.items() if np.isfinite(v)}, values
 

@@ -44,10 +44,10 @@ def _words(about: dict[str, Any]) -> str:
             "the bound."
         )
     if "test_coverage" in about:
-        said.append(
-            f"On unseen members it was in {percent(about['test_coverage'])}; the rank correlation of "
-            f"estimate and error is {about['test_spearman']:.2f}."
-        )
+        said.append(f"On unseen members it was in {percent(about['test_coverage'])}.")
+    if "test_spearman" in about:
+        rank = about["test_spearman"]
+        said.append(f"The rank correlation of estimate and error is {rank:.2f} there.")
     return f"<p>{html.escape(' '.join(said))}</p>"
 
 

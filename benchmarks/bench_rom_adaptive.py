@@ -114,7 +114,7 @@ def _untouched(model: Artifact, points: np.ndarray, truth: np.ndarray) -> float:
     """Queries within the tolerance that the model answers as it is; one that diverges is not."""
     from sciflow.errors import Diverged
     from sciflow.stages.train import load_model
-    from sciflow_rom.online_slice import RomModel
+    from sciflow_rom.net.online_slice import RomModel
 
     opened = load_model(model)
     assert isinstance(opened, RomModel)

@@ -13,7 +13,7 @@ from benchmarks.figure import Figure, NotRun
 from benchmarks.rom_problems import PROBLEMS
 
 if TYPE_CHECKING:
-    from sciflow_rom.clusterers import Clusterer, Dissimilarity
+    from sciflow_rom.clusters.clusterers import Clusterer, Dissimilarity
     from sciflow_rom.coordinates import Coordinates
 
 SPLITS, TRAIN, MODES, QUERIES = 3, 300, 5, 100_000
@@ -57,7 +57,7 @@ def bench_errors() -> Iterator[Figure]:
         import sklearn  # noqa: F401
     except ImportError:
         raise NotRun("scikit-learn is missing: pip install 'sciflow[rom]'") from None
-    from sciflow_rom.clusterers import VQPCA, Euclidean, KMeans, KMedoids, Parameters, Sine
+    from sciflow_rom.clusters.clusterers import VQPCA, Euclidean, KMeans, KMedoids, Parameters, Sine
 
     others: list[tuple[str, dict[str, float], Clusterer, Dissimilarity]] = [
         ("k_means_parameters", PARAMETERS, KMeans(20, of="parameters"), Parameters()),
@@ -83,11 +83,11 @@ def bench_errors() -> Iterator[Figure]:
 
 def bench_criterion() -> Iterator[Figure]:
     """Errors predicted from 300 members beside those measured on unseen ones; the verdicts."""
-    from sciflow_rom.clusterers import KMedoids, Sine
-    from sciflow_rom.criterion import Costs
-    from sciflow_rom.efficiency import predict_errors
-    from sciflow_rom.rates import resolve
-    from sciflow_rom.verdict import decide
+    from sciflow_rom.assess.criterion import Costs
+    from sciflow_rom.assess.efficiency import predict_errors
+    from sciflow_rom.assess.rates import resolve
+    from sciflow_rom.assess.verdict import decide
+    from sciflow_rom.clusters.clusterers import KMedoids, Sine
 
     rates = resolve(Costs(), TRAIN, 1681, None)
     for name in PROBLEMS:
@@ -123,8 +123,8 @@ def bench_medoids() -> Iterator[Figure]:
         from threadpoolctl import threadpool_limits
     except ImportError:
         raise NotRun("threadpoolctl is missing: pip install threadpoolctl") from None
-    from sciflow_rom.dissimilarity import distance
-    from sciflow_rom.medoids import faster_pam
+    from sciflow_rom.clusters.dissimilarity import distance
+    from sciflow_rom.clusters.medoids import faster_pam
 
     with threadpool_limits(1):
         ratios, singles, speeds = [], [], []
@@ -156,7 +156,7 @@ def bench_medoids() -> Iterator[Figure]:
 
 def pam(matrix: np.ndarray, k: int) -> float:
     """Loss of classic PAM: greedy start, then the best of all swaps until none improves."""
-    from sciflow_rom.medoids import changes
+    from sciflow_rom.clusters.medoids import changes
 
     medoids = [int(matrix.sum(axis=0).argmin())]
     while len(medoids) < k:

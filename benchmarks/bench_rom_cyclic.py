@@ -17,7 +17,7 @@ from benchmarks.figure import Figure, NotRun
 if TYPE_CHECKING:
     from sciflow.artifact import Artifact
     from sciflow.reduction import Reducible
-    from sciflow_rom.online_slice import RomModel
+    from sciflow_rom.net.online_slice import RomModel
 
 CELLS, MEMBERS, FEW, MANY, MODES = 30, 16, 2, 15, 30
 
@@ -27,11 +27,11 @@ async def made(problem: Any) -> tuple[Artifact, Artifact]:
     from sciflow import run
     from sciflow.stages.design import Design
     from sciflow.stages.simulate import Simulate
-    from sciflow_rom.clusterers import KMedoids
-    from sciflow_rom.clustering import Cluster
-    from sciflow_rom.compression import Compress
-    from sciflow_rom.cubatures import EmpiricalCubature
-    from sciflow_rom.romnet import BuildRom, RomNet
+    from sciflow_rom.clusters.clusterers import KMedoids
+    from sciflow_rom.clusters.clustering import Cluster
+    from sciflow_rom.compress.compression import Compress
+    from sciflow_rom.net.romnet import BuildRom, RomNet
+    from sciflow_rom.points.cubatures import EmpiricalCubature
 
     loads = await run(Design(problem=problem, count=MEMBERS))
     few = await run(Simulate(problem), design=loads)
@@ -80,7 +80,7 @@ def solved(model: RomModel, problem: Reducible, mu: Mapping[str, float]) -> floa
 
 def parts(model: RomModel, artifact: Artifact, truth: Mapping[str, np.ndarray], answer: Any) -> str:
     """What of the errors comes from where: the modes of each field, and the values at the points."""
-    from sciflow_rom.extrapolation import relative, unexplained
+    from sciflow_rom.net.extrapolation import relative, unexplained
 
     said = []
     for kind, name in (("basis_0", "displacement"), ("dual_cumulated_0", "cumulated")):
@@ -130,7 +130,7 @@ def compared(
     model: Any, artifact: Artifact, problem: Reducible, mu: Mapping[str, float], load: str
 ) -> Iterator[Figure]:
     """Figures of one load."""
-    from sciflow_rom.extrapolation import relative
+    from sciflow_rom.net.extrapolation import relative
 
     answer = model.solve(mu, problem=problem)
     before = solved(model, problem, mu)

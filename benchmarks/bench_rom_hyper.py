@@ -82,7 +82,7 @@ def bench_cubature() -> Iterator[Figure]:
     """Points and time beside the usual method and scipy's full solution."""
     from scipy.optimize import nnls
 
-    from sciflow_rom.cubature import empirical_cubature
+    from sciflow_rom.points.cubature import empirical_cubature
 
     functions, weights = integrands(12, 12)
     for tolerance, most in ((1e-3, 32), (1e-4, 42), (1e-6, 66)):
@@ -104,7 +104,7 @@ def bench_cubature() -> Iterator[Figure]:
 
 def bench_cubature_large() -> Iterator[Figure]:
     """As many functions as a basis for all parameters needs, and going on from an earlier cubature."""
-    from sciflow_rom.cubature import empirical_cubature
+    from sciflow_rom.points.cubature import empirical_cubature
 
     functions, weights = integrands(20, 30)
     found, seconds = timed(lambda: empirical_cubature(functions, weights, 1e-3))
@@ -126,8 +126,8 @@ def bench_selectors() -> Iterator[Figure]:
         import sklearn  # noqa: F401
     except ImportError as error:
         raise NotRun(f"{error}: pip install scikit-learn") from None
-    from sciflow_rom.regressors import GaussianProcess
-    from sciflow_rom.selectors import ErrorRegression, Logistic, Neighbours
+    from sciflow_rom.regress.regressors import GaussianProcess
+    from sciflow_rom.regress.selectors import ErrorRegression, Logistic, Neighbours
 
     selectors = {
         "default": ErrorRegression(),
@@ -158,7 +158,7 @@ def bench_selectors() -> Iterator[Figure]:
 def local_errors(family: Family) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Parameters and errors of 20 local bases: of three quarters of the members, then of the others."""
     from sciflow_rom.bases import local_bases, projection_errors
-    from sciflow_rom.clusterers import KMedoids, Sine
+    from sciflow_rom.clusters.clusterers import KMedoids, Sine
 
     count = len(family.points)
     order = np.random.default_rng(5).permutation(count)
@@ -182,8 +182,8 @@ def scaled_points(family: Family) -> np.ndarray:
 
 def bench_pod_regression() -> Iterator[Figure]:
     """Mean error of POD and regression over 100 unseen members, beside baselines that learn nothing."""
-    from sciflow_rom.affine import affine, better_normalised
-    from sciflow_rom.regressors import GaussianProcess, Perceptrons, Polynomial, RadialBasis
+    from sciflow_rom.regress.affine import affine, better_normalised
+    from sciflow_rom.regress.regressors import GaussianProcess, Perceptrons, Polynomial, RadialBasis
 
     analytic = GaussianProcess("squared_exponential")
     regressors = (GaussianProcess(), analytic, RadialBasis(), Polynomial(3), Perceptrons())

@@ -44,9 +44,9 @@ def ensemble_of(folder: Path) -> tuple[Any, list[dict[str, Any]]]:
     from sciflow.stages.simulate import Simulate
     from sciflow.store import Store
     from sciflow_fenics.components import SteadyHeat
-    from sciflow_rom.clusterers import KMedoids
-    from sciflow_rom.clustering import Cluster
-    from sciflow_rom.compression import Compress
+    from sciflow_rom.clusters.clusterers import KMedoids
+    from sciflow_rom.clusters.clustering import Cluster
+    from sciflow_rom.compress.compression import Compress
 
     problem = SteadyHeat()
 
@@ -73,8 +73,8 @@ def built(rom: Any, inputs: Any, folder: Path, seed: int) -> tuple[Any, Any, flo
     from sciflow.context import Context
     from sciflow.stages.train import MODEL, load_model
     from sciflow.store import Store
-    from sciflow_rom import building
-    from sciflow_rom.romnet import BuildRom
+    from sciflow_rom.net import building
+    from sciflow_rom.net.romnet import BuildRom
 
     seconds, make = [], building._locals
 
@@ -96,8 +96,8 @@ def built(rom: Any, inputs: Any, folder: Path, seed: int) -> tuple[Any, Any, flo
 def survey(model: Any, inputs: Any, seed: int) -> tuple[Any, np.ndarray, np.ndarray]:
     """The plan, and of each unseen member and local model the error and the indicator."""
     from sciflow.stages.train import MODEL
-    from sciflow_rom.compression import load_coordinates
-    from sciflow_rom.planning import plan
+    from sciflow_rom.compress.compression import load_coordinates
+    from sciflow_rom.net.planning import plan
 
     compression = inputs["compression"]
     coordinates = load_coordinates(compression)
@@ -130,8 +130,8 @@ def choices(order: np.ndarray, errors: np.ndarray, shown: np.ndarray) -> dict[st
 
 def selection(model: Any, inputs: Any, seed: int) -> dict[str, Any]:
     """What the choice by residual is worth, behind two selectors."""
-    from sciflow_rom.indicator import spearman
-    from sciflow_rom.selectors import Logistic
+    from sciflow_rom.net.indicator import spearman
+    from sciflow_rom.regress.selectors import Logistic
 
     (made, test), errors, shown = survey(model, inputs, seed)
     asked = model.space.scale(test.points)
@@ -167,7 +167,7 @@ def timed(problem: Any, models: dict[str, tuple[Any, int]], points: np.ndarray) 
 def main() -> None:
     """Measure, and print the figures as JSON."""
     from sciflow.stages.train import load_model
-    from sciflow_rom.romnet import RomNet
+    from sciflow_rom.net.romnet import RomNet
 
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)

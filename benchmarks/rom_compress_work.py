@@ -22,10 +22,10 @@ from sciflow.artifact import Artifact
 from sciflow.schema import Field, Schema
 from sciflow.store import Store
 from sciflow.worker import communicator
-from sciflow_rom.factor import factorise
-from sciflow_rom.lifting import lift
-from sciflow_rom.metrics import grid
-from sciflow_rom.snapshots import BLOCK, Held, SnapshotMatrix, Snapshots
+from sciflow_rom.compress.factor import factorise
+from sciflow_rom.compress.lifting import lift
+from sciflow_rom.compress.metrics import grid
+from sciflow_rom.compress.snapshots import BLOCK, Held, SnapshotMatrix, Snapshots
 
 ROWS, MODES = 200_000, 40
 

@@ -29,7 +29,7 @@ from sciflow.testing import (
     example,
 )
 from sciflow_online.components import OnlineTrain
-from sciflow_rom.romnet import BuildRom, RomNet
+from sciflow_rom.net.romnet import BuildRom, RomNet
 from tests.rom.toys import Rod
 from tests.toys import Block, Least, Line, Wave
 

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 from sciflow.component import Component
 from sciflow.hooks import hookimpl
-from sciflow_rom.clusterers import (
+from sciflow_rom.adapt.enrichment import Enrich
+from sciflow_rom.assess.criterion import Assess
+from sciflow_rom.clusters.clusterers import (
     VQPCA,
     Chordal,
     Euclidean,
@@ -19,17 +21,15 @@ from sciflow_rom.clusterers import (
     ProjectionError,
     Sine,
 )
-from sciflow_rom.clustering import Cluster
-from sciflow_rom.compression import Compress
-from sciflow_rom.criterion import Assess
-from sciflow_rom.cubatures import AllPoints, EmpiricalCubature
-from sciflow_rom.enrichment import Enrich
-from sciflow_rom.extrapolate import Extrapolate
-from sciflow_rom.pod_regression import PODRegression
-from sciflow_rom.regressors import GaussianProcess, Perceptrons, Polynomial, RadialBasis
-from sciflow_rom.romnet import BuildRom, RomNet
-from sciflow_rom.selectors import ErrorRegression, Logistic, Neighbours
-from sciflow_rom.vkoga import PymorVKOGA
+from sciflow_rom.clusters.clustering import Cluster
+from sciflow_rom.compress.compression import Compress
+from sciflow_rom.net.extrapolate import Extrapolate
+from sciflow_rom.net.romnet import BuildRom, RomNet
+from sciflow_rom.points.cubatures import AllPoints, EmpiricalCubature
+from sciflow_rom.regress.pod_regression import PODRegression
+from sciflow_rom.regress.regressors import GaussianProcess, Perceptrons, Polynomial, RadialBasis
+from sciflow_rom.regress.selectors import ErrorRegression, Logistic, Neighbours
+from sciflow_rom.regress.vkoga import PymorVKOGA
 
 if TYPE_CHECKING:
     from sciflow.artifact import Artifact
@@ -54,8 +54,11 @@ def sciflow_components() -> list[type[Component]]:
 @hookimpl
 def sciflow_report(artifact: Artifact) -> list[tuple[str, str]] | None:
     """What a report says of a criterion, of clusters, of a reduced model and of its extrapolation."""
-    from sciflow_rom import report_criterion, report_enrichment, report_extrapolation, report_rom
+    from sciflow_rom.adapt import report as of_enrichment
+    from sciflow_rom.assess import report as of_criterion
+    from sciflow_rom.net import extrapolation_report
+    from sciflow_rom.net import report as of_model
 
-    parts = (report_criterion, report_rom, report_extrapolation)
+    parts = (of_criterion, of_model, extrapolation_report)
     made: list[tuple[str, str]] = next((found for part in parts if (found := part.sections(artifact))), [])
-    return made + report_enrichment.sections(artifact)
+    return made + of_enrichment.sections(artifact)

@@ -6,7 +6,7 @@ import pytest
 from sciflow import Context, Invalid
 from sciflow.formats import import_ensemble
 from sciflow.store import Store
-from sciflow_rom.compression import Compress, load_coordinates
+from sciflow_rom.compress.compression import Compress, load_coordinates
 
 POINTS, LEVELS = 12, 3
 

@@ -15,12 +15,12 @@ from sciflow.artifact.writer import Writer
 from sciflow.context import exchange
 from sciflow.store import Store
 from sciflow.worker import communicator
-from sciflow_rom.compression import Compress
-from sciflow_rom.factor import factorise
-from sciflow_rom.lifting import inner_products, lift
-from sciflow_rom.metrics import grid, product_of
-from sciflow_rom.products import Product, of_matrix
-from sciflow_rom.snapshots import Held, Snapshots
+from sciflow_rom.compress.compression import Compress
+from sciflow_rom.compress.factor import factorise
+from sciflow_rom.compress.lifting import inner_products, lift
+from sciflow_rom.compress.metrics import grid, product_of
+from sciflow_rom.compress.products import Product, of_matrix
+from sciflow_rom.compress.snapshots import Held, Snapshots
 from tests.rom.ensembles import write
 
 COMM = communicator()
@@ -167,7 +167,7 @@ def test_a_bad_value_on_one_rank_ends_the_pass_on_all():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_ranks_that_kept_different_blocks_go_on_together(shared, monkeypatch, method):
-    monkeypatch.setattr("sciflow_rom.factor.OFTEN", 0.0)
+    monkeypatch.setattr("sciflow_rom.compress.factor.OFTEN", 0.0)
     values = np.random.default_rng(4).standard_normal((400, 6))
     whole = factorise(Held(values, COMM), method=method, block=960).triangle
 

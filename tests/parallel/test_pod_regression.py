@@ -9,10 +9,10 @@ from sciflow import Context, Field, Signature
 from sciflow.context import SerialComm, exchange
 from sciflow.samples import Batch, Samples
 from sciflow.worker import communicator
-from sciflow_rom.clusterers import KMedoids
-from sciflow_rom.pod_regression import PODRegression
-from sciflow_rom.regressors import GaussianProcess
-from sciflow_rom.selectors import ErrorRegression
+from sciflow_rom.clusters.clusterers import KMedoids
+from sciflow_rom.regress.pod_regression import PODRegression
+from sciflow_rom.regress.regressors import GaussianProcess
+from sciflow_rom.regress.selectors import ErrorRegression
 
 COMM = communicator()
 X = np.linspace(0, 1, 20)

@@ -16,12 +16,12 @@ from sciflow.stages.simulate import Simulate
 from sciflow.stages.train import MODEL, load_model
 from sciflow.store import Store
 from sciflow.worker import communicator
-from sciflow_rom.clusterers import KMedoids
-from sciflow_rom.clustering import Cluster
-from sciflow_rom.compression import Compress
-from sciflow_rom.cubatures import AllPoints, EmpiricalCubature
-from sciflow_rom.ranks import from_first, gather_rows, max_ranks, sum_ranks
-from sciflow_rom.romnet import BuildRom, RomNet
+from sciflow_rom.clusters.clusterers import KMedoids
+from sciflow_rom.clusters.clustering import Cluster
+from sciflow_rom.compress.compression import Compress
+from sciflow_rom.net.ranks import from_first, gather_rows, max_ranks, sum_ranks
+from sciflow_rom.net.romnet import BuildRom, RomNet
+from sciflow_rom.points.cubatures import AllPoints, EmpiricalCubature
 from tests.rom.toys import Bar, Remember, Rod
 
 COMM = communicator()
@@ -97,7 +97,7 @@ def test_the_model_does_not_depend_on_the_ranks(case, rule, tolerance, tmp_path)
 
 
 def test_a_failure_on_the_first_rank_ends_all(case, tmp_path, monkeypatch):
-    from sciflow_rom import building
+    from sciflow_rom.net import building
 
     def broken(*arguments):
         raise OSError("no room")

@@ -14,15 +14,15 @@ from sciflow.stages.design import Design
 from sciflow.stages.simulate import Simulate
 from sciflow.store import Store
 from sciflow.worker import communicator
-from sciflow_rom.clusterers import KMedoids
-from sciflow_rom.clustering import Cluster
-from sciflow_rom.compression import Compress
-from sciflow_rom.cubatures import AllPoints, EmpiricalCubature
-from sciflow_rom.growth import Growth, Rules
-from sciflow_rom.romnet import BuildRom, RomNet
-from sciflow_rom.rounds import Rounds
-from sciflow_rom.selectors import Neighbours
-from sciflow_rom.site import Site, answering
+from sciflow_rom.adapt.growth import Growth, Rules
+from sciflow_rom.adapt.rounds import Rounds
+from sciflow_rom.adapt.site import Site, answering
+from sciflow_rom.clusters.clusterers import KMedoids
+from sciflow_rom.clusters.clustering import Cluster
+from sciflow_rom.compress.compression import Compress
+from sciflow_rom.net.romnet import BuildRom, RomNet
+from sciflow_rom.points.cubatures import AllPoints, EmpiricalCubature
+from sciflow_rom.regress.selectors import Neighbours
 from tests.rom.toys import Bar, Rod
 
 COMM = communicator()

@@ -16,7 +16,7 @@ from sciflow_rom.bases import (
     pod,
     projection_errors,
 )
-from sciflow_rom.clusterers import (
+from sciflow_rom.clusters.clusterers import (
     VQPCA,
     Chordal,
     Euclidean,
@@ -30,11 +30,11 @@ from sciflow_rom.clusterers import (
     Sine,
     overlapping,
 )
-from sciflow_rom.clustering import Cluster, basis_rows, load_clustering
-from sciflow_rom.compression import Compress
+from sciflow_rom.clusters.clustering import Cluster, basis_rows, load_clustering
+from sciflow_rom.clusters.dissimilarity import angles, sine
+from sciflow_rom.clusters.refinement import refine
+from sciflow_rom.compress.compression import Compress
 from sciflow_rom.coordinates import Coordinates
-from sciflow_rom.dissimilarity import angles, sine
-from sciflow_rom.refinement import refine
 from tests.rom.ensembles import write
 
 ANGLES = [Sine(), MaxAngle(2), Grassmann(2), Chordal(2)]

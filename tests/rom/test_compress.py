@@ -18,11 +18,11 @@ from sciflow.flow import Session, within
 from sciflow.stages.design import Design
 from sciflow.stages.simulate import Simulate
 from sciflow.store import Store
-from sciflow_rom.compression import Compress, load_coordinates
-from sciflow_rom.factor import factorise
-from sciflow_rom.lifting import lift
-from sciflow_rom.products import Product
-from sciflow_rom.snapshots import Held, Snapshots
+from sciflow_rom.compress.compression import Compress, load_coordinates
+from sciflow_rom.compress.factor import factorise
+from sciflow_rom.compress.lifting import lift
+from sciflow_rom.compress.products import Product
+from sciflow_rom.compress.snapshots import Held, Snapshots
 from tests.rom.ensembles import write
 from tests.toys import March
 
@@ -206,10 +206,10 @@ from sciflow.flow import Session, within
 from sciflow.stages.design import Design
 from sciflow.stages.simulate import Simulate
 from sciflow.store import Store
-from sciflow_rom import factor
-from sciflow_rom.lifting import lift
-from sciflow_rom.products import Product
-from sciflow_rom.snapshots import Held, Snapshots
+from sciflow_rom.compress import factor
+from sciflow_rom.compress.lifting import lift
+from sciflow_rom.compress.products import Product
+from sciflow_rom.compress.snapshots import Held, Snapshots
 factor.OFTEN = 0.0
 
 def emit(event):
@@ -236,7 +236,7 @@ def test_a_killed_pass_goes_on_with_the_same_bits(tmp_path, method):
 
 @pytest.mark.parametrize("change", ["values", "weights", "block", "torn"])
 def test_a_checkpoint_of_something_else_is_not_taken(tmp_path, monkeypatch, change):
-    monkeypatch.setattr("sciflow_rom.factor.OFTEN", 0.0)
+    monkeypatch.setattr("sciflow_rom.compress.factor.OFTEN", 0.0)
     values = np.random.default_rng(8).standard_normal((900, 10))
     one = Counted(values)
     one.identity = "one"
@@ -269,9 +269,9 @@ class Counted(Held):
 
 
 def test_a_stage_that_was_interrupted_goes_on(store, monkeypatch):
-    monkeypatch.setattr("sciflow_rom.factor.OFTEN", 0.0)
+    monkeypatch.setattr("sciflow_rom.compress.factor.OFTEN", 0.0)
     smaller = {**factorise.__kwdefaults__, "block": 1000}
-    monkeypatch.setattr("sciflow_rom.factor.factorise.__kwdefaults__", smaller)
+    monkeypatch.setattr("sciflow_rom.compress.factor.factorise.__kwdefaults__", smaller)
     ensemble = write(store, waves(), ("time", "y", "x"), coordinates=LINES)
     stage, seen = Compress(field="u", tolerance=1e-9), []
 

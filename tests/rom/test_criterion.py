@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from sciflow import Invalid
+from sciflow_rom.assess.criterion import Assess, Costs, seconds_of_member, suitable
+from sciflow_rom.assess.efficiency import Errors, predict_errors, silhouette
+from sciflow_rom.assess.rates import Rates, measure_online, measure_selector, resolve
+from sciflow_rom.assess.report import sections
+from sciflow_rom.assess.verdict import assess, decide
 from sciflow_rom.bases import dictionary_curves, local_bases
-from sciflow_rom.clusterers import KMedoids, Sine
-from sciflow_rom.compression import Compress
-from sciflow_rom.criterion import Assess, Costs, seconds_of_member, suitable
-from sciflow_rom.efficiency import Errors, predict_errors, silhouette
-from sciflow_rom.rates import Rates, measure_online, measure_selector, resolve
-from sciflow_rom.report_criterion import sections
-from sciflow_rom.verdict import assess, decide
+from sciflow_rom.clusters.clusterers import KMedoids, Sine
+from sciflow_rom.compress.compression import Compress
 from tests.rom.ensembles import write
 from tests.rom.test_clusters import held, publish, some
 

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 from sciflow import Invalid
 from sciflow.errors import Diverged
-from sciflow_rom.active_set import ActiveSet
-from sciflow_rom.cubature import Cubature, empirical_cubature, everything
-from sciflow_rom.cubatures import AllPoints, EmpiricalCubature
-from sciflow_rom.gappy import completed, gappy
-from sciflow_rom.interpolation import deim, pivots, qdeim
+from sciflow_rom.points.active_set import ActiveSet
+from sciflow_rom.points.cubature import Cubature, empirical_cubature, everything
+from sciflow_rom.points.cubatures import AllPoints, EmpiricalCubature
+from sciflow_rom.points.gappy import completed, gappy
+from sciflow_rom.points.interpolation import deim, pivots, qdeim
 
 SEEDS = st.integers(0, 10**6)
 FEW = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])

@@ -17,7 +17,11 @@ from sciflow.stages.evaluate import Evaluate
 from sciflow.stages.simulate import Simulate
 from sciflow.stages.train import Train, load_model
 from sciflow.store import Store
-from sciflow_rom import trust
+from sciflow_rom.adapt.growth import Growth
+from sciflow_rom.adapt.incremental import Weighted, add
+from sciflow_rom.adapt.regions import Cases
+from sciflow_rom.adapt.report import sections, words
+from sciflow_rom.adapt.rounds import Rounds
 from sciflow_rom.components import (
     BuildRom,
     Cluster,
@@ -27,12 +31,8 @@ from sciflow_rom.components import (
     KMedoids,
     RomNet,
 )
-from sciflow_rom.growth import Growth
-from sciflow_rom.incremental import Weighted, add
-from sciflow_rom.indicator import Calibration
-from sciflow_rom.regions import Cases
-from sciflow_rom.report_enrichment import sections, words
-from sciflow_rom.rounds import Rounds
+from sciflow_rom.net import trust
+from sciflow_rom.net.indicator import Calibration
 from tests.rom.toys import Bar, Rod
 from tests.toys import Wave
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from sciflow import Diverged
 from sciflow.context import Context
-from sciflow_rom.galerkin import Tables, solve
+from sciflow_rom.net.galerkin import Tables, solve
 from tests.rom.toys import Bar, Conducting, Creeping, Rod
 
 ROD, BAR = Rod(cells=16), Bar(cells=10)

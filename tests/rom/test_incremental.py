@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sciflow import Invalid
-from sciflow_rom.incremental import Weighted, add
+from sciflow_rom.adapt.incremental import Weighted, add
 
 ROWS = 30
 

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sciflow.context import Context
-from sciflow_rom.galerkin import Tables
-from sciflow_rom.indicator import Calibration, Probe, calibrate, covered, indicate, spearman
+from sciflow_rom.net.galerkin import Tables
+from sciflow_rom.net.indicator import Calibration, Probe, calibrate, covered, indicate, spearman
 from tests.rom.test_galerkin import BAR, ROD, full, point, reduced, whole
 
 

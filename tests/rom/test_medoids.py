@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sciflow import Invalid
-from sciflow_rom.medoids import changes, faster_pam
+from sciflow_rom.clusters.medoids import changes, faster_pam
 
 
 def distances(n, seed, kind="plane"):

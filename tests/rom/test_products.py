@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from sciflow import Context, Field, Invalid
-from sciflow_rom.compression import Compress, load_coordinates
-from sciflow_rom.factor import factorise
-from sciflow_rom.lifting import correction, inner_products, lift
-from sciflow_rom.metrics import grid, product_of, trapezoid, triangles
-from sciflow_rom.products import Product, of_matrix, of_root
-from sciflow_rom.snapshots import Held, Snapshots
+from sciflow_rom.compress.compression import Compress, load_coordinates
+from sciflow_rom.compress.factor import factorise
+from sciflow_rom.compress.lifting import correction, inner_products, lift
+from sciflow_rom.compress.metrics import grid, product_of, trapezoid, triangles
+from sciflow_rom.compress.products import Product, of_matrix, of_root
+from sciflow_rom.compress.snapshots import Held, Snapshots
 from tests.rom.ensembles import write
 
 METHODS = ["gram", "tsqr"]

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sciflow.errors import Invalid, Missing
-from sciflow_rom import pymor_adapter as adapter
 from sciflow_rom.bases import pod
 from sciflow_rom.coordinates import Coordinates
-from sciflow_rom.vkoga import PymorVKOGA
+from sciflow_rom.regress import pymor_adapter as adapter
+from sciflow_rom.regress.vkoga import PymorVKOGA
 
 pytest.importorskip("pymor")
 PLAIN = {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK", "PMI_RANK", "MV2_COMM_WORLD_SIZE", "PYMOR_DEFAULTS"}
@@ -155,7 +155,7 @@ import sys
 import numpy as np
 for name in ("pymor", "scipy", "sklearn"):
     sys.modules[name] = None
-from sciflow_rom.vkoga import PymorVKOGA
+from sciflow_rom.regress.vkoga import PymorVKOGA
 state = dict(np.load(sys.argv[1] + "/state.npz", allow_pickle=False))
 new = np.load(sys.argv[1] + "/new.npy")
 np.save(sys.argv[1] + "/out.npy", PymorVKOGA().load(state).predict(new))
@@ -170,7 +170,7 @@ np.save(sys.argv[1] + "/out.npy", PymorVKOGA().load(state).predict(new))
 def test_nothing_of_it_is_imported_before_it_is_used():
     program = """
 import sys
-import sciflow_rom.components, sciflow_rom.vkoga, sciflow_rom.pymor_adapter
+import sciflow_rom.components, sciflow_rom.regress.vkoga, sciflow_rom.regress.pymor_adapter
 assert not [m for m in sys.modules if m.split(".")[0] in ("pymor", "mpi4py")]
 """
     ran = run(program)
@@ -188,7 +188,7 @@ def test_without_pymor_it_says_what_to_install(monkeypatch):
 USE = """
 import numpy as np
 from sciflow.errors import Missing
-from sciflow_rom.pymor_adapter import from_vectors, to_vectors
+from sciflow_rom.regress.pymor_adapter import from_vectors, to_vectors
 try:
     print(f"WORKED {from_vectors(to_vectors(np.eye(2))).sum()}\\n", end="")
 except Missing as error:

@@ -15,13 +15,13 @@ from sciflow.stages.evaluate import Evaluate
 from sciflow.stages.simulate import Simulate
 from sciflow.stages.train import Train, load_model
 from sciflow.testing import check_surrogate
-from sciflow_rom.affine import affine, better_normalised
-from sciflow_rom.clusterers import KMedoids
-from sciflow_rom.gaussian import _objective
-from sciflow_rom.pod_regression import PODRegression
-from sciflow_rom.regression import exponents
-from sciflow_rom.regressors import GaussianProcess, Perceptrons, Polynomial, RadialBasis
-from sciflow_rom.selectors import ErrorRegression
+from sciflow_rom.clusters.clusterers import KMedoids
+from sciflow_rom.regress.affine import affine, better_normalised
+from sciflow_rom.regress.gaussian import _objective
+from sciflow_rom.regress.pod_regression import PODRegression
+from sciflow_rom.regress.regression import exponents
+from sciflow_rom.regress.regressors import GaussianProcess, Perceptrons, Polynomial, RadialBasis
+from sciflow_rom.regress.selectors import ErrorRegression
 from tests.toys import Wave
 
 SEEDS = st.integers(0, 10**6)

@@ -18,16 +18,16 @@ from sciflow.stages.evaluate import Evaluate
 from sciflow.stages.simulate import Simulate
 from sciflow.stages.train import MODEL, Train, load_model
 from sciflow.store import Store
-from sciflow_rom import building
 from sciflow_rom.bases import member_errors
-from sciflow_rom.clusterers import KMedoids
-from sciflow_rom.clustering import Cluster
-from sciflow_rom.compression import Compress, load_coordinates
-from sciflow_rom.cubatures import AllPoints, EmpiricalCubature
-from sciflow_rom.galerkin import Tables
-from sciflow_rom.planning import left_out, plan
-from sciflow_rom.romnet import BuildRom, RomNet
-from sciflow_rom.tables import First
+from sciflow_rom.clusters.clusterers import KMedoids
+from sciflow_rom.clusters.clustering import Cluster
+from sciflow_rom.compress.compression import Compress, load_coordinates
+from sciflow_rom.net import building
+from sciflow_rom.net.galerkin import Tables
+from sciflow_rom.net.planning import left_out, plan
+from sciflow_rom.net.romnet import BuildRom, RomNet
+from sciflow_rom.net.tables import First
+from sciflow_rom.points.cubatures import AllPoints, EmpiricalCubature
 from tests.rom.toys import Bar, Remember, Rod
 from tests.toys import Least, Wave
 

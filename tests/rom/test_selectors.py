@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from sciflow import Invalid
-from sciflow_rom.ranking import log_errors
-from sciflow_rom.regressors import GaussianProcess, Perceptrons, Polynomial, RadialBasis
-from sciflow_rom.selectors import ErrorRegression, Logistic, Neighbours
+from sciflow_rom.regress.ranking import log_errors
+from sciflow_rom.regress.regressors import GaussianProcess, Perceptrons, Polynomial, RadialBasis
+from sciflow_rom.regress.selectors import ErrorRegression, Logistic, Neighbours
 
 SMALL = Perceptrons(width=16, networks=2, steps=100)
 ALL = [

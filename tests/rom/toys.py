@@ -10,7 +10,7 @@ import numpy as np
 
 from sciflow import Diverged, Field, Parameter, ParameterSpace, State, hookimpl
 from sciflow.reduction import Integrals, Reducible
-from sciflow_rom.selectors import Selector
+from sciflow_rom.regress.selectors import Selector
 
 
 class Line(Integrals):

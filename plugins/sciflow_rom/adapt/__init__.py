@@ -1,0 +1,1 @@
+"""Reduced models that grow by the full solutions they ask for."""

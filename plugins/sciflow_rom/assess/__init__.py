@@ -1,0 +1,1 @@
+"""Whether reduced models are worth building, before anything is built."""

@@ -1,0 +1,1 @@
+"""What makes members alike, and how they are grouped."""

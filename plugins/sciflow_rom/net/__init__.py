@@ -1,0 +1,1 @@
+"""The ROM-net: local Galerkin models, how they are built, solved and trusted."""

@@ -1,0 +1,1 @@
+"""A few integration points in place of all: cubature, interpolation, gappy reconstruction."""

@@ -1,0 +1,1 @@
+"""Numbers from parameters: regressions, the choice of a cluster, POD with regression."""

@@ -11,6 +11,7 @@ from sciflow.executors.mpi import Mpi, environment, launcher
 from sciflow.jobs import JobSpec
 from sciflow.schema import Field
 from sciflow.stages.simulate import ENSEMBLE
+from sciflow.store import Store
 from tests.toys import Wave
 
 
@@ -91,3 +92,25 @@ def test_ranks_start_from_a_process_that_began_mpi_by_itself():
 def test_impossible_resources_are_refused(asked):
     with pytest.raises(Invalid, match=next(iter(asked))):
         Resources(**asked)
+
+
+@pytest.mark.parametrize(("requires", "together"), [((), 2), (("mpi4py",), 1)])
+def test_threads_that_need_mpi_wait_for_each_other(tmp_path, monkeypatch, requires, together):
+    running, most, solve = [], [], Wave.solve
+
+    def watched(self, mu, ctx):
+        running.append(mu)
+        most.append(len(running))
+        try:
+            yield from solve(self, mu, ctx)
+        finally:
+            running.pop()
+
+    monkeypatch.setattr(Wave, "solve", watched)
+    monkeypatch.setattr(Wave, "requires", requires)
+    jobs = []
+    for name in ("a", "b"):
+        spec, _ = members(Store(tmp_path / name), 0.1)
+        jobs.append(Local().submit(spec, tmp_path / name / "run", Resources()))
+    assert [job.wait(60) for job in jobs] == [JobState.DONE] * 2, [job.reason() for job in jobs]
+    assert max(most) == together

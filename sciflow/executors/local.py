@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -15,9 +16,12 @@ from sciflow.errors import Cancelled
 from sciflow.executor import Executor, Job, JobState, Resources
 from sciflow.jobs import EventLog, EventReader, JobSpec
 
+_ALONE = threading.Lock()
+"""Held by the one job whose libraries know one thread (MPI, PETSc, dolfinx)."""
+
 
 class ThreadJob(Job):
-    """A job in a thread of this process.
+    """A job in a thread of this process; one at a time where it needs MPI.
 
     Parameters
     ----------
@@ -47,7 +51,9 @@ class ThreadJob(Job):
         from sciflow.worker import execute
 
         try:
-            execute(spec, ctx)
+            with _ALONE if _speaks_mpi(spec) else nullcontext():
+                ctx.check()
+                execute(spec, ctx)
         # A job is foreign code; its error is handed to whoever waits for it.
         except BaseException as error:
             self.error = error
@@ -81,11 +87,20 @@ class ThreadJob(Job):
         return f"{type(self.error).__name__}: {self.error}"
 
 
+def _speaks_mpi(spec: JobSpec) -> bool:
+    """Whether a job's component, or one inside it, needs MPI."""
+    from sciflow.provenance import components_in
+    from sciflow.registry import registry
+
+    return any("mpi4py" in part.requires for part in components_in(registry().build(spec.component)))
+
+
 @dataclass(frozen=True)
 class Local(Executor):
     """Runs jobs in threads of this process: one rank, nothing to start.
 
-    For problems without MPI, small ensembles and debugging.
+    For problems without MPI, small ensembles and debugging. Jobs that need MPI wait for each other:
+    dolfinx and PETSc know one thread.
     """
 
     name: ClassVar[str] = "local"

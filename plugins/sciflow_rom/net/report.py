@@ -24,20 +24,20 @@ def sections(artifact: Artifact) -> list[tuple[str, str]]:
     about = artifact.attributes.get("rom")
     if artifact.schema.kind != "model" or about is None:
         return []
-    body = _words(about) + _clusters(about["clusters"])
+    body = _words(about, enriched="enrichment" in artifact.attributes) + _clusters(about["clusters"])
     if "check_error" in artifact.schema.fields:
         body += f'<img alt="estimates and errors of unseen members" src="{data_uri(_estimates(artifact))}">'
     return [("Local reduced-order models", body)]
 
 
-def _words(about: dict[str, Any]) -> str:
+def _words(about: dict[str, Any], *, enriched: bool) -> str:
     modes = [c["modes"] for c in about["clusters"]]
     points = [c["points"] for c in about["clusters"]]
     said = [
         f"{len(modes)} local models of {_range(modes)} modes, each solved at {_range(points)} integration "
         "points."
     ]
-    if about.get("bound"):
+    if about.get("bound") and not enriched:
         said.append(
             f"The error indicator was calibrated on {about['calibration_members']} members that are in no "
             f"basis: in {percent(about['coverage'])} of the queries, at least, the error should be below "

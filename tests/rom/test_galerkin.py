@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from sciflow import Diverged
 from sciflow.context import Context
 from sciflow_rom.net.galerkin import Tables, solve
-from tests.rom.toys import Bar, Conducting, Creeping, Rod
+from tests.rom.line import Conducting, Creeping
+from tests.rom.toys import Bar, Rod
 
 ROD, BAR = Rod(cells=16), Bar(cells=10)
 

@@ -27,7 +27,9 @@ types: setup ## mypy --strict
 	@$(PY) -m mypy
 
 # Two at a time where no test waits for a clock; the others watch heartbeats, servers and a Slurm.
-TWO := tests/artifact tests/fenics tests/operators tests/rom tests/spectral tests/stages
+TWO := $(addprefix tests/,artifact fenics operators rom spectral stages online/test_comparison.py \
+	$(patsubst %,test_%.py,artifact care component conformance crate crate_validator docs provenance \
+	reporting site third_party))
 
 unit: setup ## pytest
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 $(TWO)

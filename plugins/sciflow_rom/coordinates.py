@@ -36,17 +36,20 @@ class Coordinates:
     floor: float
     logarithmic: tuple[bool, ...] = ()
 
-    def of(self, members: np.ndarray) -> Coordinates:
-        """The columns of some members, in the order of the columns here."""
-        keep = np.isin(self.members, members)
+    def take(self, columns: np.ndarray) -> Coordinates:
+        """Some columns, by their positions in the order given, or by a mask."""
         return Coordinates(
-            self.triangle[:, keep],
-            self.members[keep],
-            self.levels[keep],
-            self.points[keep],
+            self.triangle[:, columns],
+            self.members[columns],
+            self.levels[columns],
+            self.points[columns],
             self.floor,
             self.logarithmic,
         )
+
+    def of(self, members: np.ndarray) -> Coordinates:
+        """The columns of some members, in the order of the columns here."""
+        return self.take(np.isin(self.members, members))
 
     @cached_property
     def norms(self) -> np.ndarray:

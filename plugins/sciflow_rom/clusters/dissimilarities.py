@@ -80,18 +80,8 @@ def chosen(coordinates: Coordinates, rows: np.ndarray) -> Coordinates:
     """The members at some rows, in the order of the rows."""
     import numpy as np
 
-    from sciflow_rom.coordinates import Coordinates
-
     groups = coordinates.groups
-    keep = np.concatenate([groups[int(r)] for r in rows])
-    return Coordinates(
-        coordinates.triangle[:, keep],
-        coordinates.members[keep],
-        coordinates.levels[keep],
-        coordinates.points[keep],
-        coordinates.floor,
-        coordinates.logarithmic,
-    )
+    return coordinates.take(np.concatenate([groups[int(r)] for r in rows]))
 
 
 @dataclass(frozen=True)

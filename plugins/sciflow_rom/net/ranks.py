@@ -24,11 +24,10 @@ def gather_rows(values: np.ndarray, comm: Comm) -> np.ndarray:
         return values
     mpi: Any = comm
     mine = np.ascontiguousarray(values)
-    counts = np.zeros(comm.size, dtype=np.int64)
-    mpi.Allgather(np.array([mine.size], dtype=np.int64), counts)
+    counts = _counts(mine, mpi)
     first = comm.rank == 0
-    found = np.empty(int(counts.sum()) if first else 0, dtype=mine.dtype)
-    mpi.Gatherv(mine.reshape(-1), [found, counts.tolist()] if first else None)
+    found = np.empty(sum(counts) if first else 0, dtype=mine.dtype)
+    mpi.Gatherv(mine.reshape(-1), [found, counts] if first else None)
     return found.reshape(-1, *values.shape[1:])
 
 
@@ -46,11 +45,17 @@ def all_rows(values: np.ndarray, comm: Comm) -> np.ndarray:
         return values
     mpi: Any = comm
     mine = np.ascontiguousarray(values)
-    counts = np.zeros(comm.size, dtype=np.int64)
-    mpi.Allgather(np.array([mine.size], dtype=np.int64), counts)
-    found = np.empty(int(counts.sum()))
-    mpi.Allgatherv(mine.reshape(-1), [found, counts.tolist()])
+    counts = _counts(mine, mpi)
+    found = np.empty(sum(counts))
+    mpi.Allgatherv(mine.reshape(-1), [found, counts])
     return found.reshape(-1, values.shape[1])
+
+
+def _counts(values: np.ndarray, mpi: Any) -> list[int]:
+    """How many numbers each rank has, on every rank; collective."""
+    counts = np.zeros(mpi.size, dtype=np.int64)
+    mpi.Allgather(np.array([values.size], dtype=np.int64), counts)
+    return [int(n) for n in counts]
 
 
 def sum_ranks(values: np.ndarray, comm: Comm) -> np.ndarray:

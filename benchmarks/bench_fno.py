@@ -47,8 +47,8 @@ def compare(threads: int) -> dict[str, float]:
     import torch
     from neuralop.models import FNO
 
-    from sciflow_operators.fno import FNONet
-    from sciflow_operators.neuralop import from_neuraloperator
+    from sciflow_operators.fourier.layers import FNONet
+    from sciflow_operators.fourier.neuralop import from_neuraloperator
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)

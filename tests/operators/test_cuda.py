@@ -7,7 +7,7 @@ torch = pytest.importorskip("torch")
 if not torch.cuda.is_available():
     pytest.skip("torch sees no GPU", allow_module_level=True)
 
-from sciflow_operators.fno import FNONet
+from sciflow_operators.fourier.layers import FNONet
 from tests.operators.test_training import SMALL, fit, smoothing
 
 

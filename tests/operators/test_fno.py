@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from sciflow_operators.fno import FNONet, SpectralConv
-from sciflow_operators.neuralop import from_neuraloperator, to_neuraloperator
+from sciflow_operators.fourier.layers import FNONet, SpectralConv
+from sciflow_operators.fourier.neuralop import from_neuraloperator, to_neuraloperator
 
 
 @pytest.fixture(autouse=True)

@@ -3,8 +3,8 @@ import pytest
 
 pytest.importorskip("torch")
 from sciflow import Field, Invalid, Signature
-from sciflow_operators.channels import Flat
-from sciflow_operators.components import MLP
+from sciflow_operators.components import MLP, RelativeL2, Squared
+from sciflow_operators.fields.channels import Flat
 from tests.operators.test_training import Memory, fit
 
 SMALL = MLP(width=32, layers=2, epochs=150, batch=8, learning_rate=1e-2, threads=1, device="cpu")
@@ -34,7 +34,7 @@ def test_an_affine_map_is_learned():
     assert reports[-1].metrics["train_loss"] < 0.1 * reports[0].metrics["train_loss"]
 
 
-@pytest.mark.parametrize("loss", ["relative_l2", "squared"])
+@pytest.mark.parametrize("loss", [RelativeL2(), Squared()], ids=lambda loss: loss.name)
 def test_a_few_samples_are_learned_by_heart(loss):
     samples = affine(4)
     model, _, _ = fit(SMALL.replace(epochs=400, batch=4, loss=loss), samples)
@@ -68,8 +68,8 @@ def test_a_field_has_one_scale_and_its_unit_does_not_matter():
     assert state["output.size"][0] == pytest.approx(np.sqrt((values**2).mean()), rel=1e-6)
     thousand = affine(20)
     thousand.y["T"] *= 1000
-    other, _, _ = fit(SMALL.replace(epochs=1, loss="squared"), thousand)
-    same, _, _ = fit(SMALL.replace(epochs=1, loss="squared"), affine(20))
+    other, _, _ = fit(SMALL.replace(epochs=1, loss=Squared()), thousand)
+    same, _, _ = fit(SMALL.replace(epochs=1, loss=Squared()), affine(20))
     x = affine(5, seed=3).x
     np.testing.assert_allclose(other.predict(x)["T"], 1000 * same.predict(x)["T"], rtol=1e-5)
 

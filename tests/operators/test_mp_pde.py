@@ -3,9 +3,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 from sciflow import Field, Invalid, Signature
-from sciflow_operators.channels import Layout, places
+from sciflow_operators.baselines.mp_pde_net import MPPDENet, stencil
 from sciflow_operators.components import MPPDE
-from sciflow_operators.mp_pde import MPPDENet, stencil
+from sciflow_operators.fields.channels import Layout, places
 from tests.operators.test_training import Memory, fit
 
 SMALL = MPPDE(width=16, layers=2, epochs=40, batch=16, learning_rate=1e-2, threads=1, device="cpu")
@@ -181,7 +181,7 @@ def test_fields_on_several_grids_are_refused_by_name():
     axes = {a: np.arange(4.0) for a in "xyz"}
     for inputs, outputs, message in (
         ({"a": ("x",)}, {"b": ("y", "x")}, "one grid, these have the axes .*'b'"),
-        ({"a": ("z", "y", "x")}, {"b": ("z", "y", "x")}, "one or two spatial axes"),
+        ({"a": ("z", "y", "x")}, {"b": ("z", "y", "x")}, "mp_pde takes 1 or 2 spatial axes"),
         ({"a": ("x",)}, {"b": ()}, "'b' is a single number"),
     ):
         signature = Signature(

@@ -7,10 +7,11 @@ torch = pytest.importorskip("torch")
 from sciflow import Cancelled, Context, Diverged, Field, Invalid, Signature
 from sciflow.context import SerialComm
 from sciflow.samples import Batch, Samples
-from sciflow_operators.channels import Layout, scales
-from sciflow_operators.components import FNO
-from sciflow_operators.model import relative_l2, torch_threads
-from sciflow_operators.training import _rate
+from sciflow_operators.components import FNO, RelativeL2, Squared
+from sciflow_operators.fields.channels import Layout, scales
+from sciflow_operators.training.fitted import torch_threads
+from sciflow_operators.training.loop import _rate
+from sciflow_operators.training.target import relative_l2
 
 K = Field(("x",), "K")
 
@@ -188,7 +189,7 @@ class Told(Memory):
         self.told.append((len(self.given), losses))
 
 
-@pytest.mark.parametrize("loss", ["relative_l2", "squared"])
+@pytest.mark.parametrize("loss", [RelativeL2(), Squared()], ids=lambda loss: loss.name)
 def test_the_loss_of_each_sample_is_told_after_each_step(loss):
     memory = smoothing(21)
     samples = Told(memory.x, memory.y, memory.signature)
@@ -199,7 +200,7 @@ def test_the_loss_of_each_sample_is_told_after_each_step(loss):
     spread = memory.y["v"].std()
     for batch, (_, losses) in zip(samples.given, samples.told, strict=True):
         apart, truth = model.predict(batch.x)["v"] - batch.y["v"], batch.y["v"]
-        if loss == "squared":
+        if loss == Squared():
             expected = ((apart / spread) ** 2).mean(axis=1)
         else:
             expected = np.linalg.norm(apart, axis=1) / np.linalg.norm(truth, axis=1)
@@ -311,13 +312,13 @@ def test_a_checkpoint_of_another_configuration_is_refused():
     ("inputs", "outputs", "message"),
     [
         ({"a": ("x",)}, {"b": ("y", "x")}, "fields on one grid"),
-        ({"a": ("z", "y", "x")}, {"b": ("z", "y", "x")}, "one or two spatial axes"),
+        ({"a": ("z", "y", "x", "w")}, {"b": ("z", "y", "x", "w")}, "one to three spatial axes"),
         ({"a": ("x",)}, {"b": ()}, "this surrogate predicts fields"),
         ({"a": ("x", "time")}, {"b": ("x",)}, "time must be the first axis"),
     ],
 )
 def test_signatures_that_cannot_be_fitted_are_refused(inputs, outputs, message):
-    axes = {a: np.arange(4.0) for a in ("time", "x", "y", "z")}
+    axes = {a: np.arange(4.0) for a in ("time", "w", "x", "y", "z")}
     fields = [{n: Field(a, "1") for n, a in names.items()} for names in (inputs, outputs)]
     with pytest.raises(Invalid, match=message):
         Layout.of(Signature(*fields, axes))

@@ -10,8 +10,8 @@ from sciflow import Cancelled, Context, Field, Signature
 from sciflow.context import SerialComm, exchange
 from sciflow.samples import Batch, Samples
 from sciflow.worker import communicator
-from sciflow_operators.channels import Layout, scales
 from sciflow_operators.components import FNO, MLP, MPPDE
+from sciflow_operators.fields.channels import Layout, scales
 
 COMM = communicator()
 RANK, SIZE = COMM.rank, COMM.size

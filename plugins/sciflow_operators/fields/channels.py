@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from sciflow.errors import Invalid
-from sciflow_operators.ranks import summed
+from sciflow_operators.fields.port import Port
+from sciflow_operators.training.ranks import summed
 
 if TYPE_CHECKING:
     from sciflow.context import Comm
@@ -96,6 +97,19 @@ def places(which: Mapping[str, int]) -> tuple[list[int], list[int]]:
     return fields, scalars
 
 
+def port(layout: Layout, signature: Signature) -> Port:
+    """What a network between these channels takes and gives."""
+    fields, scalars = places(layout.inputs)
+    return Port(
+        tuple(fields),
+        tuple(scalars),
+        layout.channels_out,
+        layout.points,
+        tuple(axis in signature.periodic for axis in layout.space),
+        tuple(name for name, n in layout.inputs.items() for _ in range(max(1, n))),
+    )
+
+
 def _missing(name: str, arrays: Mapping[str, np.ndarray]) -> Invalid:
     return Invalid(f"the field {name!r} is missing; there is: {', '.join(arrays) or 'nothing'}")
 
@@ -138,7 +152,7 @@ class Layout(Channels):
         Raises
         ------
         Invalid
-            If fields have different spatial axes, or not one or two of them.
+            If fields have different spatial axes, or not one to three of them.
         """
         named = [*signature.inputs.items(), *signature.outputs.items()]
         spaces = {n: tuple(a for a in f.axes if a not in LEVELS) for n, f in named if f.axes}
@@ -146,9 +160,9 @@ class Layout(Channels):
         if len(found) != 1:
             raise Invalid(f"this surrogate needs fields on one grid, these have the axes {spaces}")
         space = found.pop()
-        if len(space) not in (1, 2):
+        if len(space) not in (1, 2, 3):
             raise Invalid(
-                f"this surrogate takes one or two spatial axes, these fields have {space or 'none'}"
+                f"this surrogate takes one to three spatial axes, these fields have {space or 'none'}"
             )
         for name, field in named:
             if any(a in LEVELS for a in field.axes[1:]):

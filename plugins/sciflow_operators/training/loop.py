@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from sciflow.errors import Diverged
 from sciflow.surrogate import Arrays, Model, Report
-from sciflow_operators.channels import scales
-from sciflow_operators.model import PREDICT, Fitted, load, pick_device, require, torch_threads
-from sciflow_operators.ranks import average, summed
+from sciflow_operators.fields.channels import scales
+from sciflow_operators.training.fitted import PREDICT, Fitted, load, pick_device, require, torch_threads
+from sciflow_operators.training.ranks import average, summed
 
 if TYPE_CHECKING:
-    from sciflow.context import Comm, Context
+    from sciflow.context import Context
     from sciflow.samples import Batch, Samples
-    from sciflow_operators.components import Trained
+    from sciflow_operators.training.trained import Trained
 
 
 def _rate(config: Trained, step: int, steps: int) -> float:
@@ -46,11 +46,10 @@ def _rate(config: Trained, step: int, steps: int) -> float:
 
 
 def _optimiser(config: Trained, net: nn.Module) -> torch.optim.AdamW:
-    decayed = [p for p in net.parameters() if p.ndim > 1]
-    others = [p for p in net.parameters() if p.ndim <= 1]
     groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": others, "weight_decay": 0.0},
+        {"params": weights, "factor": factor, "weight_decay": decay * config.weight_decay}
+        for weights, factor, decay in config.groups(net)
+        if weights
     ]
     return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
 
@@ -92,7 +91,7 @@ def _begin(config: Trained, samples: Samples, ctx: Context) -> Fitted:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(ctx.seed)
         layout, net = config.network(samples.signature)
-    return Fitted(config, samples.signature, layout, net.to(device), scales(samples, layout, ctx.comm))
+    return config.fitted(samples.signature, layout, net.to(device), scales(samples, layout, ctx.comm))
 
 
 def fit(
@@ -151,21 +150,29 @@ def _epoch(
     for step, batch in enumerate(samples.batches(size, seed=ctx.seed, epoch=epoch), epoch * steps):
         ctx.check_together()
         for group in optimiser.param_groups:
-            group["lr"] = _rate(config, step, config.epochs * steps)
-        losses = _step(fitted, optimiser, batch, ctx.comm)
+            group["lr"] = group["factor"] * _rate(config, step, config.epochs * steps)
+        losses = _step(fitted, optimiser, batch, ctx, step, config.epochs * steps)
         total += losses.sum()
         count += len(losses)
         samples.feedback(losses.cpu().numpy())
     return float(total), float(count)
 
 
-def _step(fitted: Fitted, optimiser: torch.optim.AdamW, batch: Batch, comm: Comm) -> Tensor:
+def _seed(*numbers: int) -> int:
+    """One 63-bit seed from several numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _step(
+    fitted: Fitted, optimiser: torch.optim.AdamW, batch: Batch, ctx: Context, step: int, steps: int
+) -> Tensor:
     """One step of all ranks; returns the loss of each of this rank's samples."""
-    config, layout, device = fitted.config, fitted.layout, fitted.device
+    config, layout, device, comm = fitted.config, fitted.layout, fitted.device, ctx.comm
+    draw = torch.Generator().manual_seed(_seed(ctx.seed, step, comm.rank))
     x = torch.from_numpy(layout.stack(batch.x, layout.inputs)).to(device)
     y = torch.from_numpy(layout.stack(batch.y, layout.outputs)).to(device)
     optimiser.zero_grad(set_to_none=True)
-    losses = fitted.losses(fitted.apply(x), y)
+    losses = fitted.objective(x, y, draw, step / max(1, steps))
     if comm.size == 1:
         losses.mean().backward()  # type: ignore[no-untyped-call]
     else:

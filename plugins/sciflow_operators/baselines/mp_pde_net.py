@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  the name torch uses itself
 from torch import Tensor, nn
 
-from sciflow_operators.grid import mesh
+from sciflow_operators.fields.grid import mesh
 
 
 def stencil(dimensions: int, radius: int) -> list[tuple[int, ...]]:

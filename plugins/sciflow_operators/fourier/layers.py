@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812  the name torch uses itself
 from torch import Tensor, nn
 
-from sciflow_operators.dft import tables
-from sciflow_operators.grid import mesh
+from sciflow_operators.fields.grid import mesh
+from sciflow_operators.fourier.dft import tables
 
 
 class SpectralConv(nn.Module):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
@@ -14,11 +13,12 @@ from torch import Tensor, nn
 
 from sciflow.errors import Invalid
 from sciflow.surrogate import Arrays, Model
-from sciflow_operators.channels import Channels, Scale, before, groups
+from sciflow_operators.fields.channels import Channels, Scale, before, groups
+from sciflow_operators.training.target import Target, relative_l2
 
 if TYPE_CHECKING:
     from sciflow.samples import Signature
-    from sciflow_operators.components import Trained
+    from sciflow_operators.training.trained import Trained
 
 PREDICT = 32
 """Samples that are predicted at once."""
@@ -67,55 +67,6 @@ def pick_device(wish: str) -> torch.device:
     return torch.device("cuda" if there and wish != "cpu" else "cpu")
 
 
-FLOOR = 1e-3
-"""A field smaller than this part of its typical size is measured against this part."""
-
-
-def relative_l2(predicted: Tensor, truth: Tensor, groups: list[int], typical: list[float]) -> Tensor:
-    """Relative L2 error of each sample, averaged over the output fields.
-
-    Parameters
-    ----------
-    predicted, truth : Tensor, shape (batch, *points, channel)
-        In the fields' units.
-    groups : list of int
-        Channels of each field.
-    typical : list of float
-        Root mean square of each field over the training samples, in its unit. A sample below
-        `FLOOR` times this (a field that is zero, say) is divided by that bound instead.
-
-    Returns
-    -------
-    Tensor, shape (batch,)
-    """
-    total = torch.zeros(len(truth), device=truth.device, dtype=truth.dtype)
-    parts = zip(torch.split(predicted, groups, -1), torch.split(truth, groups, -1), typical, strict=True)
-    for a, b, size in parts:
-        least = max(FLOOR * size, torch.finfo(b.dtype).tiny) * math.sqrt(b[0].numel())
-        total = total + (a - b).flatten(1).norm(dim=1) / b.flatten(1).norm(dim=1).clamp_min(least)
-    return total / len(groups)
-
-
-def squared(predicted: Tensor, truth: Tensor, parts: list[int], spread: Tensor) -> Tensor:
-    """Mean square of the error over the spread, of each sample, averaged over the output fields.
-
-    Parameters
-    ----------
-    predicted, truth : Tensor, shape (batch, *points, channel)
-        In the fields' units.
-    parts : list of int
-        Channels of each field.
-    spread : Tensor, shape (channel,)
-        Of what the network gives, in the fields' units; a constant channel (0) counts in its unit.
-
-    Returns
-    -------
-    Tensor, shape (batch,)
-    """
-    error = ((predicted - truth) / torch.where(spread > 0, spread, 1.0)) ** 2
-    return torch.stack([e.flatten(1).mean(dim=1) for e in torch.split(error, parts, -1)]).mean(dim=0)
-
-
 class Fitted(Model):
     """A trained network.
 
@@ -145,6 +96,9 @@ class Fitted(Model):
         self.net, self.scales = net, scales
         self.device = next(net.parameters()).device
         self._scaling = [torch.tensor(v, device=self.device) for s in scales for v in (s.mean, s.spread)]
+        self.target = Target(
+            signature, layout, groups(layout.outputs), scales[1].typical(layout.outputs), self._scaling[3]
+        )
 
     def apply(self, x: Tensor) -> Tensor:
         """Output channels from input channels, both in the fields' units and on the device.
@@ -163,14 +117,26 @@ class Fitted(Model):
 
     def errors(self, predicted: Tensor, truth: Tensor) -> Tensor:
         """`relative_l2` of every sample."""
-        typical = self.scales[1].typical(self.layout.outputs)
-        return relative_l2(predicted, truth, groups(self.layout.outputs), typical)
+        return relative_l2(predicted, truth, self.target.groups, self.target.typical)
 
-    def losses(self, predicted: Tensor, truth: Tensor) -> Tensor:
-        """What training minimises, of every sample: `errors` or `squared`."""
-        if self.config.loss == "relative_l2":
-            return self.errors(predicted, truth)
-        return squared(predicted, truth, groups(self.layout.outputs), self._scaling[3])
+    def objective(self, x: Tensor, y: Tensor, draw: torch.Generator, progress: float) -> Tensor:
+        """What training minimises, of every sample; a subclass may train for something else.
+
+        Parameters
+        ----------
+        x, y : Tensor, shape (batch, *points, channel)
+            Inputs and outputs of the training samples, in the fields' units.
+        draw : Generator
+            On the CPU; seeded by seed, update and rank, so that a resumed training draws the same
+            numbers.
+        progress : float
+            Part of the training that is done, 0 to 1.
+
+        Returns
+        -------
+        Tensor, shape (batch,)
+        """
+        return self.config.loss(self.apply(x), y, x, self.target)
 
     def predict(self, x: Arrays) -> dict[str, np.ndarray]:
         """See `Model.predict`; a network of a grid gives the result on the grid of the input.
@@ -202,7 +168,7 @@ def load(config: Trained, state: Arrays, signature: Signature) -> Fitted:
     require(config.name, state, wanted)
     net.load_state_dict({k: torch.tensor(np.asarray(state[f"net.{k}"])) for k in net.state_dict()})
     ends = [Scale(*(np.array(state[f"{w}.{kind}"]) for kind in SCALES)) for w in ("input", "output")]
-    return Fitted(config, signature, layout, net.to(pick_device(config.device)), (ends[0], ends[1]))
+    return config.fitted(signature, layout, net.to(pick_device(config.device)), (ends[0], ends[1]))
 
 
 def require(name: str, state: Arrays, wanted: Mapping[str, tuple[int, ...]]) -> None:

@@ -1,0 +1,1 @@
+"""Networks that operators are compared with."""

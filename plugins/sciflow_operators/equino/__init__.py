@@ -1,0 +1,1 @@
+"""EquiNO: equilibrium neural operators for representative volume elements."""

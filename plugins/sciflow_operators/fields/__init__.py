@@ -1,0 +1,1 @@
+"""From named fields to channels and grids, and back."""

@@ -1,0 +1,1 @@
+"""Fourier neural operators, dense and factorised."""

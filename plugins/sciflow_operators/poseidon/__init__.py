@@ -1,0 +1,1 @@
+"""Poseidon: a pretrained transformer for equations of evolution."""

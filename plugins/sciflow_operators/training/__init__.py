@@ -1,0 +1,1 @@
+"""One loop that trains all networks: objective, optimiser, checkpoints, ranks."""

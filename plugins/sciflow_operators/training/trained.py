@@ -1,0 +1,148 @@
+"""The configuration that all trained networks share; torch is imported where it is used."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from sciflow.errors import Invalid
+from sciflow.surrogate import Arrays, Model, Report, Surrogate
+from sciflow_operators.fields.port import Port
+from sciflow_operators.training.losses import Loss, RelativeL2
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from sciflow.context import Context
+    from sciflow.samples import Samples, Signature
+    from sciflow_operators.fields.channels import Channels, Scale
+    from sciflow_operators.training.fitted import Fitted
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained(Surrogate):
+    """A network that `sciflow_operators.training.loop.fit` trains; a subclass says which.
+
+    Attributes
+    ----------
+    epochs : int
+        Passes over the training samples.
+    batch : int
+        Samples per step, of all ranks together.
+    learning_rate : float
+        Largest learning rate of the schedule.
+    weight_decay : float
+        Of AdamW, on weights only.
+    schedule : {"onecycle", "cosine"}
+        How the learning rate changes from step to step.
+    loss : Loss
+        What is minimised.
+    clip : float
+        Largest norm of the gradient; 0 does not clip.
+    threads : int
+        Torch threads; 0 takes all cores this process may use, or ``OMP_NUM_THREADS`` if that is fewer.
+    device : {"auto", "cpu", "cuda"}
+        ``auto`` takes a GPU where there is one.
+    """
+
+    requires: ClassVar[tuple[str, ...]] = ("torch",)
+    epochs: int = 60
+    batch: int = 8
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    schedule: Literal["onecycle", "cosine"] = "onecycle"
+    loss: Loss = RelativeL2()
+    clip: float = 1.0
+    threads: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("width", "modes", "layers", "epochs", "batch"):
+            if getattr(self, name, 1) < 1:
+                raise Invalid(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.learning_rate <= 0:
+            raise Invalid(f"learning_rate must be positive, got {self.learning_rate}")
+        for name in ("padding", "radius", "weight_decay", "clip", "threads"):
+            if getattr(self, name, 0) < 0:
+                raise Invalid(f"{name} cannot be negative, got {getattr(self, name)}")
+
+    @abstractmethod
+    def network(self, signature: Signature) -> tuple[Channels, nn.Module]:
+        """How fields become channels, and a network with random weights between them.
+
+        Raises
+        ------
+        Invalid
+            If it cannot map such fields.
+        """
+
+    def fitted(
+        self, signature: Signature, layout: Channels, net: nn.Module, scales: tuple[Scale, Scale]
+    ) -> Fitted:
+        """The model around a network; overridden where it is trained or asked in a way of its own."""
+        from sciflow_operators.training.fitted import Fitted
+
+        return Fitted(self, signature, layout, net, scales)
+
+    def groups(self, net: nn.Module) -> list[tuple[list[nn.Parameter], float, float]]:
+        """Groups of weights, each with its factors of learning rate and weight decay.
+
+        By default all learn at the same rate, and only those with more than one axis decay.
+        """
+        weights: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
+        for p in net.parameters():
+            (weights if p.ndim > 1 else others).append(p)
+        return [(weights, 1.0, 1.0), (others, 1.0, 0.0)]
+
+    def fit(
+        self, samples: Samples, valid: Samples, ctx: Context, resume: Arrays | None = None
+    ) -> Generator[Report, None, Model]:
+        """See `Surrogate.fit`."""
+        from sciflow_operators.training.loop import fit
+
+        return fit(self, samples, valid, ctx, resume)
+
+    def load(self, state: Arrays, signature: Signature) -> Model:
+        """See `Surrogate.load`."""
+        from sciflow_operators.training.fitted import load
+
+        return load(self, state, signature)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gridded(Trained):
+    """A network between fields on one regular grid, channels last; a subclass says which.
+
+    Attributes
+    ----------
+    increments : bool
+        Learn the change from the last input level of the same name, where every output has one.
+    """
+
+    dimensions: ClassVar[tuple[int, ...]] = (1, 2)
+    increments: bool = False
+
+    @abstractmethod
+    def module(self, port: Port) -> nn.Module:
+        """A network with random weights: (batch, *points, channel in) to (batch, *points, channel out).
+
+        Wrappers call it with ports of their own.
+
+        Raises
+        ------
+        Invalid
+            If it cannot map such fields.
+        """
+
+    def network(self, signature: Signature) -> tuple[Channels, nn.Module]:
+        """See `Trained.network`."""
+        from sciflow_operators.fields.channels import Layout, port
+
+        layout = Layout.of(signature, increments=self.increments)
+        if len(layout.space) not in self.dimensions:
+            able = " or ".join(map(str, self.dimensions))
+            raise Invalid(f"{self.name} takes {able} spatial axes, these fields have {layout.space}")
+        return layout, self.module(port(layout, signature))

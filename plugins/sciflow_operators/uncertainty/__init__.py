@@ -1,0 +1,1 @@
+"""What a model knows about its errors, and what it must conserve."""

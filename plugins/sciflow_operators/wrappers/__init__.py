@@ -1,0 +1,1 @@
+"""Networks around networks: conditioning, refinement, staggering."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -193,6 +194,13 @@ def usage() -> dict[str, dict[str, float]]:
         seconds = round(used.ru_utime + used.ru_stime, 3)
         found[name] = {"cpu_seconds": seconds, "peak_rss_bytes": used.ru_maxrss * unit}
     return found
+
+
+def forget_peak() -> None:
+    """Begin to measure this process's peak memory anew, where the system can (Linux)."""
+    # https://www.kernel.org/doc/html/latest/filesystems/proc.html: 5 resets the high water mark.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def mpi() -> dict[str, Any]:

@@ -216,6 +216,17 @@ def seconds(value: float) -> str:
     return f"{value * scale:.3g} {unit}"
 
 
+def large(value: float, unit: str) -> str:
+    """A large number with three significant digits and a prefix of the unit that fits."""
+    if not np.isfinite(value):
+        return "–"
+    for prefix in ("", "k", "M", "G"):
+        if value < 999.5:
+            return f"{value:.3g} {prefix}{unit}"
+        value /= 1000
+    return f"{value:.3g} T{unit}"
+
+
 def _side_by_side(artifact: Artifact) -> Section:
     names, full = artifact.attributes["models"], artifact.attributes["full_seconds"]
     columns = {name: artifact.read(name) for name in artifact.schema.fields}
@@ -232,9 +243,12 @@ def _side_by_side(artifact: Artifact) -> Section:
                 f"{faster:.3g} x" if np.isfinite(faster) else "–",
                 seconds(of["offline_seconds"]),
                 even,
+                f"{of['parameters']:,.0f}",
+                large(of["operations"], "FLOP"),
+                large(of["training_bytes"], "B"),
             ]
         )
-    rows.append(["the solver itself", "–", "–", "–", seconds(full), "1 x", "–", "–"])
+    rows.append(["the solver itself", "–", "–", "–", seconds(full), "1 x", *["–"] * 5])
     head = [
         "",
         "median error",
@@ -244,6 +258,9 @@ def _side_by_side(artifact: Artifact) -> Section:
         "faster than the solver",
         "training",
         "pays off after",
+        "parameters",
+        "work of an answer",
+        "peak memory of training",
     ]
     plot = data_uri(_costs(names, columns, full))
     text = (

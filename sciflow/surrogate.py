@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,23 @@ if TYPE_CHECKING:
 
 Arrays = Mapping[str, "np.ndarray"]
 """Named arrays: all that a model or a checkpoint may consist of (never a pickle)."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a model is.
+
+    Attributes
+    ----------
+    parameters : int
+        Numbers that were learned.
+    operations : float
+        Floating-point operations of one prediction, a multiplication and an addition counted as two;
+        NaN where nobody counted.
+    """
+
+    parameters: int
+    operations: float = math.nan
 
 
 class Model(ABC):
@@ -50,6 +68,16 @@ class Model(ABC):
     @abstractmethod
     def state(self) -> Arrays:
         """The arrays that `Surrogate.load` needs to build this model again, bit for bit."""
+
+    def size(self, x: Arrays) -> Size:
+        """How large this model is; by default every number of `state` counts as learned.
+
+        Parameters
+        ----------
+        x : mapping of str to ndarray, shape (1, ...)
+            Inputs of one prediction.
+        """
+        return Size(sum(int(values.size) for values in self.state().values()))
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sciflow.artifact import Artifact
     from sciflow.context import Context
     from sciflow.store import Writer
+    from sciflow.surrogate import Size
 
 
 def _number(unit: str, description: str) -> Field:
@@ -36,6 +37,9 @@ SIDE_BY_SIDE = Schema(
         "error_p95": _number("1", "relative L2 error of unseen members"),
         "query_seconds": _number("s", "median time of one answer"),
         "offline_seconds": _number("s", "all stages between the ensemble and the model"),
+        "parameters": _number("1", "numbers that were learned"),
+        "operations": _number("1", "floating-point operations of one answer; NaN where nobody counts"),
+        "training_bytes": _number("B", "peak memory of the process that trained"),
         "break_even": _number("1", "queries after which simulating them would have taken longer"),
     },
 )
@@ -109,13 +113,16 @@ class SideBySide(Stage):
             ctx.progress(done, len(self.models), "models")
             errors = inputs[f"{name}_score"].read("relative_l2")
             members = np.unique(inputs[f"{name}_score"].read("members"))
-            query = self._answer(inputs[name], inputs["ensemble"], members)
+            query, size = self._answer(inputs[name], inputs["ensemble"], members)
             offline = offline_seconds(inputs[name])
             rows["error_mean"].append(float(np.mean(errors)))
             rows["error_median"].append(float(np.median(errors)))
             rows["error_p95"].append(float(np.quantile(errors, 0.95)))
             rows["query_seconds"].append(query)
             rows["offline_seconds"].append(offline)
+            rows["parameters"].append(size.parameters)
+            rows["operations"].append(size.operations)
+            rows["training_bytes"].append(peak_bytes(inputs[name]))
             rows["break_even"].append(math.ceil(offline / (full - query)) if query < full else math.inf)
         ctx.progress(len(self.models), len(self.models), "models")
         for field, values in rows.items():
@@ -123,17 +130,16 @@ class SideBySide(Stage):
         outputs = {name: inputs[f"{name}_score"].attributes["outputs"] for name in self.models}
         out.describe(models=list(self.models), full_seconds=full, outputs=outputs)
 
-    def _answer(self, artifact: Artifact, ensemble: Artifact, members: np.ndarray) -> float:
-        """Median time of one answer, s; the first one, which may compile, does not count."""
+    def _answer(self, artifact: Artifact, ensemble: Artifact, members: np.ndarray) -> tuple[float, Size]:
+        """Median time of one answer, s, without the first one, which may compile; and the model's size."""
         import statistics
 
-        from sciflow.stored import Stored
+        from sciflow.stored import Stored, noted_levels
 
         model = load_model(artifact)
-        noted = artifact.attributes.get("window")
-        window = None if noted is None else (noted[0], noted[1])
         names = tuple(model.signature.inputs), tuple(model.signature.outputs)
-        samples = Stored(ensemble, *names, members, window=window)
+        samples = Stored(ensemble, *names, members, **noted_levels(artifact))
+        size = model.size(next(iter(samples.batches(1, seed=None))).x)
         times: list[float] = []
         while len(times) <= self.queries:
             for batch in samples.batches(1, seed=None):
@@ -142,7 +148,7 @@ class SideBySide(Stage):
                 times.append(time.perf_counter() - begin)
                 if len(times) > self.queries:
                     break
-        return statistics.median(times[1:])
+        return statistics.median(times[1:]), size
 
 
 def solver_seconds(ensemble: Artifact) -> float:
@@ -159,6 +165,18 @@ def solver_seconds(ensemble: Artifact) -> float:
 
     found = [r["seconds"] for r in committed(ensemble.path).values() if r.get("status") == 1]
     return float(statistics.median(found)) if found else math.nan
+
+
+def peak_bytes(model: Artifact) -> float:
+    """Peak memory of the process that made a model, bytes; NaN where none was recorded.
+
+    Parameters
+    ----------
+    model : Artifact
+        Its provenance holds the figure.
+    """
+    usage = model.provenance.get("environment", {}).get("usage", {})
+    return float(usage.get("process", {}).get("peak_rss_bytes", math.nan))
 
 
 def offline_seconds(model: Artifact) -> float:

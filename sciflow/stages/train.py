@@ -13,6 +13,7 @@ from sciflow.registry import registry, require
 from sciflow.schema import Field, Schema
 from sciflow.stage import Stage
 from sciflow.stages.simulate import ENSEMBLE
+from sciflow.stored import Stored, check_levels
 from sciflow.surrogate import Arrays, Model, Surrogate
 
 if TYPE_CHECKING:
@@ -43,10 +44,17 @@ class Train(Stage):
         Fields it maps to.
     train, valid : float
         Fractions of the members; the rest is never seen and kept for evaluation.
+    members : int or None
+        Learn from the first so many of the training members alone, all of them for ``None``: models that
+        differ in it have growing training sets, and the same members for validation and test.
     window : tuple of int or None
         ``(k, l)``: learn to predict ``l`` time levels from the ``k`` before, at every level where they
         fit; with ``k = 0`` from parameters, fields without a time axis and ``"time"``. ``None``: a
         sample is a member.
+    pairs : tuple of int or None
+        ``(stride, count)``, in place of a window: learn to predict the level j of a member from the level
+        i for every pair i <= j of the levels 0, stride, ..., stride * (count - 1); the input
+        ``"lead_time"`` is the time between them.
     checkpoint_every : int
         Epochs between checkpoints.
     seed : int
@@ -61,7 +69,9 @@ class Train(Stage):
     outputs_of: tuple[str, ...]
     train: float = 0.8
     valid: float = 0.05
+    members: int | None = None
     window: tuple[int, int] | None = None
+    pairs: tuple[int, int] | None = None
     checkpoint_every: int = 5
     seed: int = 0
 
@@ -75,6 +85,9 @@ class Train(Stage):
             raise Invalid("name at least one input and one output field")
         if self.checkpoint_every < 1:
             raise Invalid(f"checkpoint_every must be at least 1, got {self.checkpoint_every}")
+        if self.members is not None and self.members < 1:
+            raise Invalid(f"at least one member is learned from, got members={self.members}")
+        check_levels(self.window, self.pairs)
 
     def identity(self) -> dict[str, object]:
         """How often it is saved does not change the result."""
@@ -83,25 +96,27 @@ class Train(Stage):
         return config
 
     def check(self, inputs: Mapping[str, Artifact]) -> None:
-        """Also refuse fields that the ensemble does not have, and a window that does not fit."""
+        """Also refuse fields that the ensemble does not have, and time levels that do not fit."""
         super().check(inputs)
         require(self.surrogate)
-        from sciflow.stored import Stored
+        self._samples(inputs["ensemble"], None)
 
-        Stored(inputs["ensemble"], self.inputs_of, self.outputs_of, window=self.window)
+    def _samples(self, ensemble: Artifact, members: np.ndarray | None) -> Stored:
+        return Stored(
+            ensemble, self.inputs_of, self.outputs_of, members, window=self.window, pairs=self.pairs
+        )
 
     def run(self, inputs: Mapping[str, Artifact], out: Writer, ctx: Context) -> None:
         """Fit, keeping checkpoints, and store the model."""
         import numpy as np
 
-        from sciflow.stored import Stored
+        from sciflow.environment import forget_peak
 
+        forget_peak()
         ensemble = inputs["ensemble"]
         good = np.flatnonzero(ensemble.read("status") == 1)
-        parts = split(good, self.train, self.valid, self.seed)
-        samples, valid = (
-            Stored(ensemble, self.inputs_of, self.outputs_of, p, window=self.window) for p in parts[:2]
-        )
+        parts = split(good, self.train, self.valid, self.seed, self.members)
+        samples, valid = (self._samples(ensemble, part) for part in parts[:2])
         kept = Checkpoints(out.scratch)
         history, resume = kept.latest()
         if history:
@@ -121,13 +136,17 @@ class Train(Stage):
         for name, members in zip(MODEL, parts, strict=True):
             out.write(name, members, _MEMBERS)
         store_model(self.surrogate, model, history, out)
-        out.describe(ensemble=ensemble.digest, window=self.window and list(self.window))
+        out.describe(
+            ensemble=ensemble.digest,
+            window=self.window and list(self.window),
+            pairs=self.pairs and list(self.pairs),
+        )
 
 
 def split(
-    members: np.ndarray, train: float, valid: float, seed: int
+    members: np.ndarray, train: float, valid: float, seed: int, limit: int | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Disjoint training, validation and test members that cover all.
+    """Disjoint training, validation and test members that cover all, unless there is a limit.
 
     Parameters
     ----------
@@ -137,11 +156,13 @@ def split(
         Fractions; every part gets at least one member.
     seed : int
         Decides who goes where.
+    limit : int or None
+        Keep so many of the training members; those of a smaller limit are among those of a larger one.
 
     Raises
     ------
     Invalid
-        If there are fewer than three members.
+        If there are fewer than three members, or fewer training members than the limit.
     """
     import numpy as np
 
@@ -152,8 +173,10 @@ def split(
     order = np.random.default_rng(seed).permutation(members)
     n_valid = max(1, round(valid * len(order)))
     n_train = min(max(1, round(train * len(order))), len(order) - n_valid - 1)
+    if limit is not None and limit > n_train:
+        raise Invalid(f"there are {n_train} training members, not {limit}; take fewer or a larger fraction")
     return (
-        np.sort(order[:n_train]),
+        np.sort(order[: n_train if limit is None else limit]),
         np.sort(order[n_train : n_train + n_valid]),
         np.sort(order[n_train + n_valid :]),
     )

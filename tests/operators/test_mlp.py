@@ -85,3 +85,12 @@ def test_what_does_not_fit_is_refused_by_name():
         model.predict({**x, "a": np.zeros(2)})
     with pytest.raises(Invalid, match="these arrays are not of this mlp"):
         SMALL.replace(width=16).load(model.state(), model.signature)
+
+
+def test_the_work_of_an_answer_is_that_of_its_matrix_products():
+    model, _, _ = fit(SMALL.replace(epochs=1), affine(8))
+    x = {name: values[:1] for name, values in affine(3).x.items()}
+    shapes = [v.shape for k, v in model.state().items() if k.startswith("net.") and k.endswith("weight")]
+    size = model.size(x)
+    assert size.operations == sum(2 * a * b for a, b in shapes)
+    assert size.parameters == sum(a * b + a for a, b in shapes)

@@ -49,6 +49,10 @@ def test_the_table_holds_the_errors_of_the_evaluations_and_costs_that_were_measu
         assert table.read("error_p95")[row] == pytest.approx(np.quantile(errors, 0.95), rel=1e-12)
         took = model.provenance["end"] - model.provenance["start"]
         assert table.read("offline_seconds")[row] == pytest.approx(took, rel=1e-6)
+        stored = model.attributes["weights"]
+        assert table.read("parameters")[row] == stored > 0
+        assert np.isnan(table.read("operations")[row])  # nobody counts for this toy
+        assert table.read("training_bytes")[row] > 1e6
     full, query = table.attributes["full_seconds"], table.read("query_seconds")
     assert full == solver_seconds(data) > 0
     expected = np.where(query < full, np.ceil(table.read("offline_seconds") / (full - query)), np.inf)

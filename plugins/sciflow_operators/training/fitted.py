@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sciflow.errors import Invalid
-from sciflow.surrogate import Arrays, Model
+from sciflow.surrogate import Arrays, Model, Size
 from sciflow_operators.fields.channels import Channels, Scale, before, groups
 from sciflow_operators.training.target import Target, relative_l2
 
@@ -150,6 +150,14 @@ class Fitted(Model):
         with torch.no_grad(), torch_threads(self.config.threads):
             parts = [self.apply(part.to(self.device)).cpu() for part in torch.split(values, PREDICT)]
         return self.layout.unstack(torch.cat(parts).numpy())
+
+    def size(self, x: Arrays) -> Size:
+        """See `Model.size`; the operations are those of matrix products, convolutions and attention."""
+        from torch.utils.flop_counter import FlopCounterMode
+
+        with FlopCounterMode(display=False) as counter:
+            self.predict(x)
+        return Size(sum(p.numel() for p in self.net.parameters()), float(counter.get_total_flops()))
 
     def state(self) -> Arrays:
         """See `Model.state`."""

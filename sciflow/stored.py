@@ -42,6 +42,10 @@ class _Source:
         Of a field.
     shift : int or ndarray, shape (member,)
         First time level relative to the sample's.
+    late : bool
+        Whether it counts from the sample's first output level, else from its first input level.
+    since : bool
+        Of the time coordinate: the time since the first input level.
     count : int
         How many time levels.
     """
@@ -51,20 +55,26 @@ class _Source:
     times: np.ndarray | None = None
     gather: Gather | None = None
     shift: int | np.ndarray = 0
+    late: bool = False
+    since: bool = False
     count: int = 1
 
     def levels(self, members: np.ndarray, levels: np.ndarray) -> np.ndarray:
-        """First time level to read for samples that begin at `levels`."""
+        """First time level to read for samples that begin at `levels`, shape (batch, 2)."""
         assert self.gather is not None
         if not self.gather.layout.timed:
-            return levels * 0
-        return levels + (self.shift if isinstance(self.shift, int) else self.shift[members])
+            return levels[:, 0] * 0
+        begin = levels[:, int(self.late)]
+        return begin + (self.shift if isinstance(self.shift, int) else self.shift[members])
 
     def read(self, members: np.ndarray, levels: np.ndarray) -> np.ndarray:
         """Values of some samples, shape (batch, ...)."""
         if self.times is not None:
-            at = levels + self.shift
-            return self.times[at if self.times.ndim == 1 else (members, at)]  # type: ignore[no-any-return]
+            first, last = (
+                self.times[at if self.times.ndim == 1 else (members, at)]
+                for at in (levels[:, 0], levels[:, 1])
+            )
+            return (last - first if self.since else last).astype(self.field.dtype)  # type: ignore[no-any-return]
         if self.gather is None:
             assert self.values is not None
             return self.values[members]  # type: ignore[no-any-return]
@@ -94,6 +104,11 @@ class Stored(Samples):
         for one) and the ``l`` that follow of the outputs (axis ``lead``; none for one), at every
         level where they fit. With ``k = 0`` the inputs are parameters, fields without a time axis and
         ``"time"``: the outputs are a function of them.
+    pairs : tuple of int or None
+        ``(stride, count)``, in place of a window: of each member the time levels 0, stride, ...,
+        stride * (count - 1), and every pair i <= j of them is a sample: the inputs at level i, the
+        outputs at level j. The input ``"lead_time"`` is the time between the two, one number for each
+        sample.
     block : int or None
         Shuffle among so many members at a time, so that a disk reads them together; ``None``
         shuffles everything.
@@ -108,8 +123,9 @@ class Stored(Samples):
     NotFound
         If a name or member does not exist.
     Invalid
-        If a member failed, a time level is selected from a field without a time axis, the window is
-        longer than the trajectories, or an input has time levels of which the window takes none.
+        If a member failed, a time level is selected from a field without a time axis, the window or the
+        pairs are longer than the trajectories, there are both, or an input has time levels of which the
+        window takes none.
     """
 
     def __init__(
@@ -120,6 +136,7 @@ class Stored(Samples):
         members: Sequence[int] | np.ndarray | None = None,
         *,
         window: tuple[int, int] | None = None,
+        pairs: tuple[int, int] | None = None,
         block: int | None = None,
         shard: tuple[int, int] = (0, 1),
         verify: Verify = "first",
@@ -137,7 +154,7 @@ class Stored(Samples):
             raise Invalid(f"{ensemble.path}: members {bad[:10]} have no result (they failed or do not exist)")
         self.members = chosen
         self._block, self._shard = block, shard
-        choose = _Chooser(ensemble, window, verify)
+        choose = _Chooser(ensemble, window, pairs, verify)
         self._inputs = {n: choose(n, "in") for n in inputs}
         self._outputs = {n: choose(n, "out") for n in outputs}
         self._member, self._level = choose.places(chosen)
@@ -246,10 +263,17 @@ class Stored(Samples):
 class _Chooser:
     """Finds the sources of named inputs and outputs in an ensemble."""
 
-    def __init__(self, ensemble: Artifact, window: tuple[int, int] | None, verify: Verify) -> None:
-        if window is not None and (window[0] < 0 or window[1] < 1):
-            raise Invalid(f"a window has no negative number of levels in and at least one out, got {window}")
-        self._ensemble, self._window, self._verify = ensemble, window, verify
+    def __init__(
+        self,
+        ensemble: Artifact,
+        window: tuple[int, int] | None,
+        pairs: tuple[int, int] | None,
+        verify: Verify,
+    ) -> None:
+        check_levels(window, pairs)
+        # One level in and one out, as a window (1, 1), whose two levels need not follow each other.
+        self._window = (1, 1) if pairs is not None else window
+        self._ensemble, self._pairs, self._verify = ensemble, pairs, verify
         self._gathers: dict[str, Gather] = {}
         self._parameters: list[str] = list(ensemble.attributes.get("parameters", ()))
         self._fields = {
@@ -268,8 +292,8 @@ class _Chooser:
             column = self._parameters.index(name)
             unit = ensemble.attributes["parameter_units"][column]
             return _Source(Field((), unit), ensemble.read("parameters")[:, column].astype("float32"))
-        if name == "time" and level is None and side == "in":
-            return self._of_time()
+        if name in ("time", "lead_time") and level is None and side == "in":
+            return self._of_time(name)
         if name not in self._fields:
             known = [*self._fields, *self._parameters]
             raise NotFound(f"{ensemble.path}: no field or parameter {name!r}. {nearest(name, known)}")
@@ -277,16 +301,28 @@ class _Chooser:
             self._gathers[name] = ensemble.gather(name, verify=self._verify)
         return self._of_field(text, self._gathers[name], None if level is None else int(level), side)
 
-    def _of_time(self) -> _Source:
-        """The time of the first level of the outputs."""
+    def _of_time(self, name: str) -> _Source:
+        """The time of the first level of the outputs, or the time since that of the inputs."""
         ensemble = self._ensemble
-        if self._window is None:
+        if name == "time" and (self._window is None or self._pairs is not None):
             raise Invalid("'time' is an input with a window alone: it is the time of the level that follows")
+        if name == "lead_time" and self._pairs is None:
+            raise Invalid(
+                "'lead_time' is an input with pairs alone: it is the time from the inputs to the outputs; "
+                "give pairs=(stride, count)"
+            )
         if "time" not in ensemble.schema.fields:
-            raise Invalid(f"{ensemble.path}: 'time' is no input, the ensemble has no time levels")
+            raise Invalid(f"{ensemble.path}: {name!r} is no input, the ensemble has no time levels")
         unit = ensemble.schema["time"].unit
-        field = Field((), unit, "float32", "time of the first level that is predicted")
-        return _Source(field, times=ensemble.read("time").astype("float32"), shift=self._window[0])
+        what = "time of the first level that is predicted"
+        if name == "lead_time":
+            what = "time from the inputs to the outputs"
+        return _Source(
+            Field((), unit, "float32", what),
+            times=ensemble.read("time"),
+            late=True,
+            since=name == "lead_time",
+        )
 
     def _of_field(self, text: str, gather: Gather, level: int | None, side: str) -> _Source:
         layout = gather.layout
@@ -317,27 +353,30 @@ class _Chooser:
                 "out of the inputs, or take k >= 1"
             )
         field = Field((*((axis,) if count > 1 else ()), *axes[1:]), old.unit, old.dtype, old.description)
-        return _Source(field, gather=gather, shift=0 if side == "in" else before, count=count)
+        return _Source(field, gather=gather, late=side == "out", count=count)
 
     def places(self, members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Member and first time level of every sample."""
+        """Member of every sample, and its first levels of the inputs and outputs, shape (sample, 2)."""
         import numpy as np
 
         if self._window is None:
-            return members, np.zeros(len(members), dtype=np.int64)
+            return members, np.zeros((len(members), 2), dtype=np.int64)
         timed = [g.layout.levels for g in self._gathers.values() if g.layout.timed]
         if not timed:
-            raise Invalid("a window needs a field with a time axis")
+            raise Invalid("a window or pairs need a field with a time axis")
         steps = np.full(len(members), min(timed))
         if "n_steps" in self._ensemble.schema.fields:
             steps = self._ensemble.read("n_steps")[members]
+        if self._pairs is not None:
+            return _all_pairs(members, steps, *self._pairs)
         counts = np.maximum(steps - sum(self._window) + 1, 0)
         if len(members) and not counts.any():
             raise Invalid(
                 f"a window of {self._window} levels is longer than the trajectories ({steps.max()})"
             )
         first = np.repeat(np.cumsum(counts) - counts, counts)
-        return np.repeat(members, counts), np.arange(counts.sum()) - first
+        level = np.arange(counts.sum()) - first
+        return np.repeat(members, counts), np.stack([level, level + self._window[0]], axis=1)
 
     def coordinate(self, axis: str) -> np.ndarray:
         """Coordinates of an axis of the signature."""
@@ -347,3 +386,43 @@ class _Chooser:
             before, after = self._window
             return np.arange(1.0 - before, 1.0) if axis == "time" else np.arange(1.0, after + 1.0)
         return self._ensemble.read(axis)
+
+
+def check_levels(window: tuple[int, int] | None, pairs: tuple[int, int] | None) -> None:
+    """Refuse a window or pairs that choose no time levels, and both at once.
+
+    Parameters
+    ----------
+    window, pairs : tuple of int or None
+        As `Stored` takes them.
+
+    Raises
+    ------
+    Invalid
+        If it cannot be.
+    """
+    if window is not None and pairs is not None:
+        raise Invalid(f"a sample is a window or a pair of levels; give window={window} or pairs={pairs}")
+    if window is not None and (len(window) != 2 or window[0] < 0 or window[1] < 1):
+        raise Invalid(f"a window has no negative number of levels in and at least one out, got {window}")
+    if pairs is not None and (len(pairs) != 2 or pairs[0] < 1 or pairs[1] < 2):
+        raise Invalid(f"pairs are (stride, count) with a stride of at least 1 and 2 levels, got {pairs}")
+
+
+def _all_pairs(
+    members: np.ndarray, steps: np.ndarray, stride: int, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Every pair i <= j of `count` levels of each member, `stride` apart, that the member has."""
+    import numpy as np
+
+    last = stride * (count - 1)
+    if len(members) and last >= steps.max():
+        raise Invalid(
+            f"pairs of {count} levels, {stride} apart, need {last + 1} time levels; the trajectories have "
+            f"{steps.max()}"
+        )
+    pairs = stride * np.stack(np.triu_indices(count), axis=1)
+    levels = np.tile(pairs, (len(members), 1))
+    owner = np.repeat(np.arange(len(members)), len(pairs))
+    there = levels[:, 1] < steps[owner]
+    return members[owner[there]], levels[there]

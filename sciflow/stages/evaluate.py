@@ -10,7 +10,7 @@ from sciflow.errors import Invalid
 from sciflow.schema import Field, Schema
 from sciflow.stage import Stage
 from sciflow.stages.simulate import ENSEMBLE
-from sciflow.stages.train import MODEL, load_model
+from sciflow.stages.train import MODEL, load_model, samples_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,9 +39,9 @@ class Evaluate(Stage):
     """Predicts unseen members and compares with the truth and with two baselines.
 
     The baselines are the mean of the training outputs and the output of the training sample whose
-    inputs are nearest. A model that was trained with a window is evaluated on the same windows: a
-    sample is then a window, and ``members`` names the member of each. A model that was trained while
-    its solvers ran has no training ensemble and no baselines (NaN).
+    inputs are nearest. A model that was trained with a window or pairs of levels is evaluated on the same
+    ones: a sample is then a window or a pair, and ``members`` names the member of each. A model that was
+    trained while its solvers ran has no training ensemble and no baselines (NaN).
 
     Attributes
     ----------
@@ -83,14 +83,9 @@ class Evaluate(Stage):
         """Predict and score."""
         import numpy as np
 
-        from sciflow.stored import Stored
-
         model = load_model(inputs["model"])
-        names = tuple(model.signature.inputs), tuple(model.signature.outputs)
-        noted = inputs["model"].attributes.get("window")
-        window = None if noted is None else (noted[0], noted[1])
         chosen = inputs["model"].read("test_members") if self.members == "test" else None
-        test = Stored(inputs["ensemble"], *names, chosen, window=window)
+        test = samples_of(inputs["model"], model.signature, inputs["ensemble"], chosen)
         batch = test.all()
         ctx.progress(0, len(test), "test members")
         predicted = model.predict(batch.x)
@@ -99,7 +94,8 @@ class Evaluate(Stage):
         score(predicted, batch, test.signature, out)
         if "training" in inputs:
             members = inputs["model"].read("train_members")
-            baselines(Stored(inputs["training"], *names, members, window=window).all(), batch, out)
+            seen = samples_of(inputs["model"], model.signature, inputs["training"], members)
+            baselines(seen.all(), batch, out)
         else:
             for name in ("baseline_mean", "baseline_nearest"):
                 out.write(name, np.full(len(test), np.nan), EVALUATION[name])
@@ -107,7 +103,7 @@ class Evaluate(Stage):
         out.describe(
             model=inputs["model"].digest,
             ensemble=inputs["ensemble"].digest,
-            outputs=list(names[1]),
+            outputs=list(model.signature.outputs),
             signature=test.signature.to_json(),
         )
 

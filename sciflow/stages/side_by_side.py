@@ -14,7 +14,7 @@ from sciflow.schema import Field, Schema
 from sciflow.stage import Stage
 from sciflow.stages.evaluate import EVALUATION
 from sciflow.stages.simulate import ENSEMBLE
-from sciflow.stages.train import MODEL, load_model
+from sciflow.stages.train import MODEL, load_model, samples_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -134,11 +134,8 @@ class SideBySide(Stage):
         """Median time of one answer, s, without the first one, which may compile; and the model's size."""
         import statistics
 
-        from sciflow.stored import Stored, noted_levels
-
         model = load_model(artifact)
-        names = tuple(model.signature.inputs), tuple(model.signature.outputs)
-        samples = Stored(ensemble, *names, members, **noted_levels(artifact))
+        samples = samples_of(artifact, model.signature, ensemble, members)
         size = model.size(next(iter(samples.batches(1, seed=None))).x)
         times: list[float] = []
         while len(times) <= self.queries:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from sciflow.artifact import Artifact
     from sciflow.context import Context
+    from sciflow.samples import Signature
     from sciflow.store import Writer
 
 _MEMBERS = Field(("sample",), "1", "int64")
@@ -264,3 +265,35 @@ def load_model(artifact: Artifact) -> Model:
     assert isinstance(surrogate, Surrogate)
     require(surrogate)
     return surrogate.open(artifact)
+
+
+def samples_of(
+    artifact: Artifact, signature: Signature, ensemble: Artifact, members: np.ndarray | None = None
+) -> Stored:
+    """Members of an ensemble as samples for a stored model, with the time levels it was trained with.
+
+    Parameters
+    ----------
+    artifact : Artifact
+        The ``model`` artifact; it notes the window or the pairs.
+    signature : Signature
+        The model's.
+    ensemble : Artifact
+        Any that has its fields and parameters.
+    members : ndarray of int, shape (member,), or None
+        ``None`` takes all that ended well.
+
+    Raises
+    ------
+    Invalid, NotFound
+        As `Stored` does.
+    """
+    window, pairs = (artifact.attributes.get(name) for name in ("window", "pairs"))
+    return Stored(
+        ensemble,
+        tuple(signature.inputs),
+        tuple(signature.outputs),
+        members,
+        window=None if window is None else (window[0], window[1]),
+        pairs=None if pairs is None else (pairs[0], pairs[1]),
+    )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import html
+import importlib
 import io
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 
 INK, BLUE, ORANGE, GREY = "#1b2430", "#2368b0", "#d9772b", "#9aa5b1"
 _DRAWING = threading.Lock()
+
+KINDS = (
+    "comparison_table", "side_by_side", "evaluation", "model", "ensemble", "design",
+)  # fmt: skip
+"""Artifacts that have a module in `sciflow.sections`, in the order of the page."""
 
 _STYLE = """
 :root{color-scheme:light}*{box-sizing:border-box}
@@ -98,20 +103,14 @@ def build(title: str, artifacts: Sequence[Artifact], here: Session) -> Document:
     here : Session
         The run: parameters, stages and their times.
     """
-    known = {
-        "side_by_side": _side_by_side,
-        "evaluation": _evaluation,
-        "model": _model,
-        "ensemble": _ensemble,
-        "design": _design,
-    }
-    order = {kind: place for place, kind in enumerate(known)}
+    order = {kind: place for place, kind in enumerate(KINDS)}
     sections = []
     # matplotlib's font cache and mathtext are not thread safe.
     with _DRAWING:
         for artifact in sorted(artifacts, key=lambda a: order.get(a.schema.kind, 1.5)):
-            if artifact.schema.kind in known:
-                sections.append(known[artifact.schema.kind](artifact))
+            if artifact.schema.kind in KINDS:
+                module = importlib.import_module(f"sciflow.sections.{artifact.schema.kind}")
+                sections.append(module.section(artifact))
             sections += _from_plugins(artifact)
     sections += [_stages(here), _settings(here, artifacts)]
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(here.start))
@@ -176,7 +175,8 @@ def data_uri(made: Figure) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _img(uri: str, text: str) -> str:
+def image(uri: str, text: str) -> str:
+    """A picture with its text for those who cannot see it."""
     return f'<img alt="{html.escape(text)}" src="{uri}">'
 
 
@@ -202,7 +202,8 @@ def percent(value: float) -> str:
     return "–" if not np.isfinite(value) else f"{100 * value:.3g} %"
 
 
-def _three(value: float, unit: str = "") -> str:
+def three(value: float, unit: str = "") -> str:
+    """A number with three significant digits and its unit."""
     return f"{value:.3g}{unit}"
 
 
@@ -227,182 +228,6 @@ def large(value: float, unit: str) -> str:
     return f"{value:.3g} T{unit}"
 
 
-def _side_by_side(artifact: Artifact) -> Section:
-    names, full = artifact.attributes["models"], artifact.attributes["full_seconds"]
-    columns = {name: artifact.read(name) for name in artifact.schema.fields}
-    rows = []
-    for i, name in enumerate(names):
-        of = {key: float(values[i]) for key, values in columns.items()}
-        faster = full / of["query_seconds"]
-        even = f"{of['break_even']:.0f}" if np.isfinite(of["break_even"]) else "never"
-        rows.append(
-            [
-                name,
-                *(percent(of[f"error_{which}"]) for which in ("median", "mean", "p95")),
-                f"{seconds(of['query_seconds'])}",
-                f"{faster:.3g} x" if np.isfinite(faster) else "–",
-                seconds(of["offline_seconds"]),
-                even,
-                f"{of['parameters']:,.0f}",
-                large(of["operations"], "FLOP"),
-                large(of["training_bytes"], "B"),
-            ]
-        )
-    rows.append(["the solver itself", "–", "–", "–", seconds(full), "1 x", *["–"] * 5])
-    head = [
-        "",
-        "median error",
-        "mean",
-        "95 %",
-        "one answer",
-        "faster than the solver",
-        "training",
-        "pays off after",
-        "parameters",
-        "work of an answer",
-        "peak memory of training",
-    ]
-    plot = data_uri(_costs(names, columns, full))
-    text = (
-        "<p>Errors are relative L2 errors on the same unseen members. An answer is timed alone, in this "
-        "process; training is the time of all stages between ensemble and model; it pays off after so many "
-        "answers, in which the solver would have taken longer (the ensemble is not counted).</p>"
-    )
-    best = int(np.argmin(columns["error_median"]))
-    figures = (
-        (percent(float(columns["error_median"][best])), f"median error of {names[best]}, the best of them"),
-    )
-    body = table(head, rows) + text + _img(plot, "error against the time of an answer")
-    return Section("Side by side on unseen members", body, figures, f"![errors and times]({plot})")
-
-
-def _costs(names: Sequence[str], columns: Mapping[str, np.ndarray], full: float) -> Figure:
-    made, axes = figure(width=6.5, height=3.4)
-    ax = axes[0, 0]
-    for i, name in enumerate(names):
-        x, y = columns["query_seconds"][i], columns["error_median"][i]
-        ax.plot([x, x], [y, columns["error_p95"][i]], color=GREY, lw=1.2, zorder=1)
-        ax.plot(x, y, "os^Dv<>ph*"[i % 10], color=(BLUE, ORANGE, INK)[i % 3], ms=7, label=name)
-    if np.isfinite(full):
-        ax.axvline(full, color=GREY, ls="--", lw=1.2, label="the solver")
-    ax.set_xscale("log")
-    ax.set_yscale("log")
-    ax.set_xlabel("time of one answer, s", fontsize=9)
-    ax.set_ylabel("relative L2 error, median to 95 %", fontsize=9)
-    ax.legend(frameon=False, fontsize=8)
-    return made
-
-
-def _evaluation(artifact: Artifact) -> Section:
-    errors = artifact.read("relative_l2")
-    rows: list[tuple[str, np.ndarray, Callable[[float], str]]] = [
-        ("relative L2", errors, percent),
-        ("VRMSE", artifact.read("vrmse"), _three),
-        ("baseline: mean of the training samples", artifact.read("baseline_mean"), percent),
-        ("baseline: nearest training sample", artifact.read("baseline_nearest"), percent),
-    ]
-    for name, field in artifact.schema.fields.items():
-        if name.startswith("maximum_error_"):
-            label = f"maximum error of {name.removeprefix('maximum_error_')}"
-            unit = "" if field.unit == "1" else f" {field.unit}"
-            rows.append((label, artifact.read(name), partial(_three, unit=unit)))
-    bands = artifact.read("band_errors")
-    for i, label in enumerate(("below 4", "4 to 11", "12 and more")):
-        rows.append((f"relative L2 in wavenumbers {label} per domain", bands[:, i], percent))
-    cells = [[label, show(np.median(v)), show(np.mean(v)), show(np.max(v))] for label, v, show in rows]
-    histogram = data_uri(_histogram(errors, artifact))
-    pictures = data_uri(_examples(artifact, errors))
-    body = (
-        table(["", "median", "mean", "worst"], cells)
-        + _img(histogram, "error distribution")
-        + _img(pictures, "best, median and worst member")
-    )
-    name = artifact.attributes["example_of"]
-    grid = " x ".join(str(n) for n in artifact.array("example_truth").shape[1:])
-    nearest = float(np.median(artifact.read("baseline_nearest")))
-    figures = (
-        (percent(float(np.median(errors))), f"median relative L2 error of {name}, {grid} values"),
-        (str(len(np.unique(artifact.read("members")))), "members never seen in training"),
-        *([(percent(nearest), "error of the nearest training sample")] if np.isfinite(nearest) else []),
-    )
-    short = f"![errors]({histogram})\n\n![members]({pictures})"
-    return Section(f"Errors on unseen members, {name} with {grid} values", body, figures, short)
-
-
-def _histogram(errors: np.ndarray, artifact: Artifact) -> Figure:
-    made, axes = figure(width=9, height=2.8)
-    ax = axes[0, 0]
-    positive = errors[errors > 0]
-    if len(positive):
-        edges = np.geomspace(positive.min() / 1.1, positive.max() * 1.1, min(40, 8 + len(errors) // 4))
-        ax.hist(positive, bins=edges, color=BLUE, alpha=0.85)
-    ax.axvline(np.median(errors), color=INK, lw=1.4, label=f"median {percent(float(np.median(errors)))}")
-    for name, colour in (("nearest", ORANGE), ("mean", GREY)):
-        value = float(np.median(artifact.read(f"baseline_{name}")))
-        if np.isfinite(value):
-            ax.axvline(value, color=colour, lw=1.4, ls="--", label=f"baseline {name}: {percent(value)}")
-    ax.set_xscale("log")
-    ax.set_xlabel("relative L2 error", fontsize=9)
-    ax.set_ylabel("samples", fontsize=9)
-    ax.legend(frameon=False, fontsize=8)
-    return made
-
-
-def _examples(artifact: Artifact, errors: np.ndarray) -> Figure:
-    truth, guess = artifact.read("example_truth"), artifact.read("example_prediction")
-    which = artifact.read("example_sample")
-    members = artifact.read("members")[which]
-    axes_names = artifact.schema["example_truth"].axes[1:]
-    unit = artifact.schema["example_truth"].unit
-    for axis in ("time", "lead"):
-        if axis in axes_names:
-            truth, guess = (np.moveaxis(a, 1 + axes_names.index(axis), 1)[:, -1] for a in (truth, guess))
-    space = [a for a in axes_names if a not in ("time", "lead")]
-    titles = [
-        f"{word}: member {m}, {percent(float(errors[s]))}"
-        for word, m, s in zip(("best", "median", "worst"), members, which, strict=True)
-    ]
-    if len(space) == 1:
-        return _lines(artifact.read(space[0]), truth, guess, titles, space[0], unit)
-    return _images(truth, guess, titles, unit)
-
-
-def _lines(
-    x: np.ndarray, truth: np.ndarray, guess: np.ndarray, titles: list[str], axis: str, unit: str
-) -> Figure:
-    made, axes = figure(3, 2, width=10, height=4.6)
-    for column, title in enumerate(titles):
-        axes[0, column].plot(x, truth[column], color=INK, lw=1.6, label="truth")
-        axes[0, column].plot(x, guess[column], color=ORANGE, lw=1.2, ls="--", label="prediction")
-        axes[0, column].set_title(title)
-        axes[1, column].plot(x, guess[column] - truth[column], color=BLUE, lw=1.0)
-        axes[1, column].set_xlabel(axis, fontsize=9)
-    axes[0, 0].legend(frameon=False, fontsize=8)
-    axes[0, 0].set_ylabel(f"value, {unit}", fontsize=9)
-    axes[1, 0].set_ylabel(f"error, {unit}", fontsize=9)
-    return made
-
-
-def _images(truth: np.ndarray, guess: np.ndarray, titles: list[str], unit: str) -> Figure:
-    made, axes = figure(3, 3, width=10, height=8.4)
-    for row, title in enumerate(titles):
-        low, high = float(truth[row].min()), float(truth[row].max())
-        error = np.abs(guess[row] - truth[row])
-        for column, (values, label) in enumerate(((truth[row], "truth"), (guess[row], "prediction"))):
-            shown = axes[row, column].imshow(values, origin="lower", vmin=low, vmax=high, cmap="inferno")
-            axes[row, column].set_title(label)
-        made.colorbar(shown, ax=axes[row, 1], shrink=0.85, label=unit)
-        shown = axes[row, 2].imshow(error, origin="lower", vmin=0, cmap="viridis")
-        axes[row, 2].set_title("absolute error")
-        axes[row, 0].set_ylabel(title, fontsize=9)
-        made.colorbar(shown, ax=axes[row, 2], shrink=0.85, label=unit)
-    for ax in axes.flat:
-        ax.set_xticks([])
-        ax.set_yticks([])
-        ax.spines[:].set_visible(False)
-    return made
-
-
 def curves(metrics: Sequence[tuple[int, Mapping[str, float]]]) -> str:
     """Learning curves as a PNG data URI.
 
@@ -413,10 +238,10 @@ def curves(metrics: Sequence[tuple[int, Mapping[str, float]]]) -> str:
     """
     names = sorted({name for _, values in metrics for name in values})
     with _DRAWING:
-        return data_uri(_curves({n: np.array([v.get(n, np.nan) for _, v in metrics]) for n in names}))
+        return data_uri(learning({n: np.array([v.get(n, np.nan) for _, v in metrics]) for n in names}))
 
 
-def _curves(metrics: Mapping[str, np.ndarray]) -> Figure:
+def learning(metrics: Mapping[str, np.ndarray]) -> Figure:
     """Losses and errors over the epochs, on a logarithmic scale."""
     shown = {n: v for n, v in metrics.items() if "loss" in n or "error" in n} or metrics
     made, axes = figure(width=9, height=2.8)
@@ -427,88 +252,6 @@ def _curves(metrics: Mapping[str, np.ndarray]) -> Figure:
     axes[0, 0].set_xlabel("epoch", fontsize=9)
     axes[0, 0].legend(frameon=False, fontsize=8)
     return made
-
-
-def _model(artifact: Artifact) -> Section:
-    history = {
-        name.removeprefix("history_"): artifact.read(name)
-        for name in artifact.schema.fields
-        if name.startswith("history_")
-    }
-    about = artifact.attributes
-    weights = about["weights"]
-    parts = [len(artifact.read(f"{p}_members")) for p in ("train", "valid", "test")]
-    text = (
-        f"<p>{html.escape(about['surrogate']['component'])} with {weights:,} stored numbers, fitted to "
-        f"{parts[0]} members, watched on {parts[1]}, {parts[2]} kept for the test.</p>"
-    )
-    figures = ((str(parts[0]), "members in training"),)
-    if not history:  # fitted in one go
-        return Section("Model", text, figures)
-    uri = data_uri(_curves(history))
-    return Section("Learning curves", text + _img(uri, "learning curves"), figures, f"![curves]({uri})")
-
-
-def _ensemble(artifact: Artifact) -> Section:
-    status = artifact.read("status")
-    failed = artifact.attributes.get("failures", {})
-    text = f"<p>{int((status == 1).sum())} of {len(status)} members of {_word(artifact)} solved.</p>"
-    if failed:
-        text += table(["member", "why it failed"], [[m, r] for m, r in list(failed.items())[:20]])
-    pictures = _members(artifact, np.flatnonzero(status == 1)[:4])
-    if pictures is not None:
-        text += _img(data_uri(pictures), "some members")
-    figures = ((f"{int((status == 1).sum())}", "simulations"),)
-    return Section("Simulations", text, figures)
-
-
-def _word(artifact: Artifact) -> str:
-    return html.escape(str(artifact.attributes["problem"]["component"]))
-
-
-def _members(artifact: Artifact, members: np.ndarray) -> Figure | None:
-    """The last time level of every gridded field for a few members."""
-    fields = [n for n, f in artifact.schema.fields.items() if f.axes[:1] == ("member",) and _drawable(f.axes)]
-    if not fields or not len(members):
-        return None
-    made, axes = figure(len(members), len(fields), width=10, height=2.5 * len(fields))
-    for row, name in enumerate(fields):
-        field = artifact.schema[name]
-        stored = artifact.array(name)
-        for column, member in enumerate(members):
-            values = np.asarray(stored[(int(member), -1) if "time" in field.axes else int(member)])
-            ax = axes[row, column]
-            if values.ndim == 1:
-                ax.plot(values, color=BLUE, lw=1.2)
-            else:
-                shown = ax.imshow(values, origin="lower", cmap="inferno")
-                made.colorbar(shown, ax=ax, shrink=0.8).ax.tick_params(labelsize=7)
-                ax.set_xticks([])
-                ax.set_yticks([])
-            ax.set_title(f"{name}, {field.unit}" if column == 0 else f"member {member}")
-    return made
-
-
-def _drawable(axes: tuple[str, ...]) -> bool:
-    space = [a for a in axes[1:] if a != "time"]
-    return bool(space) and set(space) <= {"x", "y"}
-
-
-def _design(artifact: Artifact) -> Section:
-    points, names = artifact.read("parameters"), artifact.attributes["parameters"]
-    units = artifact.attributes["parameter_units"]
-    shown = min(4, len(names))
-    made, axes = figure(max(1, shown), width=10, height=2.4)
-    for i in range(shown):
-        j = (i + 1) % len(names)
-        axes[0, i].scatter(points[:, i], points[:, j], s=5, color=BLUE, alpha=0.7, lw=0)
-        axes[0, i].set_xlabel(f"{names[i]}, {units[i]}", fontsize=8)
-        axes[0, i].set_ylabel(f"{names[j]}, {units[j]}", fontsize=8)
-        if artifact.attributes["log"][i]:
-            axes[0, i].set_xscale("log")
-    method = html.escape(artifact.attributes["method"])
-    text = f"<p>{len(points)} points of {len(names)} parameters, {method}.</p>"
-    return Section("Design of experiments", text + _img(data_uri(made), "design"))
 
 
 def _stages(here: Session) -> Section:

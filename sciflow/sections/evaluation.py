@@ -1,0 +1,126 @@
+"""The report's section on an evaluation: errors, baselines, best and worst members."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sciflow.reporting import BLUE, GREY, INK, ORANGE, Section, data_uri, figure, image, percent, table, three
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from sciflow.artifact import Artifact
+
+
+def section(artifact: Artifact) -> Section:
+    """See `sciflow.sections`."""
+    errors = artifact.read("relative_l2")
+    rows: list[tuple[str, np.ndarray, Callable[[float], str]]] = [
+        ("relative L2", errors, percent),
+        ("VRMSE", artifact.read("vrmse"), three),
+        ("baseline: mean of the training samples", artifact.read("baseline_mean"), percent),
+        ("baseline: nearest training sample", artifact.read("baseline_nearest"), percent),
+    ]
+    for name, field in artifact.schema.fields.items():
+        if name.startswith("maximum_error_"):
+            label = f"maximum error of {name.removeprefix('maximum_error_')}"
+            unit = "" if field.unit == "1" else f" {field.unit}"
+            rows.append((label, artifact.read(name), partial(three, unit=unit)))
+    bands = artifact.read("band_errors")
+    for i, label in enumerate(("below 4", "4 to 11", "12 and more")):
+        rows.append((f"relative L2 in wavenumbers {label} per domain", bands[:, i], percent))
+    cells = [[label, show(np.median(v)), show(np.mean(v)), show(np.max(v))] for label, v, show in rows]
+    histogram = data_uri(_histogram(errors, artifact))
+    pictures = data_uri(_examples(artifact, errors))
+    body = (
+        table(["", "median", "mean", "worst"], cells)
+        + image(histogram, "error distribution")
+        + image(pictures, "best, median and worst member")
+    )
+    name = artifact.attributes["example_of"]
+    grid = " x ".join(str(n) for n in artifact.array("example_truth").shape[1:])
+    nearest = float(np.median(artifact.read("baseline_nearest")))
+    figures = (
+        (percent(float(np.median(errors))), f"median relative L2 error of {name}, {grid} values"),
+        (str(len(np.unique(artifact.read("members")))), "members never seen in training"),
+        *([(percent(nearest), "error of the nearest training sample")] if np.isfinite(nearest) else []),
+    )
+    short = f"![errors]({histogram})\n\n![members]({pictures})"
+    return Section(f"Errors on unseen members, {name} with {grid} values", body, figures, short)
+
+
+def _histogram(errors: np.ndarray, artifact: Artifact) -> Figure:
+    made, axes = figure(width=9, height=2.8)
+    ax = axes[0, 0]
+    positive = errors[errors > 0]
+    if len(positive):
+        edges = np.geomspace(positive.min() / 1.1, positive.max() * 1.1, min(40, 8 + len(errors) // 4))
+        ax.hist(positive, bins=edges, color=BLUE, alpha=0.85)
+    ax.axvline(np.median(errors), color=INK, lw=1.4, label=f"median {percent(float(np.median(errors)))}")
+    for name, colour in (("nearest", ORANGE), ("mean", GREY)):
+        value = float(np.median(artifact.read(f"baseline_{name}")))
+        if np.isfinite(value):
+            ax.axvline(value, color=colour, lw=1.4, ls="--", label=f"baseline {name}: {percent(value)}")
+    ax.set_xscale("log")
+    ax.set_xlabel("relative L2 error", fontsize=9)
+    ax.set_ylabel("samples", fontsize=9)
+    ax.legend(frameon=False, fontsize=8)
+    return made
+
+
+def _examples(artifact: Artifact, errors: np.ndarray) -> Figure:
+    truth, guess = artifact.read("example_truth"), artifact.read("example_prediction")
+    which = artifact.read("example_sample")
+    members = artifact.read("members")[which]
+    axes_names = artifact.schema["example_truth"].axes[1:]
+    unit = artifact.schema["example_truth"].unit
+    for axis in ("time", "lead"):
+        if axis in axes_names:
+            truth, guess = (np.moveaxis(a, 1 + axes_names.index(axis), 1)[:, -1] for a in (truth, guess))
+    space = [a for a in axes_names if a not in ("time", "lead")]
+    titles = [
+        f"{word}: member {m}, {percent(float(errors[s]))}"
+        for word, m, s in zip(("best", "median", "worst"), members, which, strict=True)
+    ]
+    if len(space) == 1:
+        return _lines(artifact.read(space[0]), truth, guess, titles, space[0], unit)
+    return _images(truth, guess, titles, unit)
+
+
+def _lines(
+    x: np.ndarray, truth: np.ndarray, guess: np.ndarray, titles: list[str], axis: str, unit: str
+) -> Figure:
+    made, axes = figure(3, 2, width=10, height=4.6)
+    for column, title in enumerate(titles):
+        axes[0, column].plot(x, truth[column], color=INK, lw=1.6, label="truth")
+        axes[0, column].plot(x, guess[column], color=ORANGE, lw=1.2, ls="--", label="prediction")
+        axes[0, column].set_title(title)
+        axes[1, column].plot(x, guess[column] - truth[column], color=BLUE, lw=1.0)
+        axes[1, column].set_xlabel(axis, fontsize=9)
+    axes[0, 0].legend(frameon=False, fontsize=8)
+    axes[0, 0].set_ylabel(f"value, {unit}", fontsize=9)
+    axes[1, 0].set_ylabel(f"error, {unit}", fontsize=9)
+    return made
+
+
+def _images(truth: np.ndarray, guess: np.ndarray, titles: list[str], unit: str) -> Figure:
+    made, axes = figure(3, 3, width=10, height=8.4)
+    for row, title in enumerate(titles):
+        low, high = float(truth[row].min()), float(truth[row].max())
+        error = np.abs(guess[row] - truth[row])
+        for column, (values, label) in enumerate(((truth[row], "truth"), (guess[row], "prediction"))):
+            shown = axes[row, column].imshow(values, origin="lower", vmin=low, vmax=high, cmap="inferno")
+            axes[row, column].set_title(label)
+        made.colorbar(shown, ax=axes[row, 1], shrink=0.85, label=unit)
+        shown = axes[row, 2].imshow(error, origin="lower", vmin=0, cmap="viridis")
+        axes[row, 2].set_title("absolute error")
+        axes[row, 0].set_ylabel(title, fontsize=9)
+        made.colorbar(shown, ax=axes[row, 2], shrink=0.85, label=unit)
+    for ax in axes.flat:
+        ax.set_xticks([])
+        ax.set_yticks([])
+        ax.spines[:].set_visible(False)
+    return made

@@ -1,0 +1,32 @@
+"""The report's section on a fitted model: its learning curves."""
+
+from __future__ import annotations
+
+import html
+from typing import TYPE_CHECKING
+
+from sciflow.reporting import Section, data_uri, image, learning
+
+if TYPE_CHECKING:
+    from sciflow.artifact import Artifact
+
+
+def section(artifact: Artifact) -> Section:
+    """See `sciflow.sections`."""
+    history = {
+        name.removeprefix("history_"): artifact.read(name)
+        for name in artifact.schema.fields
+        if name.startswith("history_")
+    }
+    about = artifact.attributes
+    weights = about["weights"]
+    parts = [len(artifact.read(f"{p}_members")) for p in ("train", "valid", "test")]
+    text = (
+        f"<p>{html.escape(about['surrogate']['component'])} with {weights:,} stored numbers, fitted to "
+        f"{parts[0]} members, watched on {parts[1]}, {parts[2]} kept for the test.</p>"
+    )
+    figures = ((str(parts[0]), "members in training"),)
+    if not history:  # fitted in one go
+        return Section("Model", text, figures)
+    uri = data_uri(learning(history))
+    return Section("Learning curves", text + image(uri, "learning curves"), figures, f"![curves]({uri})")

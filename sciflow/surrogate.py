@@ -65,6 +65,22 @@ class Model(ABC):
             The outputs of `signature`, in their units.
         """
 
+    def spread(self, x: Arrays) -> dict[str, np.ndarray] | None:
+        """How unsure the model says it is of `predict`; None, as here, where it cannot say.
+
+        Parameters
+        ----------
+        x : mapping of str to ndarray, shape (batch, ...)
+            As for `predict`.
+
+        Returns
+        -------
+        dict of str to ndarray, shape (batch, ...), or None
+            A standard deviation of every value of every output, in its unit. Only calibration
+            (`sciflow.stages.calibrate`) tells how far the truth is from a prediction.
+        """
+        return None
+
     @abstractmethod
     def state(self) -> Arrays:
         """The arrays that `Surrogate.load` needs to build this model again, bit for bit."""

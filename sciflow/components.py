@@ -9,6 +9,7 @@ from sciflow.executors.mpi import Mpi
 from sciflow.executors.slurm import Slurm
 from sciflow.executors.steps import Steps
 from sciflow.hooks import hookimpl
+from sciflow.stages.comparison_table import ComparisonTable
 from sciflow.stages.design import Design
 from sciflow.stages.evaluate import Evaluate
 from sciflow.stages.side_by_side import SideBySide
@@ -19,4 +20,4 @@ from sciflow.stages.train import Train
 @hookimpl
 def sciflow_components() -> list[type[Component]]:
     """Stages and executors of the core."""
-    return [Design, Simulate, Train, Evaluate, SideBySide, Local, Mpi, Slurm, Steps, Dask]
+    return [Design, Simulate, Train, Evaluate, SideBySide, ComparisonTable, Local, Mpi, Slurm, Steps, Dask]

@@ -1,0 +1,69 @@
+"""The report's section on a table of several tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sciflow.reporting import BLUE, GREY, INK, ORANGE, Section, data_uri, figure, image, percent, table
+from sciflow.stages.comparison_table import HEAD, cells, markdown
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from sciflow.artifact import Artifact
+
+
+def section(artifact: Artifact) -> Section:
+    """The table, and the errors of all models of all tasks as a picture."""
+    labels = artifact.attributes["rows"]
+    columns = {name: artifact.read(name) for name in artifact.schema.fields}
+    rows = [{name: float(values[i]) for name, values in columns.items()} for i in range(len(labels))]
+    tasks = list(dict.fromkeys(label["task"] for label in labels))
+    figures = []
+    for task in tasks:
+        mine = [
+            (row["error_mean"], label["model"])
+            for label, row in zip(labels, rows, strict=True)
+            if label["task"] == task and np.isfinite(row["error_mean"])
+        ]
+        if mine:
+            error, model = min(mine)
+            figures.append((percent(error), f"mean error of {model} on {task}, the best of {len(mine)}"))
+    text = (
+        "<p>Errors are relative L2 errors of unseen members in percent, the mean over seeds with standard "
+        "deviation where there are several. The solver's own error is that between its solution and a finer "
+        "one. Published numbers are those of the cited source, on data of its own.</p>"
+    )
+    plot = data_uri(_errors(labels, columns, tasks))
+    body = table(HEAD, [cells(a, b) for a, b in zip(labels, rows, strict=True)]) + text
+    return Section(
+        "All models on all tasks", body + image(plot, "errors"), tuple(figures), markdown(labels, rows)
+    )
+
+
+def _errors(
+    labels: Sequence[Mapping[str, str]], columns: Mapping[str, np.ndarray], tasks: Sequence[str]
+) -> Figure:
+    """A panel for each task: a bar for each model, marks for what others published, the solver's error."""
+    most = max(sum(label["task"] == task for label in labels) for task in tasks)
+    made, axes = figure(len(tasks), width=max(4.0, 2.6 * len(tasks)), height=1.2 + 0.42 * most)
+    for ax, task in zip(axes[0], tasks, strict=True):
+        at = [i for i, label in enumerate(labels) if label["task"] == task]
+        places = np.arange(len(at))[::-1]
+        errors = 100 * columns["error_mean"][at]
+        spread = np.nan_to_num(100 * columns["error_mean_std"][at])
+        ax.barh(places, errors, xerr=spread, height=0.6, color=BLUE, ecolor=INK)
+        ax.plot(100 * columns["published"][at], places, "D", color=ORANGE, ms=6, label="published")
+        floor = 100 * columns["floor"][at][0]
+        if np.isfinite(floor) and floor > 0:
+            ax.axvline(floor, color=GREY, ls="--", lw=1.2, label="solver's own")
+        ax.set_xscale("log")
+        ax.set_yticks(places, [labels[i]["model"] for i in at], fontsize=8)
+        ax.set_xlabel("mean error, %", fontsize=8)
+        ax.set_title(task.replace("_", " "))
+        if ax.get_legend_handles_labels()[0]:
+            ax.legend(frameon=False, fontsize=7)
+    return made

@@ -1,0 +1,93 @@
+"""Models of several tasks in one table: seeds are one row, others' numbers stand beside ours."""
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from sciflow import Invalid, report, run
+from sciflow.flow import Session, within
+from sciflow.stages.comparison_table import ComparisonTable, Published
+from sciflow.stages.convergence import Convergence
+from sciflow.stages.design import Design
+from sciflow.stages.evaluate import Evaluate
+from sciflow.stages.side_by_side import SideBySide
+from sciflow.stages.simulate import Simulate
+from sciflow.stages.train import Train
+from sciflow.store import Store
+from tests.toys import Least, Wave
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path):
+    with within(Session(Store(tmp_path))):
+        yield
+
+
+async def compared(names, inputs):
+    design = await run(Design(problem=Wave(), count=20, seed=0))
+    data = await run(Simulate(Wave(), seed=0), design=design)
+    given = {}
+    for name in names:
+        given[name] = await run(Train(Least(), inputs[name], ("u",)), ensemble=data)
+        given[f"{name}_score"] = await run(Evaluate(), model=given[name], ensemble=data, training=data)
+    return data, await run(SideBySide(tuple(names), queries=2), ensemble=data, **given)
+
+
+def table_of():
+    async def flow():
+        names = ("least_seed0", "least_seed1", "other")
+        inputs = {"least_seed0": ("a", "b"), "least_seed1": ("a",), "other": ("b",)}
+        data, comparison = await compared(names, inputs)
+        floor = await run(Convergence(("u",)), ensemble=data, finer=data)
+        cited = (
+            Published("waves", "least", 0.25, "a paper"),
+            Published("waves", "theirs", 0.5, "another | paper"),
+        )
+        stage = ComparisonTable(("waves", "again"), cited)
+        made = await run(stage, waves=comparison, waves_floor=floor, again=comparison)
+        return comparison, made, await report("All", made)
+
+    return asyncio.run(flow())
+
+
+def test_seeds_are_one_row_and_published_numbers_stand_beside_ours():
+    comparison, made, page = table_of()
+    labels = made.attributes["rows"]
+    expected = [
+        ("waves", "least"),
+        ("waves", "other"),
+        ("waves", "theirs"),
+        ("again", "least"),
+        ("again", "other"),
+    ]
+    assert [(row["task"], row["model"]) for row in labels] == expected
+    errors = comparison.read("error_mean")
+    np.testing.assert_allclose(made.read("error_mean")[:2], [errors[:2].mean(), errors[2]], rtol=1e-12)
+    assert made.read("error_mean_std")[0] == pytest.approx(abs(errors[0] - errors[1]) / np.sqrt(2))
+    assert np.isnan(made.read("error_mean_std")[1])
+    assert made.read("seeds").tolist()[:2] == [2, 1]
+    np.testing.assert_array_equal(made.read("published"), [0.25, np.nan, 0.5, np.nan, np.nan])
+    np.testing.assert_array_equal(made.read("floor"), [0, 0, 0, np.nan, np.nan])
+    lines = made.file("table.md").read_text().splitlines()
+    assert len(lines) == 2 + len(expected)
+    assert len({line.count(" | ") for line in lines}) == 1  # a cell holds no separator
+    assert "25 (a paper)" in lines[2]
+    text = page.read_text()
+    assert "All models on all tasks" in text
+    assert "25 (a paper)" in text
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"tasks": ()}, "at least one"),
+        ({"tasks": ("a", "a")}, "different names"),
+        ({"tasks": ("a b",)}, "'a b' cannot be the name"),
+        ({"tasks": ("a",), "published": (Published("b", "m", 0.1, ""),)}, "cited for 'b'; the tasks are a"),
+        ({"tasks": ("a",), "published": (Published("a", "m", 0.0, ""),)}, "cited error of m on a is 0"),
+    ],
+)
+def test_what_makes_no_table_is_refused(fields, message):
+    with pytest.raises(Invalid, match=message):
+        ComparisonTable(**fields)

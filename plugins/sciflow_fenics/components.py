@@ -13,6 +13,7 @@ from sciflow.problem import Parameter, ParameterSpace, Problem, State
 from sciflow.schema import Field
 from sciflow_fenics.checks import DOLFINX
 from sciflow_fenics.checks import check_count as _check_count
+from sciflow_fenics.rve import RVE
 from sciflow_fenics.weak_forms import ElastoViscoplastic, SteadyHeat
 
 if TYPE_CHECKING:
@@ -252,4 +253,4 @@ def _check_mesh(cells: int, degree: Any, grid: int) -> None:
 @hookimpl
 def sciflow_components() -> list[type[Component]]:
     """Components of this plugin."""
-    return [Heat, Darcy, SteadyHeat, ElastoViscoplastic]
+    return [Heat, Darcy, SteadyHeat, ElastoViscoplastic, RVE]

@@ -82,10 +82,19 @@ class Batch:
     ----------
     x, y : mapping of str to ndarray, shape (batch, ...)
         Inputs and outputs, as in the `Signature`.
+    members : ndarray of int64, shape (batch,), or None
+        Where the samples come from, to be named in messages.
+    levels : ndarray of int64, shape (batch, 2), or None
+        First time level of the inputs and of the outputs.
+    times : ndarray of float, shape (batch, level out), or None
+        Of every output level, in the unit of ``"time"``; where that is an input.
     """
 
     x: Mapping[str, np.ndarray]
     y: Mapping[str, np.ndarray]
+    members: np.ndarray | None = None
+    levels: np.ndarray | None = None
+    times: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.y.values())))
@@ -101,16 +110,25 @@ class Samples(ABC):
     Where several ranks train together (``ctx.comm``), each has samples of its own, and all of them
     have equally many batches in every epoch and equal lengths; a batch may be smaller on one rank, or
     empty. The ranks meet after each batch, so one that had fewer would leave the others waiting.
+
+    Attributes
+    ----------
+    signature : Signature
+        What the samples map from and to.
+    resumable : bool
+        Whether an epoch can begin amid its batches and give the same ones as before; a live source
+        cannot.
     """
 
     signature: Signature
+    resumable: bool = False
 
     @abstractmethod
     def __len__(self) -> int:
         """How many samples one epoch holds."""
 
     @abstractmethod
-    def batches(self, size: int, *, seed: int | None, epoch: int = 0) -> Iterator[Batch]:
+    def batches(self, size: int, *, seed: int | None, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         """One epoch of batches.
 
         Parameters
@@ -121,6 +139,8 @@ class Samples(ABC):
             Shuffles the samples as a function of seed and epoch; ``None`` keeps their order.
         epoch : int
             Number of the epoch.
+        start : int
+            Skip so many batches, to go on amid an epoch; only where the samples are `resumable`.
         """
 
     def feedback(self, losses: np.ndarray) -> None:  # noqa: B027  most sources need not know

@@ -67,6 +67,15 @@ class _Source:
         begin = levels[:, int(self.late)]
         return begin + (self.shift if isinstance(self.shift, int) else self.shift[members])
 
+    def clock(self, members: np.ndarray, levels: np.ndarray, count: int) -> np.ndarray:
+        """Times of the output levels, shape (batch, count)."""
+        import numpy as np
+
+        assert self.times is not None
+        at = levels[:, 1:] + np.arange(count)
+        found = self.times[at] if self.times.ndim == 1 else self.times[members[:, None], at]
+        return found.astype(self.field.dtype)  # type: ignore[no-any-return]
+
     def read(self, members: np.ndarray, levels: np.ndarray) -> np.ndarray:
         """Values of some samples, shape (batch, ...)."""
         if self.times is not None:
@@ -128,6 +137,8 @@ class Stored(Samples):
         window takes none.
     """
 
+    resumable = True
+
     def __init__(
         self,
         ensemble: Artifact,
@@ -158,6 +169,8 @@ class Stored(Samples):
         self._inputs = {n: choose(n, "in") for n in inputs}
         self._outputs = {n: choose(n, "out") for n in outputs}
         self._member, self._level = choose.places(chosen)
+        self._clock = self._inputs.get("time") if window is not None else None
+        self._leads = 0 if window is None else window[1]
         fields = [s.field for s in (*self._inputs.values(), *self._outputs.values())]
         self.signature = Signature(
             {n: s.field for n, s in self._inputs.items()},
@@ -232,6 +245,9 @@ class Stored(Samples):
         return Batch(
             {n: s.read(members, levels) for n, s in self._inputs.items()},
             {n: s.read(members, levels) for n, s in self._outputs.items()},
+            members,
+            levels,
+            None if self._clock is None else self._clock.clock(members, levels, self._leads),
         )
 
     def prefetch(self, samples: np.ndarray) -> None:

@@ -98,7 +98,7 @@ class Model(ABC):
 
 @dataclass(frozen=True)
 class Report:
-    """What `Surrogate.fit` says after each epoch.
+    """What `Surrogate.fit` says after each epoch, and now and then amid one.
 
     Attributes
     ----------
@@ -109,14 +109,18 @@ class Report:
     metrics : mapping of str to float
         Such as ``train_loss``, ``valid_error``, ``learning_rate``.
     checkpoint : callable
-        Returns everything needed to go on after this epoch as if nothing had happened. Called only
-        when the caller wants to keep it.
+        Returns everything needed to go on from here as if nothing had happened. Called only when the
+        caller wants to keep it, and before it asks for the next report.
+    batches : int
+        Batches of the next epoch that are done already; 0 right after an epoch. A report amid an epoch
+        is there to be kept: curves are made of the others.
     """
 
     epoch: int
     epochs: int
     metrics: Mapping[str, float]
     checkpoint: Callable[[], Arrays]
+    batches: int = 0
 
 
 class Surrogate(Component):
@@ -131,6 +135,15 @@ class Surrogate(Component):
     kind: ClassVar[str] = "surrogate"
     epochs: int = 1
 
+    @property
+    def horizon(self) -> int:
+        """How many of its own steps one training sample holds, for training on roll-outs.
+
+        The outputs of the training samples that `fit` gets have so many times the time levels that the
+        model predicts; the validation samples are single steps, and their signature is the model's.
+        """
+        return 1
+
     @abstractmethod
     def fit(
         self, samples: Samples, valid: Samples, ctx: Context, resume: Arrays | None = None
@@ -140,7 +153,7 @@ class Surrogate(Component):
         Parameters
         ----------
         samples, valid : Samples
-            Training and validation samples with equal signatures.
+            Training and validation samples with equal signatures, but for `horizon`.
         ctx : Context
             ``ctx.seed`` decides every random choice. With several ranks in ``ctx.comm`` each brings
             samples of its own (see `Samples`) and all of them get the same model.
@@ -150,7 +163,8 @@ class Surrogate(Component):
         Yields
         ------
         Report
-            After each epoch.
+            After each epoch, and amid one where the configuration asks for it and the samples are
+            `Samples.resumable`.
 
         Returns
         -------

@@ -287,18 +287,21 @@ class _Small:
 
         class Memory(Samples):
             signature = small.signature
+            resumable = True
             given = 0
 
             def __len__(self) -> int:
                 return len(small.u)
 
-            def batches(self, size: int, *, seed: int | None, epoch: int = 0) -> Iterator[Batch]:
+            def batches(
+                self, size: int, *, seed: int | None, epoch: int = 0, start: int = 0
+            ) -> Iterator[Batch]:
                 import numpy as np
 
                 order = np.arange(len(self))
                 if seed is not None:
                     order = np.random.default_rng([seed, epoch]).permutation(len(self))
-                for i in range(0, len(self), size):
+                for i in range(start * size, len(self), size):
                     pick = order[i : i + size]
                     self.given = len(pick)
                     yield Batch({"u": small.u[pick]}, {"v": small.v[pick]})
@@ -328,6 +331,8 @@ def _fit(
             report = next(run)
         except StopIteration as end:
             return end.value, reports, kept
+        if report.batches:
+            continue
         reports.append(report)
         if report.epoch == stop:
             kept = {k: np.array(v) for k, v in report.checkpoint().items()}

@@ -45,6 +45,8 @@ class Held(Samples):
         Which received them.
     """
 
+    resumable = True
+
     def __init__(self, reception: Reception) -> None:
         self._reception = reception
         self.signature: Signature = reception.recipe.signature
@@ -60,13 +62,13 @@ class Held(Samples):
     def __len__(self) -> int:
         return len(next(iter(self._arrays.values()))) if self._arrays else 0
 
-    def batches(self, size: int, *, seed: int | None, epoch: int = 0) -> Iterator[Batch]:
+    def batches(self, size: int, *, seed: int | None, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         """See `Samples.batches`."""
         order = np.arange(len(self))
         if seed is not None:
             order = np.random.default_rng([seed, epoch]).permutation(len(self))
-        for start in range(0, len(order), size):
-            pick = order[start : start + size]
+        for first in range(start * size, len(order), size):
+            pick = order[first : first + size]
             yield batch_of({k: v[pick] for k, v in self._arrays.items()})
 
 
@@ -234,7 +236,7 @@ class Live(Samples):
 
     # -- batches -----------------------------------------------------------------------------
 
-    def batches(self, size: int, *, seed: int | None, epoch: int = 0) -> Iterator[Batch]:
+    def batches(self, size: int, *, seed: int | None, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         """See `Samples.batches`; with ``seed=None`` what is there now, for scales.
 
         The draws depend on the reservoir's own generator and on what has come, not on `seed`.
@@ -242,8 +244,8 @@ class Live(Samples):
         if seed is None:
             yield from self._held.batches(SCALES, seed=None)
             rows = self._buffer.present()
-            for start in range(0, len(rows), SCALES):
-                yield batch_of(self._buffer.take(rows[start : start + SCALES]))
+            for first in range(0, len(rows), SCALES):
+                yield batch_of(self._buffer.take(rows[first : first + SCALES]))
             return
         left = self._length
         while left > 0:

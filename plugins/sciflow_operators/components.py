@@ -8,6 +8,7 @@ from sciflow_operators.baselines.mlp import MLP
 from sciflow_operators.baselines.mp_pde import MPPDE
 from sciflow_operators.fourier.fno import FNO
 from sciflow_operators.training.losses import RelativeL2, Squared
+from sciflow_operators.training.unroll import Once, Pushforward, RollOut
 
 
 @hookimpl
@@ -16,5 +17,6 @@ def sciflow_components() -> list[type[Component]]:
     return [
         FNO,
         *(MLP, MPPDE),
+        *(Once, Pushforward, RollOut),
         *(RelativeL2, Squared),
     ]

@@ -100,12 +100,30 @@ class Train(Stage):
         """Also refuse fields that the ensemble does not have, and time levels that do not fit."""
         super().check(inputs)
         require(self.surrogate)
-        self._samples(inputs["ensemble"], None)
+        horizon = self.surrogate.horizon
+        if horizon > 1:
+            self._check_horizon(inputs["ensemble"], horizon)
+        self._samples(inputs["ensemble"], None, horizon)
 
-    def _samples(self, ensemble: Artifact, members: np.ndarray | None) -> Stored:
-        return Stored(
-            ensemble, self.inputs_of, self.outputs_of, members, window=self.window, pairs=self.pairs
-        )
+    def _samples(self, ensemble: Artifact, members: np.ndarray | None, horizon: int = 1) -> Stored:
+        window = self.window and (self.window[0], self.window[1] * horizon)
+        return Stored(ensemble, self.inputs_of, self.outputs_of, members, window=window, pairs=self.pairs)
+
+    def _check_horizon(self, ensemble: Artifact, horizon: int) -> None:
+        """Refuse to train on roll-outs where a step does not give what the next one takes."""
+        if self.window is None:
+            raise Invalid(
+                f"{self.surrogate.name} is trained on roll-outs of {horizon} steps, which are cut from "
+                "trajectories: give window=(k, l)"
+            )
+        fields = ensemble.schema.fields
+        moving = {n for n in self.inputs_of if n in fields and {"time", "step"} & set(fields[n].axes)}
+        given = sorted(moving - set(self.outputs_of))
+        if given:
+            raise Invalid(
+                f"roll-outs of {horizon} steps need the inputs {given} at later time levels, and they are no "
+                f"outputs; add them to outputs_of, or train {self.surrogate.name} on single steps"
+            )
 
     def run(self, inputs: Mapping[str, Artifact], out: Writer, ctx: Context) -> None:
         """Fit, keeping checkpoints, and store the model."""
@@ -117,7 +135,8 @@ class Train(Stage):
         ensemble = inputs["ensemble"]
         good = np.flatnonzero(ensemble.read("status") == 1)
         parts = split(good, self.train, self.valid, self.seed, self.members)
-        samples, valid = (self._samples(ensemble, part) for part in parts[:2])
+        samples = self._samples(ensemble, parts[0], self.surrogate.horizon)
+        valid = self._samples(ensemble, parts[1])
         kept = Checkpoints(out.scratch)
         history, resume = kept.latest()
         if history:

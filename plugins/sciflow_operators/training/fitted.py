@@ -138,6 +138,23 @@ class Fitted(Model):
         """
         return self.config.loss(self.apply(x), y, x, self.target)
 
+    def step(self, x: Tensor, y: Tensor, draw: torch.Generator, progress: float) -> tuple[Tensor, Tensor]:
+        """`objective`, and what the model predicts, from which a roll-out goes on.
+
+        Where the objective is one of its own, the prediction costs a further pass; a subclass that has
+        it already may override this.
+
+        Returns
+        -------
+        losses : Tensor, shape (batch,)
+        predicted : Tensor, shape (batch, *points, channel out)
+            In the fields' units.
+        """
+        if type(self).objective is Fitted.objective:
+            predicted = self.apply(x)
+            return self.config.loss(predicted, y, x, self.target), predicted
+        return self.objective(x, y, draw, progress), self.apply(x)
+
     def predict(self, x: Arrays) -> dict[str, np.ndarray]:
         """See `Model.predict`; a network of a grid gives the result on the grid of the input.
 

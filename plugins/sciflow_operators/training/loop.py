@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from sciflow.errors import Diverged
 from sciflow.surrogate import Arrays, Model, Report
 from sciflow_operators.fields.channels import scales
+from sciflow_operators.training.chain import Chain, Cut, FirstSteps
 from sciflow_operators.training.fitted import PREDICT, Fitted, load, pick_device, require, torch_threads
 from sciflow_operators.training.ranks import average, summed
 
 if TYPE_CHECKING:
     from sciflow.context import Context
-    from sciflow.samples import Batch, Samples
+    from sciflow.samples import Batch, Samples, Signature
     from sciflow_operators.training.trained import Trained
 
 
@@ -85,13 +86,16 @@ def _restore(name: str, optimiser: torch.optim.AdamW, resume: Arrays) -> tuple[i
     return int(resume["epoch"]), float(resume["loss"])
 
 
-def _begin(config: Trained, samples: Samples, ctx: Context) -> Fitted:
+def _begin(config: Trained, samples: Samples, signature: Signature, ctx: Context) -> Fitted:
     """A model with random weights, the same on all ranks, scaled to the samples of all ranks."""
     device = pick_device(config.device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(ctx.seed)
-        layout, net = config.network(samples.signature)
-    return config.fitted(samples.signature, layout, net.to(device), scales(samples, layout, ctx.comm))
+        layout, net = config.network(signature)
+    cut = Cut(samples.signature, signature, layout, config.horizon, device)
+    return config.fitted(
+        signature, layout, net.to(device), scales(FirstSteps(samples, cut), layout, ctx.comm)
+    )
 
 
 def fit(
@@ -112,7 +116,8 @@ def fit(
     those of all samples together, and every rank has the same weights bit for bit. The ranks meet after
     each batch, so all must have equally many (see `Samples`). Every rank yields the same reports.
     """
-    fitted = _begin(config, samples, ctx) if resume is None else load(config, resume, samples.signature)
+    signature = valid.signature if config.horizon > 1 else samples.signature
+    fitted = _begin(config, samples, signature, ctx) if resume is None else load(config, resume, signature)
     optimiser = _optimiser(config, fitted.net)
     first, last = _restore(config.name, optimiser, resume) if resume is not None else (0, math.nan)
     for epoch in range(first, config.epochs):
@@ -146,12 +151,13 @@ def _epoch(
     config = fitted.config
     size = max(1, config.batch // ctx.comm.size)
     steps = -(-len(samples) // size)
+    cut = Cut(samples.signature, fitted.signature, fitted.layout, config.horizon, fitted.device)
     total, count = torch.zeros((), dtype=torch.float64, device=fitted.device), 0
     for step, batch in enumerate(samples.batches(size, seed=ctx.seed, epoch=epoch), epoch * steps):
         ctx.check_together()
         for group in optimiser.param_groups:
             group["lr"] = group["factor"] * _rate(config, step, config.epochs * steps)
-        losses = _step(fitted, optimiser, batch, ctx, step, config.epochs * steps)
+        losses = _step(fitted, optimiser, batch, cut, ctx, step, config.epochs * steps)
         total += losses.sum()
         count += len(losses)
         samples.feedback(losses.cpu().numpy())
@@ -164,15 +170,14 @@ def _seed(*numbers: int) -> int:
 
 
 def _step(
-    fitted: Fitted, optimiser: torch.optim.AdamW, batch: Batch, ctx: Context, step: int, steps: int
+    fitted: Fitted, optimiser: torch.optim.AdamW, batch: Batch, cut: Cut, ctx: Context, step: int, steps: int
 ) -> Tensor:
     """One step of all ranks; returns the loss of each of this rank's samples."""
     config, layout, device, comm = fitted.config, fitted.layout, fitted.device, ctx.comm
     draw = torch.Generator().manual_seed(_seed(ctx.seed, step, comm.rank))
     x = torch.from_numpy(layout.stack(batch.x, layout.inputs)).to(device)
-    y = torch.from_numpy(layout.stack(batch.y, layout.outputs)).to(device)
     optimiser.zero_grad(set_to_none=True)
-    losses = fitted.objective(x, y, draw, step / max(1, steps))
+    losses = config.unroll(Chain(fitted, cut, batch, x), draw, step / max(1, steps))
     if comm.size == 1:
         losses.mean().backward()  # type: ignore[no-untyped-call]
     else:

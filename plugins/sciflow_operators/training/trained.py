@@ -11,6 +11,7 @@ from sciflow.errors import Invalid
 from sciflow.surrogate import Arrays, Model, Report, Surrogate
 from sciflow_operators.fields.port import Port
 from sciflow_operators.training.losses import Loss, RelativeL2
+from sciflow_operators.training.unroll import Once, Unroll
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from sciflow.samples import Samples, Signature
     from sciflow_operators.fields.channels import Channels, Scale
     from sciflow_operators.training.fitted import Fitted
+
+
+_NOT_NEGATIVE = ("noise", "patience", "halvings", "report_every")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,17 +34,45 @@ class Trained(Surrogate):
     epochs : int
         Passes over the training samples.
     batch : int
-        Samples per step, of all ranks together.
+        Samples per batch, of all ranks together.
+    accumulate : int
+        Batches whose gradients are averaged for one update of the weights.
     learning_rate : float
         Largest learning rate of the schedule.
     weight_decay : float
         Of AdamW, on weights only.
-    schedule : {"onecycle", "cosine"}
-        How the learning rate changes from step to step.
+    schedule : {"onecycle", "cosine", "step", "constant"}
+        How the learning rate changes from update to update; see `optimiser.rate`.
+    warmup : float
+        Part of the updates in which the learning rate rises from 0; not of ``onecycle``, which rises
+        by itself.
+    halvings : int
+        How often ``step`` halves the learning rate.
     loss : Loss
         What is minimised.
+    unroll : Unroll
+        On how many of its own steps the network is trained.
+    noise : float
+        Standard deviation of the noise that is added to inputs that are fields, in units of each
+        channel's spread.
     clip : float
         Largest norm of the gradient; 0 does not clip.
+    ema : float
+        Decay of the exponential average of the weights over the updates, such as 0.999; the average is
+        then what is validated and what the model is in the end. 0 takes the weights themselves.
+    keep : {"last", "best"}
+        Which epoch's weights are the model: the last one's, or those with the least validation error.
+    patience : int
+        Epochs without a smaller validation error after which training ends; 0 never ends it early.
+    precision : {"float32", "bfloat16"}
+        ``bfloat16`` trains in mixed precision (autocast); weights, losses and predictions stay in single
+        precision.
+    compile : {"off", "auto", "on"}
+        Let torch compile the network for training, on a GPU with CUDA graphs; ``auto`` does so on a GPU.
+        Where there is no compiler, the log says so and training goes on without.
+    report_every : int
+        Updates between two reports amid an epoch, from which training can be resumed; 0 reports only at
+        the ends of epochs.
     threads : int
         Torch threads; 0 takes all cores this process may use, or ``OMP_NUM_THREADS`` if that is fewer.
     device : {"auto", "cpu", "cuda"}
@@ -50,23 +82,42 @@ class Trained(Surrogate):
     requires: ClassVar[tuple[str, ...]] = ("torch",)
     epochs: int = 60
     batch: int = 8
+    accumulate: int = 1
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
-    schedule: Literal["onecycle", "cosine"] = "onecycle"
+    schedule: Literal["onecycle", "cosine", "step", "constant"] = "onecycle"
+    warmup: float = 0.0
+    halvings: int = 5
     loss: Loss = RelativeL2()
+    unroll: Unroll = Once()
+    noise: float = 0.0
     clip: float = 1.0
+    ema: float = 0.0
+    keep: Literal["last", "best"] = "last"
+    patience: int = 0
+    precision: Literal["float32", "bfloat16"] = "float32"
+    compile: Literal["off", "auto", "on"] = "off"
+    report_every: int = 0
     threads: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("width", "modes", "layers", "epochs", "batch"):
+        for name in ("width", "modes", "layers", "epochs", "batch", "accumulate"):
             if getattr(self, name, 1) < 1:
                 raise Invalid(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.learning_rate <= 0:
             raise Invalid(f"learning_rate must be positive, got {self.learning_rate}")
-        for name in ("padding", "radius", "weight_decay", "clip", "threads"):
+        for name in ("padding", "radius", "weight_decay", "clip", "threads", *_NOT_NEGATIVE):
             if getattr(self, name, 0) < 0:
                 raise Invalid(f"{name} cannot be negative, got {getattr(self, name)}")
+        for name in ("ema", "warmup"):
+            if not 0 <= getattr(self, name) < 1:
+                raise Invalid(f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
+
+    @property
+    def horizon(self) -> int:
+        """See `Surrogate.horizon`."""
+        return self.unroll.horizon
 
     @abstractmethod
     def network(self, signature: Signature) -> tuple[Channels, nn.Module]:

@@ -12,7 +12,7 @@ from scipy.sparse import csc_matrix
 from scipy.sparse.linalg import splu
 
 from sciflow.errors import Diverged, Invalid
-from sciflow.homogenisation import CellProblem, Homogenised
+from sciflow.homogenisation import Homogenised
 from sciflow.problem import State
 from sciflow.reduction import Integrals
 

@@ -8,9 +8,9 @@ import numpy as np
 
 from sciflow.errors import Invalid
 
-TRIES = 2000
+TRIES = 500
 """So many random places are tried for one fibre before the packing is begun anew."""
-RESTARTS = 50
+RESTARTS = 20
 """So often."""
 GAP = 0.1
 """Least distance between two packed fibres, over their radius."""

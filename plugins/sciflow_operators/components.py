@@ -9,6 +9,8 @@ from sciflow_operators.baselines.mp_pde import MPPDE
 from sciflow_operators.fourier.fno import FNO
 from sciflow_operators.training.losses import RelativeL2, Squared
 from sciflow_operators.training.unroll import Once, Pushforward, RollOut
+from sciflow_operators.uncertainty.ensemble import DeepEnsemble
+from sciflow_operators.uncertainty.probconserv import Conserved
 
 
 @hookimpl
@@ -19,4 +21,5 @@ def sciflow_components() -> list[type[Component]]:
         *(MLP, MPPDE),
         *(Once, Pushforward, RollOut),
         *(RelativeL2, Squared),
+        *(Conserved, DeepEnsemble),
     ]

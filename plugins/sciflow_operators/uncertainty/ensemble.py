@@ -43,6 +43,7 @@ class DeepEnsemble(Surrogate):
     """
 
     name: ClassVar[str] = "deep_ensemble"
+    requires: ClassVar[tuple[str, ...]] = ("torch",)
     inner: Surrogate
     size: int = 4
 
@@ -56,11 +57,6 @@ class DeepEnsemble(Surrogate):
         from sciflow_operators.baselines.mlp import MLP
 
         return cls(inner=MLP.example(), size=2)
-
-    @property
-    def requires(self) -> tuple[str, ...]:  # type: ignore[override]
-        """What the inner model needs."""
-        return self.inner.requires
 
     @property
     def epochs(self) -> int:  # type: ignore[override]

@@ -43,6 +43,7 @@ class Conserved(Surrogate):
     """
 
     name: ClassVar[str] = "conserved"
+    requires: ClassVar[tuple[str, ...]] = ("torch",)
     inner: Surrogate
     field: str
     total: str = ""
@@ -63,11 +64,6 @@ class Conserved(Surrogate):
         from sciflow_operators.baselines.mlp import MLP
 
         return cls(inner=MLP.example(), field="v", total="u")
-
-    @property
-    def requires(self) -> tuple[str, ...]:  # type: ignore[override]
-        """What the inner model needs."""
-        return self.inner.requires
 
     @property
     def epochs(self) -> int:  # type: ignore[override]

@@ -10,6 +10,7 @@ from sciflow.executors.slurm import Slurm
 from sciflow.executors.steps import Steps
 from sciflow.hooks import hookimpl
 from sciflow.stages.comparison_table import ComparisonTable
+from sciflow.stages.convergence import Convergence
 from sciflow.stages.design import Design
 from sciflow.stages.evaluate import Evaluate
 from sciflow.stages.side_by_side import SideBySide
@@ -20,4 +21,17 @@ from sciflow.stages.train import Train
 @hookimpl
 def sciflow_components() -> list[type[Component]]:
     """Stages and executors of the core."""
-    return [Design, Simulate, Train, Evaluate, SideBySide, ComparisonTable, Local, Mpi, Slurm, Steps, Dask]
+    return [
+        Design,
+        Simulate,
+        Train,
+        Evaluate,
+        SideBySide,
+        Convergence,
+        ComparisonTable,
+        Local,
+        Mpi,
+        Slurm,
+        Steps,
+        Dask,
+    ]

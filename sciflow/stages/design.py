@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -34,6 +35,8 @@ class Design(Stage):
         Named parameters instead of a problem's.
     bounds : mapping of str to (float, float)
         Replaces some bounds, in the parameter's unit.
+    fixed : mapping of str to float
+        Parameters that have one value in all points, in the parameter's unit.
     method : {"sobol", "lhs", "random", "grid"}
         ``sobol`` is scrambled and even for any count; ``lhs`` is even in each parameter alone;
         ``grid`` takes ``count`` as the number of levels per parameter.
@@ -52,6 +55,7 @@ class Design(Stage):
     problem: Problem | None = None
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    fixed: Mapping[str, float] = field(default_factory=dict)
     method: Method = "sobol"
     count: int = 100
     more: tuple[int, ...] = ()
@@ -66,7 +70,12 @@ class Design(Stage):
             raise Invalid(f"the seed cannot be negative, got {self.seed}")
         if self.more and self.method == "grid":
             raise Invalid("a grid cannot be extended without moving its points; use sobol, lhs or random")
-        _ = self.space  # unknown names and reversed bounds are refused here
+        space = self.space  # unknown names and reversed bounds are refused here
+        for name, value in self.fixed.items():
+            if name in self.bounds:
+                raise Invalid(f"parameter {name!r} has bounds and is fixed at {value}; give one of the two")
+            if not math.isfinite(value) or (space[name].log and value <= 0):
+                raise Invalid(f"parameter {name!r} cannot be fixed at {value}")
 
     @property
     def space(self) -> ParameterSpace:
@@ -79,7 +88,9 @@ class Design(Stage):
     def identity(self) -> dict[str, object]:
         """The parameters decide the points; the rest of the problem does not."""
         space = {name: [p.low, p.high, p.unit, p.log] for name, p in self.space.items()}
+        fixed = {"fixed": dict(self.fixed)} if self.fixed else {}
         return {
+            **fixed,
             "component": self.name,
             "space": [[name, *values] for name, values in space.items()],
             "method": self.method,
@@ -90,13 +101,21 @@ class Design(Stage):
 
     def run(self, inputs: Mapping[str, Artifact], out: Writer, ctx: Context) -> None:
         """Draw the points."""
+        import numpy as np
+
         space = self.space
-        unit = unit_points(self.method, len(space), self.count, self.more, self.seed)
-        out.write("parameters", scale(unit, space), DESIGN["parameters"])
+        free = ParameterSpace(**{name: p for name, p in space.items() if name not in self.fixed})
+        if free:
+            drawn = scale(unit_points(self.method, len(free), self.count, self.more, self.seed), free)
+        else:
+            drawn = np.zeros((self.count + sum(self.more), 0))
+        columns = dict(zip(free, drawn.T, strict=True))
+        points = [columns.get(name, np.full(len(drawn), self.fixed.get(name))) for name in space]
+        out.write("parameters", np.stack(points, axis=1).astype(np.float64), DESIGN["parameters"])
         out.describe(
             parameters=list(space),
             parameter_units=[p.unit for p in space.values()],
-            bounds=[[p.low, p.high] for p in space.values()],
+            bounds=[[self.fixed.get(n, p.low), self.fixed.get(n, p.high)] for n, p in space.items()],
             log=[p.log for p in space.values()],
             method=self.method,
         )

@@ -1,4 +1,5 @@
 import warnings
+from hashlib import sha256
 
 import numpy as np
 import pytest
@@ -6,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import qmc
 
-from sciflow import Invalid, NotFound, Parameter, ParameterSpace
+from sciflow import Context, Invalid, NotFound, Parameter, ParameterSpace
 from sciflow.stages.design import Design, scale, unit_points
+from sciflow.store import Store
 from tests.toys import Wave
 
 METHODS = ["sobol", "lhs", "random"]
@@ -96,3 +98,40 @@ def test_bounds_from_json_are_checked_with_their_path():
 def test_only_the_parameters_of_a_problem_decide_its_design():
     assert Design(problem=Wave(points=8)).identity() == Design(problem=Wave(points=16)).identity()
     assert Design(problem=Wave(), count=5).identity() != Design(problem=Wave(), count=6).identity()
+
+
+def test_a_fixed_parameter_has_one_value_and_leaves_the_others_as_they_are(tmp_path):
+    space = {"a": Parameter(0.0, 1.0, "m"), "b": Parameter(1.0, 2.0, "s"), "c": Parameter(-1.0, 1.0, "1")}
+    rest = {name: p for name, p in space.items() if name != "b"}
+
+    def drawn(**settings):
+        design = Design(count=7, seed=3, **settings)
+        with Store(tmp_path, "rename").writer(
+            design.output, sha256(repr(settings).encode()).hexdigest()
+        ) as out:
+            design.run({}, out, Context())
+            return out.publish({}).read("parameters")
+
+    some = drawn(parameters=space, fixed={"b": 1.25})
+    np.testing.assert_array_equal(some[:, [0, 2]], drawn(parameters=rest))
+    assert set(some[:, 1]) == {1.25}
+    whole = drawn(parameters=space, fixed={"a": 0.5, "b": 5.0, "c": 0.0})
+    np.testing.assert_array_equal(whole, np.tile([0.5, 5.0, 0.0], (7, 1)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"fixed": {"a": float("nan")}}, "cannot be fixed at nan"),
+        ({"fixed": {"a": 0.1}, "bounds": {"a": (0.0, 0.5)}}, "has bounds and is fixed"),
+    ],
+)
+def test_a_parameter_that_cannot_be_fixed(settings, message):
+    with pytest.raises(Invalid, match=message):
+        Design(parameters={"a": Parameter(0.0, 1.0, "m")}, **settings)
+
+
+def test_designs_without_fixed_parameters_keep_their_identity():
+    plain = Design(problem=Wave()).identity()
+    assert "fixed" not in plain
+    assert Design(problem=Wave(), fixed={"a": 1.0}).identity() != plain

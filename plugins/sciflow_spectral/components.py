@@ -11,6 +11,7 @@ from sciflow.errors import Diverged, Invalid
 from sciflow.hooks import hookimpl
 from sciflow.problem import Parameter, ParameterSpace, Problem, State
 from sciflow.schema import Field
+from sciflow_spectral.two_phase import TwoPhaseDarcy
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,6 +72,11 @@ class Spectral(Problem):
             raise Invalid(f"steps ({steps}) must be a multiple of levels - 1 ({levels - 1})")
         if self.backend not in ("numpy", "torch"):
             raise Invalid(f"backend {self.backend!r} is not one of numpy, torch")
+
+    @staticmethod
+    def _solved(points: int, solve_points: int | None) -> None:
+        if solve_points is not None and (solve_points < points or solve_points % points):
+            raise Invalid(f"solve_points ({solve_points}) must be a multiple of points ({points})")
 
 
 @dataclass(frozen=True)
@@ -158,7 +164,9 @@ class KuramotoSivashinsky(Spectral):
     Attributes
     ----------
     points : int
-        Grid points.
+        Grid points that are stored.
+    solve_points : int or None
+        Grid points of the solver, a multiple of `points`; ``None`` takes `points` themselves.
     length : float
         Of the domain.
     levels : int
@@ -167,6 +175,8 @@ class KuramotoSivashinsky(Spectral):
         Final time.
     steps : int
         Time steps in all; a multiple of ``levels - 1``.
+    spin_up : int
+        Time steps before the first level, so that the waves have become chaotic when time begins.
     backend : {"numpy", "torch"}
         Array library.
     device : str
@@ -198,15 +208,20 @@ class KuramotoSivashinsky(Spectral):
         "u": Field(("time", "x"), "1", description="velocity of the flame front")
     }
     points: int = 256
+    solve_points: int | None = None
     length: float = 64.0
     levels: int = 141
     end: float = 28.0
     steps: int = 560
+    spin_up: int = 0
     backend: Backend = "numpy"
     device: str = "cpu"
 
     def __post_init__(self) -> None:
         self._check(self.points, self.levels, self.end, self.steps)
+        self._solved(self.points, self.solve_points)
+        if self.spin_up < 0:
+            raise Invalid(f"spin_up cannot be negative, got {self.spin_up}")
         if not self.length > 0:
             raise Invalid(f"length must be positive, got {self.length}")
 
@@ -238,7 +253,9 @@ class NavierStokes(Spectral):
     Attributes
     ----------
     points : int
-        Grid points along each side.
+        Grid points along each side that are stored.
+    solve_points : int or None
+        Grid points of the solver along each side, a multiple of `points`; ``None`` takes `points` themselves.
     levels : int
         Stored time levels, the initial state included.
     end : float
@@ -258,7 +275,7 @@ class NavierStokes(Spectral):
     Notes
     -----
     Fourier pseudo-spectral with the 2/3 rule, ETDRK4 in time: fourth order, twenty transforms of
-    ``points**2`` a step. The part of advection is explicit: keep the Courant number below one.
+    ``solve_points**2`` a step. The part of advection is explicit: keep the Courant number below one.
 
     References
     ----------
@@ -275,6 +292,7 @@ class NavierStokes(Spectral):
     )
     fields: ClassVar[Mapping[str, Field]] = {"vorticity": Field(("time", "y", "x"), "1")}
     points: int = 64
+    solve_points: int | None = None
     levels: int = 11
     end: float = 10.0
     steps: int = 1000
@@ -283,6 +301,7 @@ class NavierStokes(Spectral):
 
     def __post_init__(self) -> None:
         self._check(self.points, self.levels, self.end, self.steps)
+        self._solved(self.points, self.solve_points)
 
     @classmethod
     def example(cls) -> Self:
@@ -305,4 +324,4 @@ class NavierStokes(Spectral):
 @hookimpl
 def sciflow_components() -> list[type[Component]]:
     """Components of this plugin."""
-    return [Burgers, KuramotoSivashinsky, NavierStokes]
+    return [Burgers, KuramotoSivashinsky, NavierStokes, TwoPhaseDarcy]

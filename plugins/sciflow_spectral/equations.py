@@ -168,7 +168,7 @@ def kuramoto_sivashinsky(
     rngs : list of numpy Generator
         One a member, for the initial state.
     """
-    n = problem.points
+    n = problem.solve_points or problem.points
     start = np.stack([a * random_waves(np.ones(8), rng, n) for a, rng in zip(amplitude, rngs, strict=True)])
     return flame_flow(problem, start)
 
@@ -180,11 +180,12 @@ def flame_flow(problem: KuramotoSivashinsky, start: np.ndarray) -> Iterator[Stat
     ----------
     problem : KuramotoSivashinsky
         Configuration.
-    start : ndarray, shape (member, points // 2 + 1)
+    start : ndarray, shape (member, solve_points // 2 + 1)
         Coefficients for ``irfft``.
     """
-    k = 2 * np.pi * np.arange(problem.points // 2 + 1) / problem.length
-    return advected(problem, [k**2 - k**4] * len(start), k, start, 1)
+    n = problem.solve_points or problem.points
+    k = 2 * np.pi * np.arange(n // 2 + 1) / problem.length
+    return advected(problem, [k**2 - k**4] * len(start), k, start, n // problem.points, problem.spin_up)
 
 
 def advected(
@@ -193,6 +194,7 @@ def advected(
     k: np.ndarray,
     start: np.ndarray,
     every: int,
+    spin_up: int = 0,
 ) -> Iterator[State]:
     """``u_t + u u_x = L u`` on a periodic line.
 
@@ -208,6 +210,8 @@ def advected(
         Coefficients for ``irfft``.
     every : int
         Every so many grid points are stored.
+    spin_up : int
+        Steps before the first state.
     """
     xp = Arrays(problem.backend, problem.device)
     n = 2 * (len(k) - 1)
@@ -222,7 +226,11 @@ def advected(
     def show(v: Any) -> dict[str, np.ndarray]:
         return {"u": xp.give(xp.inverse(v, (n,), (-1,)))[:, ::every]}
 
-    return march(xp.take(start), nonlinear, scheme, problem.coordinates()["time"], problem.steps, show)
+    v = xp.take(start)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for _ in range(spin_up):
+            v = advance(v, nonlinear, scheme)
+    return march(v, nonlinear, scheme, problem.coordinates()["time"], problem.steps, show)
 
 
 def vorticity_waves(rng: np.random.Generator, points: int, modes: int = 24) -> np.ndarray:
@@ -271,7 +279,7 @@ def navier_stokes(
     rngs : list of numpy Generator
         One a member, for the initial state.
     """
-    n = problem.points
+    n = problem.solve_points or problem.points
     start = np.stack([vorticity_waves(rng, n) for rng in rngs])
     return vorticity_flow(problem, viscosity, force, start)
 
@@ -286,11 +294,12 @@ def vorticity_flow(
     problem : NavierStokes
         Configuration.
     viscosity, force : ndarray, shape (member,)
-    start : ndarray, shape (member, points, points // 2 + 1)
+    start : ndarray, shape (member, solve_points, solve_points // 2 + 1)
         Coefficients for ``irfft2``.
     """
     xp = Arrays(problem.backend, problem.device)
-    n = problem.points
+    n = problem.solve_points or problem.points
+    every = n // problem.points
     rows, columns = np.fft.fftfreq(n, 1 / n)[:, None], np.arange(n // 2 + 1)[None, :]
     ky, kx = 2 * np.pi * rows, 2 * np.pi * columns
     square = kx**2 + ky**2
@@ -312,6 +321,6 @@ def vorticity_flow(
         return push - dx * xp.forward(u * field, axes) - dy * xp.forward(v * field, axes)
 
     def show(w: Any) -> dict[str, np.ndarray]:
-        return {"vorticity": xp.give(xp.inverse(w, shape, axes))}
+        return {"vorticity": xp.give(xp.inverse(w, shape, axes))[:, ::every, ::every]}
 
     return march(xp.take(start), nonlinear, scheme, problem.coordinates()["time"], problem.steps, show)

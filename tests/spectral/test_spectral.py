@@ -213,3 +213,27 @@ def test_the_flow_commutes_with_translation():
 def test_bad_configurations_are_refused(make, message):
     with pytest.raises(Invalid, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("problem", "mu"),
+    [
+        (KuramotoSivashinsky(points=32, length=22.0, levels=3, end=1.0, steps=20), {"amplitude": 0.3}),
+        (NavierStokes(points=16, levels=3, end=0.2, steps=20), {"viscosity": 1e-2, "force": 0.1}),
+    ],
+)
+def test_a_member_solved_more_finely_is_the_same_member(problem, mu):
+    """Of NavierStokes 24 waves are drawn along each side: from 96 points on the solver holds them all."""
+    base = problem if problem.name != "navier_stokes_vorticity" else problem.replace(solve_points=96)
+    coarse, fine = run(base, **mu), run(problem.replace(solve_points=192), **mu)
+    assert coarse.shape == fine.shape
+    np.testing.assert_allclose(coarse, fine, atol=1e-3 * np.abs(fine).max())
+    np.testing.assert_allclose(coarse[:, 0], fine[:, 0], atol=1e-12)
+    with pytest.raises(Invalid, match="must be a multiple of points"):
+        problem.replace(solve_points=40)
+
+
+def test_time_begins_after_the_spin_up():
+    whole = KuramotoSivashinsky(points=32, length=22.0, levels=5, end=2.0, steps=40)
+    late = whole.replace(levels=3, end=1.0, steps=20, spin_up=20)
+    np.testing.assert_array_equal(run(late, amplitude=0.3), run(whole, amplitude=0.3)[:, 2:])

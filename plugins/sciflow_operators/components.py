@@ -7,7 +7,8 @@ from sciflow.hooks import hookimpl
 from sciflow_operators.baselines.mlp import MLP
 from sciflow_operators.baselines.mp_pde import MPPDE
 from sciflow_operators.fourier.fno import FNO
-from sciflow_operators.training.losses import RelativeL2, Squared
+from sciflow_operators.training.losses import Physics, RelativeL2, Sobolev, Spectral, Squared, Weighted
+from sciflow_operators.training.residuals import BurgersStep, DarcyFlow, VorticityStep
 from sciflow_operators.training.unroll import Once, Pushforward, RollOut
 from sciflow_operators.uncertainty.ensemble import DeepEnsemble
 from sciflow_operators.uncertainty.probconserv import Conserved
@@ -20,6 +21,7 @@ def sciflow_components() -> list[type[Component]]:
         FNO,
         *(MLP, MPPDE),
         *(Once, Pushforward, RollOut),
-        *(RelativeL2, Squared),
         *(Conserved, DeepEnsemble),
+        *(RelativeL2, Squared, Sobolev, Spectral, Physics, Weighted),
+        *(DarcyFlow, BurgersStep, VorticityStep),
     ]

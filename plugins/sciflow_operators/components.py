@@ -7,6 +7,7 @@ from sciflow.hooks import hookimpl
 from sciflow_operators.baselines.mlp import MLP
 from sciflow_operators.baselines.mp_pde import MPPDE
 from sciflow_operators.fourier.fno import FNO
+from sciflow_operators.fourier.multigrid import MultiGrid
 from sciflow_operators.training.losses import Physics, RelativeL2, Sobolev, Spectral, Squared, Weighted
 from sciflow_operators.training.residuals import BurgersStep, DarcyFlow, VorticityStep
 from sciflow_operators.training.unroll import Once, Pushforward, RollOut
@@ -18,7 +19,7 @@ from sciflow_operators.uncertainty.probconserv import Conserved
 def sciflow_components() -> list[type[Component]]:
     """Components of this plugin."""
     return [
-        FNO,
+        *(FNO, MultiGrid),
         *(MLP, MPPDE),
         *(Once, Pushforward, RollOut),
         *(Conserved, DeepEnsemble),

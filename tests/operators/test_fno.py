@@ -6,8 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from sciflow_operators.fourier.layers import FNONet, SpectralConv
+from sciflow_operators.fourier.continuation import extra_points
+from sciflow_operators.fourier.layers import FNONet
 from sciflow_operators.fourier.neuralop import from_neuraloperator, to_neuraloperator
+from sciflow_operators.fourier.spectral import SpectralConv
 
 
 @pytest.fixture(autouse=True)
@@ -113,10 +115,9 @@ def test_a_grid_too_coarse_for_the_modes_keeps_the_right_ones():
 
 
 def test_padding_adds_the_same_length_on_every_grid():
-    net = FNONet(1, 1, 4, (4, 4), 2, (False, True), padding=0.25)
     for n in (17, 65, 257):
-        assert n + net._extra(n, False) == 1.25 * (n - 1)
-    assert net._extra(64, True) == 0
+        assert n + extra_points(n, 0.25) == 1.25 * (n - 1)
+    assert extra_points(64, 0.0) == 0
 
 
 def test_a_grid_too_coarse_for_the_modes_uses_those_it_has():

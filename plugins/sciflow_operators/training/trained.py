@@ -103,8 +103,9 @@ class Trained(Surrogate):
 
     def __post_init__(self) -> None:
         for name in ("width", "modes", "layers", "epochs", "batch", "accumulate"):
-            if getattr(self, name, 1) < 1:
-                raise Invalid(f"{name} must be at least 1, got {getattr(self, name)}")
+            value = getattr(self, name, 1)
+            if any(v < 1 for v in (value if isinstance(value, tuple) else (value,))):
+                raise Invalid(f"{name} must be at least 1, got {value}")
         if self.learning_rate <= 0:
             raise Invalid(f"learning_rate must be positive, got {self.learning_rate}")
         for name in ("padding", "radius", "weight_decay", "clip", "threads", *_NOT_NEGATIVE):

@@ -1,0 +1,152 @@
+"""Multiplication of the lowest Fourier modes, real-valued and channels last, on any number of axes.
+
+Only a few modes of each transform are kept, so multiplying with a thin matrix costs less than a
+fast transform of everything followed by a cut, and no complex number is ever stored.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from sciflow_operators.fourier.dft import tables
+
+
+def combine(product: Tensor, channels: int) -> Tensor:
+    """Complex products from real ones.
+
+    Parameters
+    ----------
+    product : Tensor, shape (..., 2 * batch, 2 * channels)
+        Real parts above imaginary parts, times real parts beside imaginary parts.
+    channels : int
+        Channels of the result.
+
+    Returns
+    -------
+    Tensor, shape (..., 2 * batch, channels)
+        Real parts above imaginary parts.
+    """
+    batch = product.shape[-2] // 2
+    above, below = product[..., :batch, :], product[..., batch:, :]
+    re = above[..., :channels] - below[..., channels:]
+    im = above[..., channels:] + below[..., :channels]
+    return torch.cat([re, im], dim=-2)
+
+
+class Spectral(nn.Module):
+    """Multiplies each of the lowest Fourier modes with a matrix; a subclass holds the matrices.
+
+    Parameters
+    ----------
+    channels_in, channels_out : int
+        Channels.
+    modes : sequence of int
+        Kept modes of each axis, both signs counted; the last axis keeps ``m // 2 + 1`` of them.
+
+    Attributes
+    ----------
+    kept : tuple of int
+        Modes of each axis that have a matrix.
+
+    Notes
+    -----
+    ``y = s + F^-1(R_k (F x)_k)`` for the kept ``k``, where ``s`` is what the result is added to.
+    A transform costs ``O(points * modes)`` per axis instead of ``O(points * log points)``, less for
+    the few modes that are kept. Axes are transformed from the first, which is real, to the last, which
+    keeps half of its modes; modes that a coarser grid does not carry are left out.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, modes: Sequence[int]) -> None:
+        super().__init__()
+        self.modes = tuple(modes)
+        self.kept = (*self.modes[:-1], self.modes[-1] // 2 + 1)
+        self.channels_in, self.channels_out = channels_in, channels_out
+
+    @abstractmethod
+    def mix(self, z: Tensor, kept: tuple[int, ...]) -> Tensor:
+        """Multiply each mode.
+
+        Parameters
+        ----------
+        z : Tensor, shape (mode, 2 * batch, channel in)
+            Real parts above imaginary parts.
+        kept : tuple of int
+            Modes of each axis that the grid carries.
+
+        Returns
+        -------
+        Tensor, shape (mode, 2 * batch, channel out)
+        """
+
+    def span(self, axis: int, kept: tuple[int, ...]) -> tuple[int, int]:
+        """First and number of the modes of an axis that a coarser grid carries."""
+        have, want = self.kept[axis], kept[axis]
+        return 0 if axis == len(kept) - 1 else have // 2 - want // 2, want
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """Convolve and add.
+
+        Parameters
+        ----------
+        x : Tensor, shape (batch, *points, channel in)
+        skip : Tensor, shape (batch, *points, channel out)
+            Added to the result in the last matrix product.
+
+        Returns
+        -------
+        Tensor, shape (batch, *points, channel out)
+        """
+        batch, n = x.shape[0], self.channels_out
+        pairs = tables(tuple(x.shape[1:-1]), self.modes, x)
+        kept = tuple(there.shape[0] // 2 for there, _ in pairs)
+        a, rows = x, batch
+        for (there, _), k in zip(pairs, kept, strict=True):
+            a = torch.bmm(there.expand(rows, -1, -1), a.reshape(rows, there.shape[1], -1))
+            rows = rows * k
+        count = math.prod(kept)
+        z = a.reshape(batch, count, 2, self.channels_in).permute(1, 2, 0, 3)
+        z = self.mix(z.reshape(count, 2 * batch, self.channels_in), kept)
+        b = z.view(count, 2, batch, n).permute(2, 0, 1, 3).reshape(batch, 2 * count, n)
+        for (_, back), k in zip(reversed(pairs[1:]), reversed(kept[1:]), strict=True):
+            rows = rows // k
+            b = torch.bmm(back.expand(rows, -1, -1), b.reshape(rows, 2 * k, -1))
+        back = pairs[0][1].expand(batch, -1, -1)
+        base = skip.reshape(batch, back.shape[1], -1)
+        return torch.baddbmm(base, back, b.reshape(batch, 2 * kept[0], -1)).view(skip.shape)
+
+
+class SpectralConv(Spectral):
+    """A full matrix for each mode.
+
+    Parameters
+    ----------
+    channels_in, channels_out, modes
+        See `Spectral`.
+
+    Notes
+    -----
+    The weight is real, shape (mode, channel in, 2 * channel out): real parts left, imaginary parts
+    right.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, modes: Sequence[int]) -> None:
+        super().__init__(channels_in, channels_out, modes)
+        scale = math.sqrt(2 / (channels_in + channels_out)) / math.sqrt(2)
+        self.weight = nn.Parameter(scale * torch.randn(math.prod(self.kept), channels_in, 2 * channels_out))
+
+    def mix(self, z: Tensor, kept: tuple[int, ...]) -> Tensor:
+        """See `Spectral.mix`."""
+        weight = self.weight if kept == self.kept else self._cut(kept)
+        return combine(torch.bmm(z, weight), self.channels_out)
+
+    def _cut(self, kept: tuple[int, ...]) -> Tensor:
+        """Weights of the modes that a coarser grid can carry."""
+        weight = self.weight.view(*self.kept, *self.weight.shape[1:])
+        for axis in range(len(kept)):
+            weight = weight.narrow(axis, *self.span(axis, kept))
+        return weight.reshape(-1, *self.weight.shape[1:])

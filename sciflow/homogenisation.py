@@ -103,6 +103,10 @@ class CellProblem(Reducible):
         """See `Reducible.law`: `material` in the strain of the fluctuation alone."""
         return Shifted(self.material(points), self.macroscopic(mu))
 
+    def direct(self) -> Homogenised:
+        """The cell itself, solved at every macroscopic point: the full computation on two scales (FE2)."""
+        raise NotImplementedError(f"{self.name} is not solved inside another problem: it must define direct")
+
     def macroscopic(self, mu: Mapping[str, float]) -> np.ndarray:
         """The strain that a parameter point stands for, shape (component,).
 

@@ -14,11 +14,14 @@ from sciflow.schema import Field
 from sciflow_fenics.checks import DOLFINX
 from sciflow_fenics.checks import check_count as _check_count
 from sciflow_fenics.rve import RVE
+from sciflow_fenics.structures import CookMembrane, PerforatedPlate
+from sciflow_fenics.two_scale import TwoScale, TwoScaleComparison
 from sciflow_fenics.weak_forms import ElastoViscoplastic, SteadyHeat
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from sciflow.artifact import Artifact
     from sciflow.context import Context
 
 
@@ -253,4 +256,17 @@ def _check_mesh(cells: int, degree: Any, grid: int) -> None:
 @hookimpl
 def sciflow_components() -> list[type[Component]]:
     """Components of this plugin."""
-    return [Heat, Darcy, SteadyHeat, ElastoViscoplastic, RVE]
+    return [
+        *(Heat, Darcy, SteadyHeat, ElastoViscoplastic, RVE),
+        *(CookMembrane, PerforatedPlate, TwoScale, TwoScaleComparison),
+    ]
+
+
+@hookimpl
+def sciflow_report(artifact: Artifact) -> list[tuple[str, str]] | None:
+    """What a report says of two-scale computations."""
+    if not artifact.schema.kind.startswith("two_scale"):
+        return None
+    from sciflow_fenics.two_scale_report import sections
+
+    return sections(artifact)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from sciflow.errors import Invalid
-from sciflow.homogenisation import CellProblem
+from sciflow.homogenisation import CellProblem, Homogenised
 from sciflow.problem import Parameter, ParameterSpace, State
 from sciflow.reduction import Integrals, Law
 from sciflow.schema import Field
@@ -139,6 +139,12 @@ class RVE(CellProblem):
         from sciflow_fenics.cell import integrals
 
         return integrals(self, ctx)
+
+    def direct(self) -> Homogenised:
+        """See `CellProblem.direct`."""
+        from sciflow_fenics.cell import Direct
+
+        return Direct(self)
 
     def constants(self, ctx: Context) -> Mapping[str, tuple[Field, np.ndarray]]:
         """Mesh, integration points with their weights, and which of them are in a fibre."""

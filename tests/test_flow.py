@@ -229,7 +229,7 @@ def test_training_goes_on_after_a_crash_to_the_same_bits(plain, tmp_path):
     with pytest.raises(RuntimeError, match="the power went"):
         learn(Wave(), stop_at=5)
     kept = list(plain.store.root.glob("partial/model-*/scratch/checkpoint-*.safetensors"))
-    assert [k.name for k in kept] == ["checkpoint-000004.safetensors"]
+    assert [k.name for k in kept] == ["checkpoint-000004-00000000.safetensors"]
     # The configuration of the crashed attempt differs, as a mended cause would make it; its
     # checkpoint is given to the attempt that is to be continued.
     again = learn(Wave(), stop_at=5)[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,9 @@ class Train(Stage):
         ``"lead_time"`` is the time between them.
     checkpoint_every : int
         Epochs between checkpoints.
+    checkpoint_seconds : float
+        A report that comes so long after the last checkpoint, s, is kept as well, also amid an epoch (see
+        `sciflow.surrogate.Report`).
     seed : int
         Decides the split and every random choice of the training.
     """
@@ -74,6 +78,7 @@ class Train(Stage):
     window: tuple[int, int] | None = None
     pairs: tuple[int, int] | None = None
     checkpoint_every: int = 5
+    checkpoint_seconds: float = 300.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -86,6 +91,8 @@ class Train(Stage):
             raise Invalid("name at least one input and one output field")
         if self.checkpoint_every < 1:
             raise Invalid(f"checkpoint_every must be at least 1, got {self.checkpoint_every}")
+        if self.checkpoint_seconds < 0:
+            raise Invalid(f"checkpoint_seconds cannot be negative, got {self.checkpoint_seconds}")
         if self.members is not None and self.members < 1:
             raise Invalid(f"at least one member is learned from, got members={self.members}")
         check_levels(self.window, self.pairs)
@@ -93,7 +100,7 @@ class Train(Stage):
     def identity(self) -> dict[str, object]:
         """How often it is saved does not change the result."""
         config = self.to_json()
-        del config["checkpoint_every"]
+        del config["checkpoint_every"], config["checkpoint_seconds"]
         return config
 
     def check(self, inputs: Mapping[str, Artifact]) -> None:
@@ -137,22 +144,7 @@ class Train(Stage):
         parts = split(good, self.train, self.valid, self.seed, self.members)
         samples = self._samples(ensemble, parts[0], self.surrogate.horizon)
         valid = self._samples(ensemble, parts[1])
-        kept = Checkpoints(out.scratch)
-        history, resume = kept.latest()
-        if history:
-            ctx.log.info("training goes on after epoch %d", len(history))
-        fit = self.surrogate.fit(samples, valid, ctx, resume)
-        while True:
-            try:
-                report = next(fit)
-            except StopIteration as end:
-                model: Model = end.value
-                break
-            history.append(dict(report.metrics))
-            ctx.metric(report.epoch, **report.metrics)
-            ctx.progress(report.epoch, report.epochs, "epochs")
-            if report.epoch % self.checkpoint_every == 0 and report.epoch < report.epochs:
-                kept.save(history, report.checkpoint())
+        model, history = self._fit(samples, valid, Checkpoints(out.scratch), ctx)
         for name, members in zip(MODEL, parts, strict=True):
             out.write(name, members, _MEMBERS)
         store_model(self.surrogate, model, history, out)
@@ -161,6 +153,30 @@ class Train(Stage):
             window=self.window and list(self.window),
             pairs=self.pairs and list(self.pairs),
         )
+
+    def _fit(
+        self, samples: Stored, valid: Stored, kept: Checkpoints, ctx: Context
+    ) -> tuple[Model, list[dict[str, float]]]:
+        """The fitted model and the metrics of every epoch."""
+        history, resume = kept.latest()
+        if resume is not None:
+            ctx.log.info("training goes on after epoch %d", len(history))
+        fit = self.surrogate.fit(samples, valid, ctx, resume)
+        saved = time.monotonic()
+        while True:
+            try:
+                report = next(fit)
+            except StopIteration as end:
+                return end.value, history
+            due = time.monotonic() - saved >= self.checkpoint_seconds
+            if not report.batches:
+                history.append(dict(report.metrics))
+                ctx.metric(report.epoch, **report.metrics)
+                due = due or report.epoch % self.checkpoint_every == 0
+            ctx.progress(report.epoch, report.epochs, "epochs")
+            if due and report.epoch < report.epochs:
+                kept.save(history, report.checkpoint(), report.batches)
+                saved = time.monotonic()
 
 
 def split(
@@ -214,13 +230,23 @@ class Checkpoints:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    def save(self, history: list[dict[str, float]], state: Arrays) -> None:
-        """Write one checkpoint whole or not at all, and drop the older ones."""
+    def save(self, history: list[dict[str, float]], state: Arrays, batches: int = 0) -> None:
+        """Write one checkpoint whole or not at all, and drop the older ones.
+
+        Parameters
+        ----------
+        history : list of dict
+            Metrics of the finished epochs.
+        state : mapping of str to ndarray
+            What `Report.checkpoint` gave.
+        batches : int
+            Batches of the next epoch that are done.
+        """
         import numpy as np
 
         from sciflow.artifact.disk import Disk
 
-        path = self._directory / f"checkpoint-{len(history):06d}.safetensors"
+        path = self._directory / f"checkpoint-{len(history):06d}-{batches:08d}.safetensors"
         text = np.frombuffer(json.dumps(history).encode(), dtype=np.uint8)
         Disk().replace(path, tensors({"history": text, **{f"state:{k}": v for k, v in state.items()}}))
         for old in sorted(self._directory.glob("checkpoint-*"))[:-1]:

@@ -10,7 +10,7 @@ from sciflow.samples import Batch, Samples
 from sciflow_operators.components import FNO, RelativeL2, Squared
 from sciflow_operators.fields.channels import Layout, scales
 from sciflow_operators.training.fitted import torch_threads
-from sciflow_operators.training.loop import _rate
+from sciflow_operators.training.optimiser import rate as _rate
 from sciflow_operators.training.target import relative_l2
 
 K = Field(("x",), "K")
@@ -19,21 +19,24 @@ K = Field(("x",), "K")
 class Memory(Samples):
     """Samples from arrays."""
 
+    resumable = True
+
     def __init__(self, x, y, signature):
         self.x, self.y, self.signature = x, y, signature
 
     def __len__(self):
         return len(next(iter(self.y.values())))
 
-    def batches(self, size, *, seed, epoch=0):
+    def batches(self, size, *, seed, epoch=0, start=0):
         order = (
             np.arange(len(self))
             if seed is None
             else np.random.default_rng([seed, epoch]).permutation(len(self))
         )
-        for i in range(0, len(self), size):
+        for i in range(start * size, len(self), size):
             pick = order[i : i + size]
-            yield Batch({k: v[pick] for k, v in self.x.items()}, {k: v[pick] for k, v in self.y.items()})
+            parts = ({k: v[pick] for k, v in part.items()} for part in (self.x, self.y))
+            yield Batch(*parts, members=100 + pick)
 
 
 def smoothing(count, n=32, seed=0, scale=1.0):
@@ -98,7 +101,7 @@ def test_the_order_of_the_samples_depends_on_seed_and_epoch_alone(monkeypatch):
     asked = []
     real = Memory.batches
 
-    def batches(self, size, *, seed, epoch=0):
+    def batches(self, size, *, seed, epoch=0, start=0):
         asked.append((seed, epoch))
         return real(self, size, seed=seed, epoch=epoch)
 
@@ -129,10 +132,41 @@ def test_a_model_comes_back_from_its_arrays():
 
 
 def test_a_loss_that_is_not_finite_ends_training_with_advice():
+    config = SMALL.replace(learning_rate=1e30, clip=0.0, batch=8)
+    with pytest.raises(
+        Diverged, match=r"loss is (nan|inf) in epoch 1 \(the first one\), at update \d with mem"
+    ):
+        fit(config, smoothing(20))
+    with pytest.raises(Diverged, match="try a smaller learning_rate .now 1e.30.*No epoch was finished"):
+        fit(config, smoothing(20))
+
+
+@pytest.mark.parametrize("side", ["x", "y"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_samples_that_are_not_finite_are_named_before_anything_is_learned(side, value):
     samples = smoothing(20)
-    samples.y["v"][3, 0] = np.nan
-    with pytest.raises(Diverged, match="loss is nan in epoch 1.*smaller learning_rate"):
-        fit(SMALL, samples)
+    (values,) = getattr(samples, side).values()
+    values[3, 7] = value
+    word = {"x": "the input 'u'", "y": "the output 'v'"}[side]
+    with pytest.raises(Invalid, match=rf"{word} of member 103 is {value}, point x 7: training samples"):
+        fit(SMALL, samples, smoothing(4))
+    with pytest.raises(Invalid, match=rf"{word} of member 103 is {value}, point x 7: validation samples"):
+        fit(SMALL, smoothing(20), samples)
+
+
+def test_a_sample_that_becomes_nan_later_is_named_too():
+    """Samples of running solvers are not all there when scales are taken."""
+
+    class Late(Memory):
+        def batches(self, size, *, seed, epoch=0, start=0):
+            for batch in super().batches(size, seed=seed, epoch=epoch):
+                if epoch == 2 and seed is not None:
+                    batch.y["v"][batch.members == 105, 4] = np.nan
+                yield batch
+
+    memory = smoothing(20)
+    with pytest.raises(Invalid, match="the output 'v' of member 105 is nan, point x 4"):
+        fit(SMALL, Late(memory.x, memory.y, memory.signature), memory)
 
 
 def test_training_stops_when_it_is_cancelled():
@@ -179,8 +213,8 @@ class Told(Memory):
         super().__init__(x, y, signature)
         self.given, self.told = [], []
 
-    def batches(self, size, *, seed, epoch=0):
-        for batch in super().batches(size, seed=seed, epoch=epoch):
+    def batches(self, size, *, seed, epoch=0, start=0):
+        for batch in super().batches(size, seed=seed, epoch=epoch, start=start):
             if seed is not None:
                 self.given.append(batch)
             yield batch
@@ -301,8 +335,23 @@ def test_a_constant_input_divides_nothing_by_zero():
 def test_a_checkpoint_of_another_configuration_is_refused():
     samples = smoothing(20)
     _, _, checkpoint = fit(SMALL, samples, stop=3)
-    with pytest.raises(Invalid, match="net.lift.first.weight has shape"):
+    with pytest.raises(Invalid, match="another training: width is 8 in the checkpoint and 4 here; delete"):
         fit(SMALL.replace(width=4), samples, resume=checkpoint)
+    with pytest.raises(Invalid, match="loss.component is relative_l2 in the checkpoint and squared here"):
+        fit(SMALL.replace(loss=Squared()), samples, resume=checkpoint)
+    with pytest.raises(Invalid, match="seed is 1 in the checkpoint and 2 here"):
+        fit(SMALL, samples, resume=checkpoint, seed=2)
+    other = Memory(
+        samples.x, {"w": samples.y["v"]}, Signature({"u": K}, {"w": K}, samples.signature.coordinates, ("x",))
+    )
+    with pytest.raises(Invalid, match=r"outputs.v is \[\['x'\], 'K'\] in the checkpoint and not there here"):
+        fit(SMALL, other, resume=checkpoint)
+    fit(SMALL.replace(report_every=3, threads=2), samples, resume=checkpoint)
+    with pytest.raises(Invalid, match="no checkpoint of fno: it does not say what it belongs to"):
+        fit(SMALL, samples, resume={k: v for k, v in checkpoint.items() if k != "about"})
+    broken = {k: v for k, v in checkpoint.items() if k != "net.lift.first.weight"}
+    with pytest.raises(Invalid, match="net.lift.first.weight is missing"):
+        fit(SMALL, samples, resume=broken)
     del checkpoint["optimiser.0.exp_avg"]
     with pytest.raises(Invalid, match="optimiser.0.exp_avg is missing"):
         fit(SMALL, samples, resume=checkpoint)

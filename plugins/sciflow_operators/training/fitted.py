@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -82,6 +82,11 @@ class Fitted(Model):
         The network, on its device.
     scales : tuple of Scale
         Of inputs and outputs.
+
+    Attributes
+    ----------
+    call : callable
+        The network as it is to be called, also by objectives of their own; see `called_by`.
     """
 
     def __init__(
@@ -94,6 +99,7 @@ class Fitted(Model):
     ) -> None:
         self.config, self.signature, self.layout = config, signature, layout
         self.net, self.scales = net, scales
+        self.call: Callable[[Tensor], Tensor] = net
         self.device = next(net.parameters()).device
         self._scaling = [torch.tensor(v, device=self.device) for s in scales for v in (s.mean, s.spread)]
         self.target = Target(
@@ -112,8 +118,17 @@ class Fitted(Model):
         Tensor, shape (batch, *points, channel out)
         """
         mean_in, spread_in, mean, spread = self._scaling
-        result = torch.addcmul(mean, self.net((x - mean_in) / spread_in), spread)
+        result = torch.addcmul(mean, self.call((x - mean_in) / spread_in), spread)
         return torch.add(result, before(self.layout, x))
+
+    @contextlib.contextmanager
+    def called_by(self, forward: Callable[[Tensor], Tensor]) -> Iterator[None]:
+        """Let `call` be something else for a while, as training does: in mixed precision, compiled."""
+        self.call = forward
+        try:
+            yield
+        finally:
+            self.call = self.net
 
     def errors(self, predicted: Tensor, truth: Tensor) -> Tensor:
         """`relative_l2` of every sample."""
@@ -186,7 +201,8 @@ class Fitted(Model):
 
 def load(config: Trained, state: Arrays, signature: Signature) -> Fitted:
     """Build a fitted model from its arrays; see `Surrogate.load`."""
-    layout, net = config.network(signature)
+    with torch.random.fork_rng(devices=[]):  # its random weights are replaced
+        layout, net = config.network(signature)
     wanted = {f"net.{k}": tuple(v.shape) for k, v in net.state_dict().items()}
     for word, channels in (("input", layout.channels_in), ("output", layout.channels_out)):
         wanted |= {f"{word}.{kind}": (channels,) for kind in SCALES}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -19,48 +19,101 @@ if TYPE_CHECKING:
 def section(artifact: Artifact) -> Section:
     """See `sciflow.sections`."""
     errors = artifact.read("relative_l2")
-    rows: list[tuple[str, np.ndarray, Callable[[float], str]]] = [
-        ("relative L2", errors, percent),
-        ("VRMSE", artifact.read("vrmse"), three),
-        ("baseline: mean of the training samples", artifact.read("baseline_mean"), percent),
-        ("baseline: nearest training sample", artifact.read("baseline_nearest"), percent),
+    good = np.isfinite(errors)
+    cells = [
+        [label, *(_shown(f, v[good], show) for f in (np.median, np.mean, worst))]
+        for label, v, show, worst in _rows(artifact)
     ]
-    for name, field in artifact.schema.fields.items():
-        if name.startswith("maximum_error_"):
-            label = f"maximum error of {name.removeprefix('maximum_error_')}"
-            unit = "" if field.unit == "1" else f" {field.unit}"
-            rows.append((label, artifact.read(name), partial(three, unit=unit)))
-    bands = artifact.read("band_errors")
-    for i, label in enumerate(("below 4", "4 to 11", "12 and more")):
-        rows.append((f"relative L2 in wavenumbers {label} per domain", bands[:, i], percent))
-    cells = [[label, show(np.median(v)), show(np.mean(v)), show(np.max(v))] for label, v, show in rows]
-    histogram = data_uri(_histogram(errors, artifact))
-    pictures = data_uri(_examples(artifact, errors))
-    body = (
-        table(["", "median", "mean", "worst"], cells)
-        + image(histogram, "error distribution")
-        + image(pictures, "best, median and worst member")
-    )
+    pictures = {
+        "error distribution": _histogram(errors, artifact),
+        "best, median and worst member": _examples(artifact, errors),
+    }
+    drawn = {text: data_uri(made) for text, made in pictures.items() if made is not None}
+    body = _lost(artifact, good) + table(["", "median", "mean", "worst"], cells)
+    body += "".join(image(uri, text) for text, uri in drawn.items())
     name = artifact.attributes["example_of"]
     grid = " x ".join(str(n) for n in artifact.array("example_truth").shape[1:])
     nearest = float(np.median(artifact.read("baseline_nearest")))
     figures = (
         (percent(float(np.median(errors))), f"median relative L2 error of {name}, {grid} values"),
         (str(len(np.unique(artifact.read("members")))), "members never seen in training"),
+        *([] if good.all() else [(str(int((~good).sum())), "predictions are not finite")]),
         *([(percent(nearest), "error of the nearest training sample")] if np.isfinite(nearest) else []),
     )
-    short = f"![errors]({histogram})\n\n![members]({pictures})"
+    short = "\n\n".join(f"![{text}]({uri})" for text, uri in drawn.items())
     return Section(f"Errors on unseen members, {name} with {grid} values", body, figures, short)
 
 
-def _histogram(errors: np.ndarray, artifact: Artifact) -> Figure:
+Row = tuple[str, np.ndarray, Callable[[float], str], Callable[..., np.floating]]
+
+
+def _rows(artifact: Artifact) -> Iterator[Row]:
+    """Label, values, how a number is shown and which one is the worst."""
+    yield "relative L2", artifact.read("relative_l2"), percent, np.max
+    for name, label, show, worst in (
+        ("relative_l1", "relative L1", percent, np.max),
+        ("vrmse", "VRMSE", three, np.max),
+        ("nrmse", "nRMSE", three, np.max),
+        ("nmae", "NMAE", three, np.max),
+        ("pearson", "Pearson correlation", three, np.min),
+        ("baseline_mean", "baseline: mean of the training samples", percent, np.max),
+        ("baseline_nearest", "baseline: nearest training sample", percent, np.max),
+    ):
+        if name in artifact.schema.fields:
+            yield label, artifact.read(name), show, worst
+    bands = artifact.read("band_errors")
+    for i, label in enumerate(("below 4", "4 to 11", "12 and more")):
+        yield f"relative L2 in wavenumbers {label} per domain", bands[:, i], percent, np.max
+    for name, field in artifact.schema.fields.items():
+        unit = "" if field.unit == "1" else f" {field.unit}"
+        for start, text in (
+            ("maximum_error_", "maximum error of"),
+            ("rmse_", "RMSE of"),
+            ("boundary_rmse_", "RMSE on the boundary of"),
+            ("conserved_error_", "error of the mean over the domain of"),
+        ):
+            if name.startswith(start):
+                yield (
+                    f"{text} {name.removeprefix(start)}",
+                    artifact.read(name),
+                    partial(three, unit=unit),
+                    np.max,
+                )
+        if name.startswith("fourier_rmse_"):
+            values = artifact.read(name)
+            for i, band in enumerate(("0 to 4", "5 to 12", "13 and more")):
+                label = f"fRMSE of {name.removeprefix('fourier_rmse_')}, wavenumbers {band}"
+                yield label, values[:, i], partial(three, unit=unit), np.max
+
+
+def _shown(of: Callable[..., np.floating], values: np.ndarray, show: Callable[[float], str]) -> str:
+    number = float(of(values)) if len(values) else np.nan
+    return show(number) if np.isfinite(number) else "–"
+
+
+def _lost(artifact: Artifact, good: np.ndarray) -> str:
+    """What is said of predictions that are NaN or infinite; nothing where all are finite."""
+    if good.all():
+        return ""
+    members = sorted(set(artifact.read("members")[~good].tolist()))
+    shown = ", ".join(map(str, members[:20])) + (", ..." if len(members) > 20 else "")
+    return (
+        f"<p><b>{int((~good).sum())} of {len(good)} predictions are not finite</b> (members {shown}). The "
+        "numbers and pictures below leave them out.</p>"
+    )
+
+
+def _histogram(errors: np.ndarray, artifact: Artifact) -> Figure | None:
+    positive = errors[(errors > 0) & np.isfinite(errors)]
+    if not len(positive):
+        return None
     made, axes = figure(width=9, height=2.8)
     ax = axes[0, 0]
-    positive = errors[errors > 0]
-    if len(positive):
-        edges = np.geomspace(positive.min() / 1.1, positive.max() * 1.1, min(40, 8 + len(errors) // 4))
-        ax.hist(positive, bins=edges, color=BLUE, alpha=0.85)
-    ax.axvline(np.median(errors), color=INK, lw=1.4, label=f"median {percent(float(np.median(errors)))}")
+    edges = np.geomspace(positive.min() / 1.1, positive.max() * 1.1, min(40, 8 + len(errors) // 4))
+    ax.hist(positive, bins=edges, color=BLUE, alpha=0.85)
+    middle = float(np.median(errors))
+    if np.isfinite(middle):
+        ax.axvline(middle, color=INK, lw=1.4, label=f"median {percent(middle)}")
     for name, colour in (("nearest", ORANGE), ("mean", GREY)):
         value = float(np.median(artifact.read(f"baseline_{name}")))
         if np.isfinite(value):
@@ -68,11 +121,14 @@ def _histogram(errors: np.ndarray, artifact: Artifact) -> Figure:
     ax.set_xscale("log")
     ax.set_xlabel("relative L2 error", fontsize=9)
     ax.set_ylabel("samples", fontsize=9)
-    ax.legend(frameon=False, fontsize=8)
+    if ax.get_legend_handles_labels()[0]:  # nothing but infinities has no median to show
+        ax.legend(frameon=False, fontsize=8)
     return made
 
 
-def _examples(artifact: Artifact, errors: np.ndarray) -> Figure:
+def _examples(artifact: Artifact, errors: np.ndarray) -> Figure | None:
+    if not np.isfinite(errors).any():
+        return None
     truth, guess = artifact.read("example_truth"), artifact.read("example_prediction")
     which = artifact.read("example_sample")
     members = artifact.read("members")[which]

@@ -88,7 +88,8 @@ def _costs(names: Sequence[str], columns: Mapping[str, np.ndarray], full: float)
     if np.isfinite(full):
         ax.axvline(full, color=GREY, ls="--", lw=1.2, label="the solver")
     ax.set_xscale("log")
-    ax.set_yscale("log")
+    if np.isfinite(columns["error_median"]).any():
+        ax.set_yscale("log")
     ax.set_xlabel("time of one answer, s", fontsize=9)
     ax.set_ylabel("relative L2 error, median to 95 %", fontsize=9)
     ax.legend(frameon=False, fontsize=8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -92,6 +93,10 @@ class Evaluate(Stage):
         ctx.progress(len(test), len(test), "test members")
         out.write("members", test.sample_members, EVALUATION["members"])
         score(predicted, batch, test.signature, out)
+        lost = test.sample_members[~finite(predicted, len(test))]
+        if len(lost):
+            named = ", ".join(map(str, np.unique(lost)[:10]))
+            ctx.log.warning("%d of %d predictions are not finite, of members %s", len(lost), len(test), named)
         if "training" in inputs:
             members = inputs["model"].read("train_members")
             seen = samples_of(inputs["model"], model.signature, inputs["training"], members)
@@ -105,31 +110,110 @@ class Evaluate(Stage):
             ensemble=inputs["ensemble"].digest,
             outputs=list(model.signature.outputs),
             signature=test.signature.to_json(),
+            not_finite=np.unique(lost).tolist(),
         )
+
+
+def finite(predicted: Mapping[str, np.ndarray], count: int) -> np.ndarray:
+    """Which of `count` samples have predictions without NaN and infinities, bool, shape (sample,)."""
+    import numpy as np
+
+    good = np.ones(count, dtype=bool)
+    for values in predicted.values():
+        good &= np.isfinite(values.reshape(count, -1)).all(axis=1)
+    return good
 
 
 def score(predicted: Mapping[str, np.ndarray], batch: Batch, signature: Signature, out: Writer) -> None:
-    """Write the error measures: the root mean square over the outputs where there are several."""
+    """Write the error measures of every sample.
+
+    Those without a unit are the root mean square over the outputs where there are several (`pearson`: the
+    mean); those in the unit of an output stand for each alone. What The Well and PDEBench define is
+    taken at each time level and averaged over them. A prediction that is not finite has the relative
+    error inf and no other measures (NaN); `finite` says which ones are.
+    """
     import numpy as np
 
+    good = finite(predicted, len(batch))
+    out.write("finite", good.astype(np.uint8), Field(("sample",), "1", "uint8", "1 where the prediction is"))
+    kept = {name: values[good] for name, values in predicted.items()}
+    whole: dict[str, list[np.ndarray]] = {}
+    for name, truth in batch.y.items():
+        for measure, values in _without_unit(kept[name], truth[good], signature, name).items():
+            whole.setdefault(measure, []).append(values)
+        field = signature.outputs[name]
+        for measure, values in _with_unit(kept[name], truth[good], signature, name).items():
+            axes = ("sample", "band")[: values.ndim]
+            out.write(
+                f"{measure}_{file_name(name)}", _spread(values, good), Field(axes, field.unit, "float64")
+            )
+    for measure, rows in whole.items():
+        joined = np.mean(rows, axis=0) if measure == "pearson" else np.sqrt(np.mean(np.square(rows), axis=0))
+        lost = np.inf if measure == "relative_l2" else np.nan
+        out.write(measure, _spread(joined, good, lost), EVALUATION.fields.get(measure, _NUMBER))
+
+
+def _without_unit(
+    guess: np.ndarray, truth: np.ndarray, signature: Signature, name: str
+) -> dict[str, np.ndarray]:
+    """Measures of one output that have no unit, shape (sample,) or (sample, band)."""
     from sciflow.stages import metrics
 
-    rows: dict[str, list[np.ndarray]] = {"relative_l2": [], "vrmse": [], "band_errors": []}
-    for name, truth in batch.y.items():
-        axes = signature.outputs[name].axes
-        space = [1 + i for i, axis in enumerate(axes) if axis not in ("time", "lead")]
-        periodic = [i for i in space if axes[i - 1] in signature.periodic]
-        guess = predicted[name]
-        rows["relative_l2"].append(metrics.relative_l2(guess, truth))
-        rows["vrmse"].append(metrics.vrmse(guess, truth))
-        rows["band_errors"].append(metrics.band_errors(guess, truth, space, periodic))
-        unit = signature.outputs[name].unit
-        safe = name.replace("[", "_").replace("]", "").replace("-", "m")
-        out.write(
-            f"maximum_error_{safe}", metrics.maximum_error(guess, truth), Field(("sample",), unit, "float64")
-        )
-    for name, values in rows.items():
-        out.write(name, np.sqrt(np.mean(np.square(values), axis=0)), EVALUATION[name])
+    axes = signature.outputs[name].axes
+    space = [1 + i for i, axis in enumerate(axes) if axis not in ("time", "lead")]
+    periodic = [i for i in space if axes[i - 1] in signature.periodic]
+    time = _time_axis(axes)
+    levels = {
+        "vrmse": metrics.vrmse,
+        "nrmse": metrics.relative_l2,
+        "nmae": metrics.relative_l1,
+        "pearson": metrics.pearson,
+    }
+    return {
+        "relative_l2": metrics.relative_l2(guess, truth),
+        "relative_l1": metrics.relative_l1(guess, truth),
+        "band_errors": metrics.band_errors(guess, truth, space, periodic),
+        **{k: metrics.by_level(f, guess, truth, time).mean(axis=1) for k, f in levels.items()},
+    }
+
+
+def _with_unit(
+    guess: np.ndarray, truth: np.ndarray, signature: Signature, name: str
+) -> dict[str, np.ndarray]:
+    """Measures of one output in its unit, shape (sample,) or (sample, band)."""
+    from sciflow.stages import metrics
+
+    axes = signature.outputs[name].axes
+    grid = [1 + i for i, axis in enumerate(axes) if axis in ("x", "y", "z")]
+    time = _time_axis(axes)
+    found = {
+        "maximum_error": metrics.maximum_error(guess, truth),
+        "rmse": metrics.by_level(metrics.rmse, guess, truth, time).mean(axis=1),
+        "conserved_error": metrics.by_level(metrics.conserved_error, guess, truth, time).mean(axis=1),
+    }
+    if grid:
+        for measure in (metrics.boundary_rmse, metrics.fourier_rmse):
+            found[measure.__name__] = metrics.by_level(measure, guess, truth, time, grid).mean(axis=1)
+    return found
+
+
+def _time_axis(axes: tuple[str, ...]) -> int | None:
+    """Position of the time levels in a batch with these axes."""
+    return next((1 + i for i, axis in enumerate(axes) if axis in ("time", "lead")), None)
+
+
+def _spread(values: np.ndarray, good: np.ndarray, lost: float = math.nan) -> np.ndarray:
+    """Values of the good samples among all of them."""
+    import numpy as np
+
+    whole = np.full((len(good), *values.shape[1:]), lost)
+    whole[good] = values
+    return whole
+
+
+def file_name(output: str) -> str:
+    """The name of an output, such as ``u[-1]``, as a part of the name of a field."""
+    return output.replace("[", "_").replace("]", "").replace("-", "m")
 
 
 def baselines(seen: Batch, batch: Batch, out: Writer) -> None:
@@ -200,7 +284,8 @@ def examples(predicted: Mapping[str, np.ndarray], batch: Batch, signature: Signa
     name = next(iter(batch.y))
     errors = metrics.relative_l2(predicted[name], batch.y[name])
     order = np.argsort(errors, kind="stable")
-    pick = order[[0, len(order) // 2, -1]]
+    finite = max(1, int(np.isfinite(errors).sum()))
+    pick = order[[0, finite // 2, finite - 1]]
     field = signature.outputs[name]
     kept = Field(("example", *field.axes), field.unit, field.dtype)
     for axis in field.axes:

@@ -76,6 +76,8 @@ def choose(kind: str, shape: Sequence[int], rank: float | Sequence[int]) -> list
         raise Invalid(f"there is no factorisation {kind!r}; choose dense, {', '.join(KINDS)}")
     most = largest(kind, shape)
     if isinstance(rank, Sequence):
+        if kind == "tt":  # of use or not, others make them: a bond as large as the largest
+            most = [max(most)] * len(most)
         wrong = len(rank) != len(most) or any(not 1 <= r <= m for r, m in zip(rank, most, strict=False))
         if wrong:
             what = f"{len(most)} ranks of at most {tuple(most)}"

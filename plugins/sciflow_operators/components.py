@@ -13,6 +13,9 @@ from sciflow_operators.training.residuals import BurgersStep, DarcyFlow, Vortici
 from sciflow_operators.training.unroll import Once, Pushforward, RollOut
 from sciflow_operators.uncertainty.ensemble import DeepEnsemble
 from sciflow_operators.uncertainty.probconserv import Conserved
+from sciflow_operators.wrappers.conditioned import Conditioned
+from sciflow_operators.wrappers.refiner import Refiner
+from sciflow_operators.wrappers.stagger import Stagger
 
 
 @hookimpl
@@ -22,7 +25,8 @@ def sciflow_components() -> list[type[Component]]:
         *(FNO, MultiGrid),
         *(MLP, MPPDE),
         *(Once, Pushforward, RollOut),
-        *(Conserved, DeepEnsemble),
         *(RelativeL2, Squared, Sobolev, Spectral, Physics, Weighted),
         *(DarcyFlow, BurgersStep, VorticityStep),
+        *(Conserved, DeepEnsemble),
+        *(Conditioned, Refiner, Stagger),
     ]

@@ -21,7 +21,7 @@ LONGEST = 80
 """Characters of a run's name."""
 
 
-def form(schema: Mapping[str, Any], flow: str) -> dict[str, Any]:
+def form(schema: Mapping[str, Any], flow: str, defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """A schema with a description at every field, and choices that both of Prefect's UIs can show.
 
     Parameters
@@ -30,6 +30,8 @@ def form(schema: Mapping[str, Any], flow: str) -> dict[str, Any]:
         JSON schema of the parameters; each definition has the docstring of its class.
     flow : str
         Its name, for the error.
+    defaults : mapping, optional
+        Of the parameters; components among them are shown with their names.
 
     Raises
     ------
@@ -50,6 +52,8 @@ def form(schema: Mapping[str, Any], flow: str) -> dict[str, Any]:
                 f"flow {flow!r}: the parameter {name!r} has no type that a form can show; annotate it with "
                 "int, float, str, bool, Literal[...], a component class, or a union of those"
             )
+        if isinstance((usual := (defaults or {}).get(name)), Component):
+            field["default"] = usual.to_json()
     return better
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import inspect
 import os
 import signal
 import subprocess
@@ -152,7 +153,8 @@ def _deploy(client: Any, offer: Offer, site: Site, environment: Mapping[str, str
     from sciflow.provenance import version_of
 
     flow = offer.flow
-    schema = form(parameter_schema(flow).model_dump(), offer.name)
+    defaults = {n: p.default for n, p in inspect.signature(flow.fn).parameters.items()}
+    schema = form(parameter_schema(flow).model_dump(), offer.name, defaults)
     doc = (flow.fn.__doc__ or "").strip()
     deployment = f"{site.name} ({offer.origin})" if offer.origin else site.name
     tags = [site.name, offer.origin.partition(" ")[0] or offer.file.stem]

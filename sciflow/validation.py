@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any, TypeVar
 
-from pydantic import GetCoreSchemaHandler, TypeAdapter, ValidationError
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError
 from pydantic_core import core_schema as cs
 
 from sciflow.component import Component
 from sciflow.errors import Invalid, SciflowError, nearest
+from sciflow.forms import attributes
 
 T = TypeVar("T", bound=Component)
 
@@ -75,11 +78,14 @@ def core_schema(cls: type[Component], source: Any, handler: GetCoreSchemaHandler
     accepts any instance, or a mapping whose ``"component"`` key the registry looks up.
     """
     if inspect.isabstract(cls) or "__dataclass_fields__" not in cls.__dict__:
-        return cs.no_info_plain_validator_function(
-            lambda value: _from_registry(cls, value),
+        return cs.no_info_wrap_validator_function(
+            lambda value, _: _from_registry(cls, value),
+            _choices(cls, handler),
             serialization=cs.plain_serializer_function_ser_schema(lambda c: c.to_json()),
         )
     inner = handler(source)
+    shown: dict[str, Any] = handler.resolve_ref_schema(inner)  # type: ignore[assignment]
+    shown.setdefault("metadata", {})["pydantic_js_functions"] = [partial(json_schema, cls)]
 
     def accept(value: Any, validate: Any) -> Any:
         if isinstance(value, cls):
@@ -103,6 +109,43 @@ def core_schema(cls: type[Component], source: Any, handler: GetCoreSchemaHandler
     return cs.no_info_wrap_validator_function(
         accept, inner, serialization=cs.plain_serializer_function_ser_schema(lambda c: c.to_json())
     )
+
+
+def _choices(cls: type[Component], handler: GetCoreSchemaHandler) -> cs.CoreSchema:
+    """Components that an abstract class stands for, as far as plugins offer them; forms show the choice."""
+    from sciflow.registry import registry
+
+    found: list[cs.CoreSchema | tuple[cs.CoreSchema, str]] = []
+    for choice, _ in registry().components():
+        if issubclass(choice, cls):
+            # A plugin with a field that no form can show takes part in no choice.
+            with contextlib.suppress(PydanticSchemaGenerationError):
+                found.append(handler.generate_schema(choice))
+    return cs.union_schema(found) if found else cs.any_schema()
+
+
+def json_schema(cls: type[Component], schema: cs.CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+    """The JSON schema of a component for forms: its name, defaults as plain JSON, described fields.
+
+    A field that a class inherits is described where the class says nothing of it but a base does.
+    """
+    made: dict[str, Any] = handler(schema)
+    resolved = handler.resolve_ref_schema(made)
+    properties = resolved.setdefault("properties", {})
+    told: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        told |= dict(attributes(inspect.getdoc(base) or "")) if "__doc__" in base.__dict__ else {}
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        shown = properties.get(field.name)
+        if shown is None:
+            continue
+        if field.name in told:
+            shown.setdefault("description", told[field.name])
+        if isinstance(field.default, Component):
+            shown["default"] = field.default.to_json()
+    name = {"default": cls.name, "enum": [cls.name], "title": "Component", "type": "string"}
+    resolved["properties"] = {"component": {**name, "description": "What this is."}, **properties}
+    return made
 
 
 def _from_registry(cls: type[Component], value: Any) -> Component:

@@ -228,6 +228,27 @@ def test_choices_are_shown_as_such():
     assert form(schema, "f")["properties"]["x"] == {"anyOf": [{"type": "integer"}]}
 
 
+def test_an_abstract_field_is_a_choice_of_what_plugins_offer_and_comes_back_as_it_was_chosen():
+    pytest.importorskip("torch")
+    from prefect.utilities.callables import parameter_schema
+
+    from sciflow_operators.components import MLP, RelativeL2, Squared
+
+    usual = MLP(loss=Squared())
+
+    def flow(model: MLP = usual) -> None:
+        """Do it."""
+
+    shown = form(parameter_schema(flow).model_dump(), "flow", {"model": usual})
+    assert shown["properties"]["model"]["default"] == usual.to_json()
+    loss = shown["definitions"]["MLP"]["properties"]["loss"]
+    assert {"$ref": "#/definitions/Squared"} in loss["anyOf"]
+    assert loss["default"] == RelativeL2().to_json()
+    named = shown["definitions"]["Squared"]["properties"]["component"]
+    assert named["enum"] == ["squared"]
+    assert MLP.from_json({"loss": {"component": named["default"]}}).loss == Squared()
+
+
 def test_names_say_what_is_not_as_usual():
     def flow(members: int = 4, tolerance: float = 1e-3, name: str = "x"):
         """Nothing."""

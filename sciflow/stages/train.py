@@ -74,12 +74,12 @@ class Train(Stage):
     outputs_of: tuple[str, ...]
     train: float = 0.8
     valid: float = 0.05
-    members: int | None = None
     window: tuple[int, int] | None = None
     pairs: tuple[int, int] | None = None
     checkpoint_every: int = 5
     checkpoint_seconds: float = 300.0
     seed: int = 0
+    members: int | None = None
 
     def __post_init__(self) -> None:
         if not (0 < self.train < 1 and 0 < self.valid < 1 and self.train + self.valid < 1):
@@ -125,7 +125,7 @@ class Train(Stage):
             )
         fields = ensemble.schema.fields
         moving = {n for n in self.inputs_of if n in fields and {"time", "step"} & set(fields[n].axes)}
-        given = sorted(moving - set(self.outputs_of))
+        given = sorted(moving - {"time", *self.outputs_of})
         if given:
             raise Invalid(
                 f"roll-outs of {horizon} steps need the inputs {given} at later time levels, and they are no "
@@ -285,7 +285,9 @@ def store_model(surrogate: Surrogate, model: Model, history: list[dict[str, floa
     import numpy as np
 
     state = model.state()
-    about = {"surrogate": surrogate.to_json(), "signature": model.signature.to_json()}
+    about: dict[str, Any] = {"surrogate": surrogate.to_json(), "signature": model.signature.to_json()}
+    if notes := model.notes():
+        about["notes"] = dict(notes)
     out.write_file("model.safetensors", tensors(state))
     out.write_file("model.json", json.dumps(about, indent=1, sort_keys=True).encode())
     for metric in sorted({k for row in history for k in row}):

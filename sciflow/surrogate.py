@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sciflow.component import Component
 from sciflow.errors import Invalid
@@ -84,6 +84,13 @@ class Model(ABC):
     @abstractmethod
     def state(self) -> Arrays:
         """The arrays that `Surrogate.load` needs to build this model again, bit for bit."""
+
+    def notes(self) -> Mapping[str, Any]:
+        """What whoever uses this model must know, such as a licence or where first weights came from.
+
+        Plain JSON types. Kept in the attributes of the ``model`` artifact and shown in the report.
+        """
+        return {}
 
     def size(self, x: Arrays) -> Size:
         """How large this model is; by default every number of `state` counts as learned.

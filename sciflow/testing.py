@@ -264,20 +264,24 @@ def _collect_block(problem: Problem, mu: Mapping[str, np.ndarray], seed: int) ->
 
 
 class _Small:
-    """A few smooth samples on one periodic axis: the derivative of random waves."""
+    """A few smooth samples on periodic axes: random waves, and the same a quarter period further."""
 
-    def __init__(self, count: int, seed: int) -> None:
+    def __init__(self, count: int, seed: int, axes: tuple[str, ...]) -> None:
         import numpy as np
 
         from sciflow.samples import Signature
         from sciflow.schema import Field
 
         x = np.arange(16) / 16
-        waves = np.random.default_rng(seed).standard_normal((count, 2, 1))
-        self.u = (waves[:, 0] * np.sin(2 * np.pi * x) + waves[:, 1] * np.cos(2 * np.pi * x)).astype("float32")
-        self.v = np.roll(self.u, 4, axis=1)
-        field = Field(("x",), "m")
-        self.signature = Signature({"u": field}, {"v": field}, {"x": x}, ("x",))
+        waves = np.random.default_rng(seed).standard_normal((len(axes), count, 2, 1))
+        u = np.zeros((count, *(16,) * len(axes)))
+        for i, wave in enumerate(waves):
+            line = wave[:, 0] * np.sin(2 * np.pi * x) + wave[:, 1] * np.cos(2 * np.pi * x)
+            u += line.reshape(count, *(16 if i == j else 1 for j in range(len(axes))))
+        self.u = u.astype("float32")
+        self.v = np.roll(self.u, 4, axis=-1)
+        field = Field(axes, "m")
+        self.signature = Signature({"u": field}, {"v": field}, dict.fromkeys(axes, x), axes)
 
     def samples(self) -> Samples:
         """As `Samples`."""
@@ -343,13 +347,15 @@ def _has_epochs(surrogate: Surrogate) -> bool:
     return any(f.name == "epochs" for f in dataclasses.fields(surrogate))  # type: ignore[arg-type]
 
 
-def check_surrogate(surrogate: Surrogate) -> None:
+def check_surrogate(surrogate: Surrogate, *, axes: tuple[str, ...] = ("x",)) -> None:
     """Check a surrogate by fitting a quarter-period shift of random waves, twice.
 
     Parameters
     ----------
     surrogate : Surrogate
         A small configuration, with at least two epochs where their number is a setting.
+    axes : tuple of str
+        Of the fields, 16 points each; for one that takes a certain number of them only.
 
     Raises
     ------
@@ -363,7 +369,7 @@ def check_surrogate(surrogate: Surrogate) -> None:
 
     from sciflow.samples import Signature
 
-    small = _Small(12, 0)
+    small = _Small(12, 0, axes)
     samples = small.samples()
     model, reports, kept = _fit(surrogate, samples, stop=1)
     name = surrogate.name

@@ -6,8 +6,11 @@ from sciflow.component import Component
 from sciflow.hooks import hookimpl
 from sciflow_operators.baselines.mlp import MLP
 from sciflow_operators.baselines.mp_pde import MPPDE
+from sciflow_operators.baselines.unet import UNet
 from sciflow_operators.fourier.fno import FNO
 from sciflow_operators.fourier.multigrid import MultiGrid
+from sciflow_operators.poseidon.loss import RelativeL1
+from sciflow_operators.poseidon.poseidon import Poseidon
 from sciflow_operators.training.losses import Physics, RelativeL2, Sobolev, Spectral, Squared, Weighted
 from sciflow_operators.training.residuals import BurgersStep, DarcyFlow, VorticityStep
 from sciflow_operators.training.unroll import Once, Pushforward, RollOut
@@ -23,7 +26,8 @@ def sciflow_components() -> list[type[Component]]:
     """Components of this plugin."""
     return [
         *(FNO, MultiGrid),
-        *(MLP, MPPDE),
+        *(MLP, MPPDE, UNet),
+        *(Poseidon, RelativeL1),
         *(Once, Pushforward, RollOut),
         *(RelativeL2, Squared, Sobolev, Spectral, Physics, Weighted),
         *(DarcyFlow, BurgersStep, VorticityStep),

@@ -25,6 +25,8 @@ def section(artifact: Artifact) -> Section:
         f"<p>{html.escape(about['surrogate']['component'])} with {weights:,} stored numbers, fitted to "
         f"{parts[0]} members, watched on {parts[1]}, {parts[2]} kept for the test.</p>"
     )
+    for name, note in about.get("notes", {}).items():
+        text += f"<p><b>{html.escape(name)}</b>: {html.escape(str(note))}</p>"
     figures = ((str(parts[0]), "members in training"),)
     if not history:  # fitted in one go
         return Section("Model", text, figures)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from sciflow.errors import Invalid
 from sciflow.surrogate import Arrays, Model, Size
 from sciflow_operators.fields.channels import Channels, Scale, before, groups
+from sciflow_operators.training.start import notes
 from sciflow_operators.training.target import Target, relative_l2
 
 if TYPE_CHECKING:
@@ -190,6 +191,10 @@ class Fitted(Model):
         with FlopCounterMode(display=False) as counter:
             self.predict(x)
         return Size(sum(p.numel() for p in self.net.parameters()), float(counter.get_total_flops()))
+
+    def notes(self) -> dict[str, Any]:
+        """See `Model.notes`; those of the parts of the network."""
+        return notes(self.net)
 
     def state(self) -> Arrays:
         """See `Model.state`."""

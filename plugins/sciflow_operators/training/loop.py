@@ -23,6 +23,7 @@ from sciflow_operators.training.fitted import PREDICT, Fitted, load, pick_device
 from sciflow_operators.training.optimiser import Average, adamw
 from sciflow_operators.training.precision import forward
 from sciflow_operators.training.ranks import summed
+from sciflow_operators.training.start import begin
 from sciflow_operators.training.update import Run, Updates, noise
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ def _new(config: Trained, samples: Samples, signature: Signature, ctx: Context) 
     seen = FirstSteps(samples, Cut(samples.signature, signature, layout, config.horizon, device))
     found = scales(seen, layout, ctx.comm)
     ctx.all_ok(Invalid(f"{seen.fault}: training samples must be finite numbers") if seen.fault else None)
+    begin(net, layout, found[0], ctx.log)
     return config.fitted(signature, layout, net.to(device), found)
 
 

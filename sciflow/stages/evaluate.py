@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from sciflow.errors import Invalid
+from sciflow.errors import Invalid, NotFound, nearest
 from sciflow.schema import Field, Schema
 from sciflow.stage import Stage
 from sciflow.stages.simulate import ENSEMBLE
@@ -50,6 +50,8 @@ class Evaluate(Stage):
         ``test``: the members that training left out. ``all``: every member, for an ensemble
         that training has not seen; refused for the one it has, and the only choice for a model that
         was trained while its solvers ran.
+    outputs_of : tuple of str
+        Outputs that are compared; empty for all that the model predicts.
     """
 
     name: ClassVar[str] = "evaluate"
@@ -57,6 +59,7 @@ class Evaluate(Stage):
     optional: ClassVar[tuple[str, ...]] = ("training",)
     output: ClassVar[Schema] = EVALUATION
     members: Literal["test", "all"] = "test"
+    outputs_of: tuple[str, ...] = ()
 
     def check(self, inputs: Mapping[str, Artifact]) -> None:
         """Also refuse a model that was not trained on ``training``, and ``all`` on seen members."""
@@ -84,6 +87,8 @@ class Evaluate(Stage):
         """Predict and score."""
         import numpy as np
 
+        from sciflow.samples import Batch
+
         model = load_model(inputs["model"])
         chosen = inputs["model"].read("test_members") if self.members == "test" else None
         test = samples_of(inputs["model"], model.signature, inputs["ensemble"], chosen)
@@ -91,6 +96,12 @@ class Evaluate(Stage):
         ctx.progress(0, len(test), "test members")
         predicted = model.predict(batch.x)
         ctx.progress(len(test), len(test), "test members")
+        compared = self.outputs_of or tuple(model.signature.outputs)
+        for name in compared:
+            if name not in predicted:
+                raise NotFound(f"the model predicts no {name!r}. {nearest(name, list(predicted))}")
+        predicted = {name: predicted[name] for name in compared}
+        batch = Batch(batch.x, {name: batch.y[name] for name in compared})
         out.write("members", test.sample_members, EVALUATION["members"])
         score(predicted, batch, test.signature, out)
         lost = test.sample_members[~finite(predicted, len(test))]
@@ -108,7 +119,7 @@ class Evaluate(Stage):
         out.describe(
             model=inputs["model"].digest,
             ensemble=inputs["ensemble"].digest,
-            outputs=list(model.signature.outputs),
+            outputs=list(compared),
             signature=test.signature.to_json(),
             not_finite=np.unique(lost).tolist(),
         )

@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from sciflow import report, run
+from sciflow import NotFound, report, run
 from sciflow.flow import Session, within
 from sciflow.registry import Plugin, registry
 from sciflow.stages.design import Design
@@ -120,3 +120,20 @@ def test_an_output_without_a_grid_has_no_boundary():
     _, _, score, _, _ = learn(Least(), March(), outputs=("v[-1]",))
     assert "boundary_rmse_v_m1" not in score.schema.fields
     assert "rmse_v_m1" in score.schema.fields
+
+
+def test_some_outputs_alone_can_be_compared():
+    async def flow():
+        data = await run(Simulate(Wave(), seed=1), design=await run(Design(problem=Wave(), count=20)))
+        both = await run(Train(Least(), ("a", "b"), ("u[0]", "u[-1]"), train=0.5), ensemble=data)
+        one = await run(Train(Least(), ("a", "b"), ("u[-1]",), train=0.5), ensemble=data)
+        given = {"ensemble": data, "training": data}
+        some = await run(Evaluate(outputs_of=("u[-1]",)), model=both, **given)
+        with pytest.raises(NotFound, match="the model predicts no 'v'"):
+            await run(Evaluate(outputs_of=("v",)), model=both, **given)
+        return some, await run(Evaluate(), model=one, **given), await run(Evaluate(), model=both, **given)
+
+    some, alone, whole = asyncio.run(flow())
+    np.testing.assert_allclose(some.read("relative_l2"), alone.read("relative_l2"), rtol=1e-9)
+    assert some.attributes["outputs"] == ["u[-1]"]
+    assert not np.allclose(some.read("relative_l2"), whole.read("relative_l2"))

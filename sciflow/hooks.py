@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import pluggy
 if TYPE_CHECKING:
     from sciflow.artifact import Artifact
     from sciflow.component import Component
+    from sciflow.context import Comm
 
 hookspec = pluggy.HookspecMarker("sciflow")
 hookimpl = pluggy.HookimplMarker("sciflow")
@@ -39,4 +41,14 @@ def sciflow_report(artifact: Artifact) -> list[tuple[str, str]] | None:
 
     Called once for every artifact of the run, after the run. Return pairs of a title and an HTML
     fragment (pictures as data URIs, nothing loaded from elsewhere), or None.
+    """
+
+
+@hookspec(firstresult=True)
+def sciflow_communicator(environ: Mapping[str, str]) -> Comm | None:
+    """A communicator over processes that were started together, but not by MPI.
+
+    Called by the worker when it starts, unless an MPI launcher started it or it is to run on one rank.
+    Look at the environment first and import nothing heavy before it names other processes. Return None
+    where the process is alone; the first plugin that returns something is heard.
     """

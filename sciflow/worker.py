@@ -225,11 +225,20 @@ def _tell(member: int, reason: str, ctx: Context, seconds: float) -> None:
     ctx.emit({"event": "member", "member": member, "state": state, "reason": reason, "seconds": seconds})
 
 
-def communicator() -> Comm:
-    """The world of this process: mpi4py's where it was started by an MPI launcher, else serial."""
+def communicator(ranks: int = 0) -> Comm:
+    """The world of this process: mpi4py's where an MPI launcher started it, else a plugin's, else serial.
+
+    Parameters
+    ----------
+    ranks : int
+        How many there should be; with 1 no plugin is asked, 0 leaves it open.
+    """
     launched = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK", "MPI_LOCALNRANKS")
     if not any(name in os.environ for name in launched):
-        return SerialComm()
+        if ranks == 1:
+            return SerialComm()
+        found: Comm | None = registry().manager.hook.sciflow_communicator(environ=os.environ)
+        return SerialComm() if found is None else found
     from mpi4py import MPI
 
     world: Comm = MPI.COMM_WORLD
@@ -320,7 +329,7 @@ def _arguments(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> int:
     """Run one job file; the module's command line."""
     options = _arguments(arguments)
-    comm = communicator()
+    comm = communicator(options.ranks)
     if options.leave_with_parent and comm.rank == 0:
         _leave_with_parent()
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 from sciflow.component import Component
 from sciflow.hooks import hookimpl
 from sciflow_operators.baselines.mlp import MLP
@@ -20,6 +23,9 @@ from sciflow_operators.wrappers.conditioned import Conditioned
 from sciflow_operators.wrappers.refiner import Refiner
 from sciflow_operators.wrappers.stagger import Stagger
 
+if TYPE_CHECKING:
+    from sciflow.context import Comm
+
 
 @hookimpl
 def sciflow_components() -> list[type[Component]]:
@@ -29,8 +35,20 @@ def sciflow_components() -> list[type[Component]]:
         *(MLP, MPPDE, UNet),
         *(Poseidon, RelativeL1),
         *(Once, Pushforward, RollOut),
-        *(RelativeL2, Squared, Sobolev, Spectral, Physics, Weighted),
-        *(DarcyFlow, BurgersStep, VorticityStep),
         *(Conserved, DeepEnsemble),
         *(Conditioned, Refiner, Stagger),
+        *(RelativeL2, Squared, Sobolev, Spectral, Physics, Weighted),
+        *(DarcyFlow, BurgersStep, VorticityStep),
     ]
+
+
+@hookimpl
+def sciflow_communicator(environ: Mapping[str, str]) -> Comm | None:
+    """Ranks that torchrun started, over gloo."""
+    from sciflow_operators.training.launch import launched
+
+    if launched(environ) is None:
+        return None
+    from sciflow_operators.training.distributed import communicator
+
+    return communicator(environ)

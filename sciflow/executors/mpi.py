@@ -144,9 +144,17 @@ INHERITED = (
     "OMPI_UNIVERSE_",
     "OMPI_MCA_ess",
     "OMPI_MCA_orte_",
+    "TORCHELASTIC_",
+    "GROUP_RANK",
+    "LOCAL_RANK",
+    "LOCAL_WORLD_SIZE",
+    "RANK",
+    "WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
 )
-"""Variables by which an MPI process knows its job. A launcher that inherits those of another job, or of
-a process that started MPI by itself, ends in silence."""
+"""Variables by which a process of MPI or torchrun knows its job. A launcher that inherits those of another
+job, or of a process that started MPI by itself, ends in silence; a child of torchrun's would wait."""
 
 
 @cache

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sciflow_operators.training.distributed import reduces, total
+
 if TYPE_CHECKING:
     from sciflow.context import Comm
 
@@ -46,12 +48,18 @@ def average(parameters: Sequence[nn.Parameter], count: int, comm: Comm) -> None:
     Notes
     -----
     One buffer holds everything, so that a step costs one reduction of as many single-precision numbers as
-    there are weights. All ranks get the same bits from it, and so keep the same weights.
+    there are weights. All ranks get the same bits from it, and so keep the same weights. Whether MPI, gloo or
+    NCCL sums: see `sciflow_operators.training.distributed.reduces`.
     """
     grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
     # Exact as a single-precision number below 2^24 samples.
     buffer = torch.cat([*(g.flatten() for g in grads), grads[0].new_tensor([count])])
-    total = torch.from_numpy(summed(buffer.cpu().numpy(), comm)).to(buffer.device)
-    mean: Sequence[Tensor] = torch.split(total[:-1] / total[-1].clamp_min(1), [p.numel() for p in parameters])
+    if reduces(comm, buffer.device):
+        total(buffer)
+    else:
+        buffer = torch.from_numpy(summed(buffer.cpu().numpy(), comm)).to(buffer.device)
+    mean: Sequence[Tensor] = torch.split(
+        buffer[:-1] / buffer[-1].clamp_min(1), [p.numel() for p in parameters]
+    )
     for parameter, values in zip(parameters, mean, strict=True):
         parameter.grad = values.view_as(parameter)

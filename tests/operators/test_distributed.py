@@ -1,0 +1,142 @@
+"""Training on ranks of mpirun and of torchrun is training on one; what launchers say is understood."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+from sciflow import Invalid
+from sciflow.context import SerialComm
+from sciflow.jobs import JobSpec
+from sciflow.worker import communicator
+from sciflow_operators.training.launch import Launch, first_host, launched, tasks_of
+from tests.conftest import ROOT
+from tests.operators import ranks
+
+OPENMPI = {
+    "OMPI_COMM_WORLD_RANK": "5",
+    "OMPI_COMM_WORLD_SIZE": "8",
+    "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+    "OMPI_COMM_WORLD_LOCAL_SIZE": "4",
+}
+TORCHRUN = {
+    "RANK": "3",
+    "WORLD_SIZE": "4",
+    "LOCAL_RANK": "1",
+    "LOCAL_WORLD_SIZE": "2",
+    "MASTER_ADDR": "10.0.0.1",
+    "MASTER_PORT": "29500",
+}
+SRUN = {
+    "SLURM_PROCID": "4",
+    "SLURM_NTASKS": "5",
+    "SLURM_STEP_NUM_TASKS": "5",
+    "SLURM_LOCALID": "0",
+    "SLURM_NODEID": "2",
+    "SLURM_STEP_TASKS_PER_NODE": "2(x2),1",
+    "SLURM_STEP_NODELIST": "gpu[003-004,007]",
+    "SLURM_JOB_ID": "1234",
+    "SLURM_STEP_ID": "2",
+}
+
+
+def test_what_launchers_say_is_understood():
+    assert launched(OPENMPI) == Launch("mpirun", 5, 8, 1, 4)
+    assert launched(TORCHRUN) == Launch("torchrun", 3, 4, 1, 2, "10.0.0.1", 29500)
+    srun = launched(SRUN)
+    assert srun == Launch("srun", 4, 5, 0, 1, "gpu003", srun.port)
+    assert 20_000 <= srun.port < 30_000
+    assert launched({**SRUN, "SLURM_STEP_ID": "3"}).port != srun.port
+    mpich = {"PMI_RANK": "1", "PMI_SIZE": "2", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "2"}
+    assert launched(mpich) == Launch("mpirun", 1, 2, 1, 2)
+
+
+def test_torchrun_is_heard_before_what_started_it():
+    assert launched({**SRUN, **TORCHRUN}).launcher == "torchrun"
+    assert launched({**SRUN, **OPENMPI}).launcher == "mpirun"
+
+
+def test_a_batch_script_is_no_step():
+    """Slurm gives a batch script the variables of its first task; nobody else was started."""
+    script = {k: v for k, v in SRUN.items() if "STEP" not in k} | {"SLURM_PROCID": "0"}
+    assert launched(script) is None
+    assert launched({}) is None
+    assert (
+        launched({**TORCHRUN, "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"})
+        is None
+    )
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        ({**TORCHRUN, "RANK": "4"}, "torchrun names ranks that cannot be"),
+        ({**TORCHRUN, "WORLD_SIZE": "two"}, "WORLD_SIZE should be a number, it is 'two'"),
+        ({**SRUN, "SLURM_STEP_TASKS_PER_NODE": "2(x2"}, "tasks should read as"),
+        ({**OPENMPI, "OMPI_COMM_WORLD_LOCAL_SIZE": "9"}, "mpirun names ranks that cannot be"),
+    ],
+)
+def test_an_environment_that_makes_no_sense_is_refused(environ, message):
+    with pytest.raises(Invalid, match=message):
+        launched(environ)
+
+
+def test_lists_of_nodes():
+    names = {"a": "a", "a,b": "a", "gpu[003-007,012],login": "gpu003", "n[1,3]-ib": "n1-ib", "": ""}
+    assert {text: first_host(text) for text in names} == names
+    assert tasks_of("2(x3),1") == [2, 2, 2, 1]
+    assert tasks_of("4") == [4]
+
+
+def test_a_worker_that_is_to_be_alone_is(monkeypatch):
+    for name, value in TORCHRUN.items():
+        monkeypatch.setenv(name, value)
+    assert isinstance(communicator(1), SerialComm)
+
+
+def test_a_step_of_srun_needs_to_be_told(monkeypatch):
+    """Two tasks of srun without MPI are refused by the worker, unless gloo is asked for."""
+    from sciflow_operators.components import sciflow_communicator
+
+    assert sciflow_communicator(SRUN) is None
+    assert sciflow_communicator(OPENMPI) is None
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return ranks.train(SerialComm())
+
+
+def test_ranks_of_torchrun_train_as_one_would(tmp_path, alone):
+    """And a worker finds the others; the same under mpirun is tests/parallel/test_collectives.py."""
+    (tmp_path / "hello").mkdir()
+    JobSpec("hello", {}, str(tmp_path / "hello")).write(tmp_path / "job")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_", "PMIX_"))}
+    done = subprocess.run(
+        [*torchrun, "-m", "tests.operators.ranks", str(tmp_path)],
+        cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert not [line for line in done.stderr.splitlines() if "Warning" in line], done.stderr
+    records = [json.loads((tmp_path / f"rank{r}.json").read_text()) for r in (0, 1)]
+    for record in records:
+        assert record["size"] == 2
+        assert record["kind"] == "GlooComm"
+        assert record["wrong"] == []
+        assert record["codes"] == [0]
+        for digests in record["digests"].values():
+            assert len(set(digests)) == 1, "the same bits on every rank"
+        assert record["listening"], "gloo waits for its neighbours"
+        # 127.0.0.1 and ::1, as the kernel writes them.
+        assert set(record["listening"]) <= {"0100007F", "00000000000000000000000001000000"}
+    hello = json.loads((tmp_path / "hello" / "hello.json").read_text())
+    assert hello["ranks"] == 2
+    for choice in ("torch", "mpi"):
+        with np.load(tmp_path / f"{choice}.npz") as state:
+            for name, values in alone.items():
+                np.testing.assert_allclose(state[name], values, rtol=2e-4, atol=2e-6, err_msg=name)

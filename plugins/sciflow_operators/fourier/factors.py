@@ -89,11 +89,13 @@ class Factorised(Spectral):
         self.direct = self._cheaper()
         with torch.no_grad():
             found = self.dense(self.kept).square().sum(dim=-1).mean()
-            self.parts[0].mul_((2 / (channels_in + channels_out) / found).sqrt())
+            wanted = (2 / (channels_in + channels_out) / found).sqrt()
+            for part in self.parts:  # all alike, so that one learning rate serves all
+                part.mul_(wanted ** (1 / len(self.parts)))
 
     @abstractmethod
     def _spreads(self) -> list[float]:
-        """Standard deviation of the random numbers of each array, up to a factor of the first."""
+        """Standard deviations of the random numbers of each array, up to a common factor."""
 
     @abstractmethod
     def _pieces(self, kept: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -161,7 +163,7 @@ class CP(Factorised):
     diagonal = True
 
     def _spreads(self) -> list[float]:
-        return [1 / math.sqrt(self.ranks[0]), *(1.0 for _ in self.shape)]
+        return [1.0, *(1.0 for _ in self.shape)]
 
     def _pieces(self, kept: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor | None]:
         middle, into, out, *factors = self.parts

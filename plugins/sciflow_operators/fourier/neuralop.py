@@ -49,11 +49,8 @@ def network(state: Mapping[str, Any], periodic: Sequence[bool], coordinates: boo
     ours = from_neuraloperator(state, layers)
     parts = [v for k, v in ours.items() if k.startswith("blocks.0.conv.parts.")]
     kind, rank, kept = _factorisation(state, parts)
-    axes = state["fno_blocks.convs.0.bias"].ndim - 1
-    if len(kept) != axes:
-        raise Invalid(f"these matrices have {len(kept)} axes of modes, the fields {axes}: is it separable?")
-    if axes != len(periodic):
-        raise Invalid(f"this network has {axes} axes, periodic is given for {len(periodic)}")
+    if len(kept) != len(periodic):
+        raise Invalid(f"this network has {len(kept)} axes, periodic is given for {len(periodic)}")
     width, channels = ours["lift.second.weight"].shape[0], ours["lift.first.weight"].shape[1]
     modes = [*kept[:-1], 2 * (kept[-1] - 1)]
     net = FNONet(
@@ -121,6 +118,12 @@ def from_neuraloperator(state: Mapping[str, Any], layers: int) -> dict[str, Tens
             continue
         key = _our_name(name, layers, state)
         if key.endswith("conv.weight"):
+            axes = state[f"fno_blocks.convs.{key.split('.')[1]}.bias"].ndim - 1
+            if value.ndim != axes + 2:
+                raise Invalid(
+                    f"{name} has shape {tuple(value.shape)} for fields with {axes} axes, matrices for "
+                    f"each mode have {axes + 2}; is the network separable?"
+                )
             w = value.flatten(2).permute(2, 0, 1)
             ours[key] = torch.cat([w.real, w.imag], dim=2)
         elif ".conv.parts." in key:

@@ -9,10 +9,12 @@ from sciflow.executors.mpi import Mpi
 from sciflow.executors.slurm import Slurm
 from sciflow.executors.steps import Steps
 from sciflow.hooks import hookimpl
+from sciflow.stages.calibrate import Calibrate
 from sciflow.stages.comparison_table import ComparisonTable
 from sciflow.stages.convergence import Convergence
 from sciflow.stages.design import Design
 from sciflow.stages.evaluate import Evaluate
+from sciflow.stages.rollout import Rollout
 from sciflow.stages.side_by_side import SideBySide
 from sciflow.stages.simulate import Simulate
 from sciflow.stages.train import Train
@@ -28,7 +30,9 @@ def sciflow_components() -> list[type[Component]]:
         Evaluate,
         SideBySide,
         Convergence,
+        Rollout,
         ComparisonTable,
+        Calibrate,
         Local,
         Mpi,
         Slurm,

@@ -28,7 +28,8 @@ INK, BLUE, ORANGE, GREY = "#1b2430", "#2368b0", "#d9772b", "#9aa5b1"
 _DRAWING = threading.Lock()
 
 KINDS = (
-    "comparison_table", "side_by_side", "evaluation", "convergence", "model", "ensemble", "design",
+    "comparison_table", "side_by_side", "evaluation", "rollout", "resolution", "sample_efficiency",
+    "calibration", "convergence", "model", "ensemble", "design",
 )  # fmt: skip
 """Artifacts that have a module in `sciflow.sections`, in the order of the page."""
 

@@ -240,17 +240,18 @@ def _join(comm: Comm) -> bool:
 @contextlib.contextmanager
 def _meeting(comm: Comm, one_machine: bool) -> Iterator[Any]:
     """Where the ranks find each other: a file on one machine, so that nothing listens; else rank 0's port."""
+    stores: Any = dist
     if one_machine:
         folder = tempfile.mkdtemp(prefix="sciflow-ranks-") if comm.rank == 0 else ""
         if folder:
             atexit.register(shutil.rmtree, folder, ignore_errors=True)
         path = Path(exchange(comm, folder)[0]) / "store"
-        yield dist.FileStore(str(path), comm.size)
+        yield stores.FileStore(str(path), comm.size)
         return
     address = socket.gethostbyname(socket.gethostname())
     if comm.rank:
         host, _, port = exchange(comm, "")[0].rpartition(":")
-        yield dist.TCPStore(host, int(port), comm.size, False, PATIENCE)
+        yield stores.TCPStore(host, int(port), comm.size, False, PATIENCE)
         return
     # The socket is bound to one address here; by itself the store listens on all of them.
     with socket.socket() as listening:
@@ -259,7 +260,7 @@ def _meeting(comm: Comm, one_machine: bool) -> Iterator[Any]:
         port = listening.getsockname()[1]
         exchange(comm, f"{address}:{port}")
         handle = listening.detach()
-        yield dist.TCPStore(address, port, comm.size, True, PATIENCE, False, master_listen_fd=handle)
+        yield stores.TCPStore(address, port, comm.size, True, PATIENCE, False, master_listen_fd=handle)
 
 
 def total(values: Tensor) -> Tensor:

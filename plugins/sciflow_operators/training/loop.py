@@ -18,6 +18,7 @@ from sciflow_operators.fields.channels import scales
 from sciflow_operators.training import checkpoint
 from sciflow_operators.training.chain import Cut, FirstSteps
 from sciflow_operators.training.checkpoint import Course, Standing
+from sciflow_operators.training.distributed import take_gpu
 from sciflow_operators.training.finite import not_finite
 from sciflow_operators.training.fitted import PREDICT, Fitted, load, pick_device, torch_threads
 from sciflow_operators.training.optimiser import Average, adamw
@@ -89,6 +90,7 @@ def _begin(
     config: Trained, samples: Samples, valid: Samples, ctx: Context, resume: Arrays | None
 ) -> tuple[Standing, Run]:
     """A model with random weights or those of a checkpoint, the same on all ranks."""
+    take_gpu(ctx.comm, config.device)
     signature = valid.signature if config.horizon > 1 else samples.signature
     if resume is None:
         fitted = _new(config, samples, signature, ctx)

@@ -187,6 +187,11 @@ class Stored(Samples):
         """Member of every sample of all shards, in the order of `take`: int64, shape (sample,)."""
         return self._member
 
+    @property
+    def sample_levels(self) -> np.ndarray:
+        """First time level of the inputs and of the outputs of every sample: int64, shape (sample, 2)."""
+        return self._level
+
     def order(self, seed: int | None, epoch: int = 0) -> np.ndarray:
         """This rank's samples of one epoch in the order of the batches; a function of its arguments.
 

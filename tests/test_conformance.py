@@ -29,7 +29,9 @@ from sciflow.testing import (
     example,
 )
 from sciflow_online.components import OnlineTrain
+from sciflow_operators.equino.equino import EquiNO
 from sciflow_rom.net.romnet import BuildRom, RomNet
+from tests.operators.cells import Cell
 from tests.rom.toys import Rod
 from tests.toys import Block, Least, Line, Wave
 
@@ -41,6 +43,7 @@ MADE = {
     "evaluate": Evaluate(),
     "online_train": OnlineTrain(Wave(), Least(), ("a",), ("u",)),
     "rom_net": RomNet(Rod()),
+    "equino": EquiNO(problem=Cell(4)),
     "build_rom": BuildRom(RomNet(Rod())),
 }
 # Surrogates that do not take fields on a line.
@@ -56,7 +59,7 @@ def test_registered_components_conform(cls, tmp_path):
         pytest.skip(f"needs {', '.join(missing(cls))}")
     if cls.kind == "problem":
         check_problem(component)
-    elif cls.kind == "surrogate" and cls.name != "rom_net":  # fitted by a stage of its own: tests/rom
+    elif cls.kind == "surrogate" and cls.name not in ("rom_net", "equino"):  # no fields on a line: own tests
         check_surrogate(component, axes=AXES.get(cls.name, ("x",)))
     elif cls.kind == "stage":
         check_stage(component)

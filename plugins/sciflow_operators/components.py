@@ -10,6 +10,7 @@ from sciflow.hooks import hookimpl
 from sciflow_operators.baselines.mlp import MLP
 from sciflow_operators.baselines.mp_pde import MPPDE
 from sciflow_operators.baselines.unet import UNet
+from sciflow_operators.equino.equino import EquiNO
 from sciflow_operators.fourier.fno import FNO
 from sciflow_operators.fourier.multigrid import MultiGrid
 from sciflow_operators.poseidon.loss import RelativeL1
@@ -34,6 +35,7 @@ def sciflow_components() -> list[type[Component]]:
         *(FNO, MultiGrid),
         *(MLP, MPPDE, UNet),
         *(Poseidon, RelativeL1),
+        EquiNO,
         *(Once, Pushforward, RollOut),
         *(Conserved, DeepEnsemble),
         *(Conditioned, Refiner, Stagger),

@@ -1,1 +1,1 @@
-"""EquiNO: equilibrium neural operators for representative volume elements."""
+"""EquiNO: modes of a cell problem, networks for their coefficients, correctors of their answers."""

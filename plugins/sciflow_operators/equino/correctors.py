@@ -1,0 +1,293 @@
+"""What corrects a network's answer: reduced Newton on all integration points, Gauss-Newton on a few."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sciflow.errors import Diverged, Invalid
+
+if TYPE_CHECKING:
+    from sciflow.reduction import Law
+    from sciflow_operators.equino.modes import Modes
+
+Material = Callable[[np.ndarray], "Law"]
+"""The law at some points of the cell."""
+
+WORK = 2**15
+"""Evaluations of the law in one call, about: what they need stays in the cache."""
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """Corrected answers to macroscopic strains.
+
+    Attributes
+    ----------
+    coefficients : ndarray, shape (n, mode)
+        Of the fluctuation.
+    stress : ndarray, shape (n, point, component)
+        What the law gives with them, at the corrector's points.
+    mean : ndarray, shape (n, component)
+        Homogenised stress.
+    tangent : ndarray, shape (n, component, component)
+        Its derivative.
+    """
+
+    coefficients: np.ndarray
+    stress: np.ndarray
+    mean: np.ndarray
+    tangent: np.ndarray
+
+
+class Points:
+    """The law at some points for several macroscopic strains at once.
+
+    Parameters
+    ----------
+    material : callable
+        The law at points.
+    points : ndarray, shape (point, dimension)
+        Coordinates.
+    strains : ndarray, shape (point, component, mode)
+        Of the fluctuation modes at the points.
+    """
+
+    def __init__(self, material: Material, points: np.ndarray, strains: np.ndarray) -> None:
+        self._material, self.points, self.strains = material, points, strains
+        self._matrix = np.ascontiguousarray(strains.reshape(-1, strains.shape[2]).T)
+        self._laws: dict[int, Law] = {}
+
+    @property
+    def together(self) -> int:
+        """Macroscopic strains to take at once."""
+        return max(1, WORK // len(self.points))
+
+    def respond(self, strain: np.ndarray, coefficients: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Stress and tangent, shapes (n, point, component) and (n, point, component, component)."""
+        n, (count, size) = len(strain), self.strains.shape[:2]
+        if n not in self._laws:
+            if len(self._laws) > 3:  # a full block, a last one, single strains
+                self._laws.clear()
+            self._laws[n] = self._material(np.tile(self.points, (n, 1)))
+        local = (coefficients @ self._matrix).reshape(n, count, size) + strain[:, None]
+        stress, tangent, _ = self._laws[n](local.reshape(-1, size), np.zeros((n * count, 0)), 0)
+        return stress.reshape(n, count, size), tangent.reshape(n, count, size, size)
+
+
+def _solve(matrix: np.ndarray, right: np.ndarray, strain: np.ndarray) -> np.ndarray:
+    try:
+        return np.asarray(np.linalg.solve(matrix, right))
+    except np.linalg.LinAlgError:
+        raise Diverged(f"a reduced tangent is singular for one of the strains {strain.tolist()}") from None
+
+
+class Newton:
+    """Galerkin on the fluctuation modes with all integration points.
+
+    Parameters
+    ----------
+    material : callable
+        The law at points.
+    modes : Modes
+
+    Notes
+    -----
+    Seeks b with ``mean(Phi_e^T s(E + Phi_e b)) = 0``. With K = mean(Phi_e^T C Phi_e) and
+    G = mean(Phi_e^T C) the homogenised tangent at a solution is mean(C) - G^T K^-1 G; it is the derivative
+    of what was computed as far as the last step has reached the solution. Errors of the homogenised stress
+    are of the square of those of b, for a law with an energy. A step costs the law at all points of the
+    cell and 2 k c r (r + c) operations.
+    """
+
+    def __init__(self, material: Material, modes: Modes) -> None:
+        self._points = Points(material, modes.points, modes.strains)
+        self._weights = modes.metric.weights
+        weighted = modes.strains * self._weights[:, None, None]
+        self._test = np.ascontiguousarray(weighted.reshape(-1, weighted.shape[2]).T)
+
+    def __call__(self, strain: np.ndarray, coefficients: np.ndarray, steps: int) -> Corrected:
+        """Correct coefficients for macroscopic strains.
+
+        Parameters
+        ----------
+        strain : ndarray, shape (n, component)
+        coefficients : ndarray, shape (n, mode)
+        steps : int
+        """
+        parts = []
+        size = self._points.together
+        for i in range(0, len(strain), size):
+            parts.append(self._block(strain[i : i + size], coefficients[i : i + size], steps))
+        return join(parts)
+
+    def _block(self, strain: np.ndarray, coefficients: np.ndarray, steps: int) -> Corrected:
+        for step in range(steps + 1):
+            stress, tangent = self._points.respond(strain, coefficients)
+            gradient = stress.reshape(len(strain), -1) @ self._test.T
+            matrix, mixed = self._stiffness(tangent)
+            if step < steps:
+                change = _solve(matrix, gradient[:, :, None], strain)[:, :, 0]
+                coefficients = coefficients - change
+        mean = np.einsum("q,nqc->nc", self._weights, stress)
+        whole = np.einsum("q,nqij->nij", self._weights, tangent)
+        condensed = whole - mixed.transpose(0, 2, 1) @ _solve(matrix, mixed, strain)
+        return Corrected(coefficients, stress, mean, condensed)
+
+    def _stiffness(self, tangent: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """K and G of every strain."""
+        strains, modes = self._points.strains, self._points.strains.shape[2]
+        matrix = np.empty((len(tangent), modes, modes))
+        mixed = np.empty((len(tangent), modes, tangent.shape[3]))
+        for i, one in enumerate(tangent):
+            matrix[i] = self._test @ np.matmul(one, strains).reshape(-1, modes)
+            mixed[i] = self._test @ one.reshape(-1, one.shape[2])
+        return matrix, mixed
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What the magic points need.
+
+    Attributes
+    ----------
+    points : ndarray, shape (point, dimension)
+        Coordinates.
+    strains : ndarray, shape (point, component, mode)
+        Of the fluctuation modes there.
+    white : ndarray, shape (point, component, component)
+        What stresses are multiplied with before they are measured.
+    basis : ndarray, shape (point * component, stress mode)
+        Orthonormal, of the stress modes there, so multiplied.
+    rebuild : ndarray, shape (stress mode, point * component)
+        From stresses at the points to coefficients of the stress modes.
+    """
+
+    points: np.ndarray
+    strains: np.ndarray
+    white: np.ndarray
+    basis: np.ndarray
+    rebuild: np.ndarray
+
+
+def choose(modes: Modes, count: int) -> np.ndarray:
+    """Magic points: integration points that tell the modes apart, int64, shape (point,), increasing.
+
+    Parameters
+    ----------
+    modes : Modes
+    count : int
+        How many; all where there are fewer.
+
+    Notes
+    -----
+    QR with column pivots, in which a column is all that the modes have at one integration point: the next
+    point is the one whose modes are least represented by those before. Once all directions are spent it
+    begins again with the points that are left. Cost O(point (c (r + r_s))^2).
+    """
+    from scipy.linalg import qr
+
+    parts = []
+    for white, values in ((modes.metric.strain, modes.strains), (modes.metric.stress, modes.stress)):
+        rows = white(values.transpose(2, 0, 1)).reshape(values.shape[2], len(modes.points), -1)
+        parts.append(rows.transpose(1, 0, 2).reshape(len(modes.points), -1))
+    whole = np.hstack(parts)
+    chosen: list[int] = []
+    left = np.arange(len(whole))
+    while len(chosen) < min(count, len(whole)):
+        _, pivots = qr(whole[left].T, mode="r", pivoting=True)
+        take = min(whole.shape[1], count - len(chosen), len(left))
+        chosen += left[pivots[:take]].tolist()
+        left = np.delete(left, pivots[:take])
+    return np.sort(np.array(chosen, dtype=np.int64))
+
+
+def tables(modes: Modes, chosen: np.ndarray) -> Tables:
+    """What belongs to some magic points.
+
+    Raises
+    ------
+    Invalid
+        If the stress modes are not independent there.
+    """
+    white, count = modes.metric.inverse[chosen], modes.stress.shape[2]
+    stress = np.einsum("qij,qjm->qim", white, modes.stress[chosen]).reshape(-1, count)
+    basis, triangle = np.linalg.qr(stress)
+    if stress.shape[0] < count or np.linalg.cond(triangle) > 1e12:
+        raise Invalid(f"{len(chosen)} magic points do not tell {count} stress modes apart; take more")
+    back = np.linalg.solve(triangle, basis.T).reshape(count, len(chosen), -1)
+    rebuild = np.einsum("mqi,qij->mqj", back, white).reshape(count, -1)
+    return Tables(modes.points[chosen], modes.strains[chosen], white, basis, rebuild)
+
+
+class Magic:
+    """Gauss-Newton for the fluctuation coefficients with the law at a few points.
+
+    Parameters
+    ----------
+    material : callable
+        The law at points.
+    given : Tables
+    homogenise : ndarray, shape (component, stress mode)
+        Means of the stress modes.
+
+    Notes
+    -----
+    Minimises the part of the stress at the points that no combination of the stress modes gives,
+
+        |(1 - Q Q^T) L^-1 C(E + Phi_e b)|_P,
+
+    then takes the combination nearest to it. A step costs the law at P points and
+    P c (2 c r + 2 r^2 + 2 r r_s) operations, whatever the mesh. The tangent neglects what Gauss-Newton
+    neglects: it is as exact as the residual is small.
+    """
+
+    def __init__(self, material: Material, given: Tables, homogenise: np.ndarray) -> None:
+        self._points = Points(material, given.points, given.strains)
+        self._tables = given
+        self._mean = homogenise @ given.rebuild
+
+    def __call__(self, strain: np.ndarray, coefficients: np.ndarray, steps: int) -> Corrected:
+        """See `Newton.__call__`."""
+        parts = []
+        size = max(1, self._points.together // 8)
+        for i in range(0, len(strain), size):
+            parts.append(self._block(strain[i : i + size], coefficients[i : i + size], steps))
+        return join(parts)
+
+    def stress_coefficients(self, stress: np.ndarray) -> np.ndarray:
+        """Coefficients of the stress modes, shape (n, stress mode), from stresses at the points."""
+        return np.asarray(stress.reshape(len(stress), -1) @ self._tables.rebuild.T)
+
+    def _block(self, strain: np.ndarray, coefficients: np.ndarray, steps: int) -> Corrected:
+        n, size = strain.shape
+        modes = coefficients.shape[1]
+        for step in range(steps + 1):
+            stress, tangent = self._points.respond(strain, coefficients)
+            # Derivatives of the stress in the coefficients and in the macroscopic strain, side by side.
+            slopes = np.empty((*tangent.shape[:3], modes + size))
+            np.matmul(tangent, self._points.strains, out=slopes[..., :modes])
+            slopes[..., modes:] = tangent
+            white = np.matmul(self._tables.white, np.concatenate([slopes, stress[..., None]], axis=3))
+            flat = white.reshape(n, -1, modes + size + 1)
+            known = self._tables.basis.T @ flat
+            normal = flat[:, :, :modes].transpose(0, 2, 1) @ flat
+            normal -= known[:, :, :modes].transpose(0, 2, 1) @ known
+            if step < steps:
+                change = _solve(normal[:, :, :modes], normal[:, :, -1:], strain)[:, :, 0]
+                coefficients = coefficients - change
+        follow = _solve(normal[:, :, :modes], normal[:, :, modes:-1], strain)
+        both = (self._mean @ slopes.reshape(n, -1, modes + size)).reshape(n, size, -1)
+        mean = stress.reshape(n, -1) @ self._mean.T
+        return Corrected(coefficients, stress, mean, both[:, :, modes:] - both[:, :, :modes] @ follow)
+
+
+def join(parts: list[Corrected]) -> Corrected:
+    """Answers to several blocks of strains as one."""
+    if len(parts) == 1:
+        return parts[0]
+    names = ("coefficients", "stress", "mean", "tangent")
+    return Corrected(*(np.concatenate([getattr(p, n) for p in parts]) for n in names))

@@ -51,10 +51,19 @@ def windows(points: int, count: int, halo: int, level: int, edge: str) -> Tensor
         See `inside`.
     """
     size, step = -(-points // count), 2**level
-    # Half the windows of all levels have the same centre, as far as whole points allow.
+    first = starts(points, count, halo, level)
+    return inside(first[:, None] + step * torch.arange(size + 2 * halo), points, edge)
+
+
+def starts(points: int, count: int, halo: int, level: int) -> Tensor:
+    """Where the windows of an axis begin, before anything is folded back into it.
+
+    The centres of all levels are the same, up to one and a half points of the coarser view; for patches that
+    every view divides they are those of neuraloperator.
+    """
+    size, step = -(-points // count), 2**level
     before = math.ceil(size * (1 - 1 / step) / 2) + halo
-    starts = torch.arange(count) * size - before * step
-    return inside(starts[:, None] + step * torch.arange(size + 2 * halo), points, edge)
+    return torch.arange(count) * size - before * step
 
 
 def split(x: Tensor, count: int, halos: Sequence[int], edges: Sequence[str], levels: int) -> Tensor:

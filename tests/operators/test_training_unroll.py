@@ -313,7 +313,7 @@ async def marched(problem, count=12):
 
 
 def test_the_stage_gives_long_windows_to_train_on_and_a_model_of_single_steps(tmp_path):
-    surrogate = MLP(width=16, layers=2, epochs=3, threads=1, device="cpu", unroll=RollOut(steps=2, ramp=0.5))
+    surrogate = MLP(width=16, layers=2, epochs=3, threads=1, device="cpu", unroll=RollOut(steps=2, ramp=0.9))
     good = Train(surrogate, ("u", "time", "a"), ("u",), window=(1, 1))
 
     async def flow():

@@ -61,16 +61,18 @@ class Compiled:
 
     def __init__(self, net: nn.Module, device: torch.device, log: logging.Logger) -> None:
         self._net, self._log = net, log
-        mode = "reduce-overhead" if device.type == "cuda" else "default"
-        # The last batch of an epoch has a size of its own: two programs, each for its size, are faster
-        # than one for all sizes.
-        self._call: Forward = torch.compile(net, mode=mode, dynamic=False)
+        self._mode = "reduce-overhead" if device.type == "cuda" else "default"
+        self._call: Forward | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         """The network's result."""
         if self._call is self._net:
             return self._net(x)  # type: ignore[no-any-return]
         try:
+            if self._call is None:
+                # The last batch of an epoch has a size of its own: two programs, each for its size, are
+                # faster than one for all sizes.
+                self._call = torch.compile(self._net, mode=self._mode, dynamic=False)
             return self._call(x)
         except torch.OutOfMemoryError:
             raise

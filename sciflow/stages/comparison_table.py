@@ -12,6 +12,7 @@ from sciflow.errors import Invalid
 from sciflow.schema import Field, Schema
 from sciflow.stage import Stage
 from sciflow.stages.convergence import CONVERGENCE
+from sciflow.stages.rollout import ROLLOUT
 from sciflow.stages.side_by_side import SIDE_BY_SIDE
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ COMPARISON_TABLE = Schema(
         "error_mean": _number("1", "relative L2 error of unseen members, mean over the seeds"),
         "error_mean_std": _number("1", "standard deviation over the seeds; NaN for one"),
         "error_median": _number("1", "median over the members, mean over the seeds"),
+        "rollout_error": _number("1", "relative L2 error over all levels of a roll-out, mean over members"),
         "floor": _number("1", "error of the solver itself; NaN where it was not measured"),
         "parameters": _number("1", "numbers that were learned"),
         "operations": _number("1", "floating-point operations of one answer"),
@@ -78,12 +80,15 @@ class ComparisonTable(Stage):
         What the tasks are called, letters, digits and ``_``.
     published : tuple of Published
         Numbers of others.
+    rollouts : tuple of (str, str)
+        Task and model of roll-outs, each read under ``TASK_MODEL_rollout``.
     """
 
     name: ClassVar[str] = "comparison_table"
     output: ClassVar[Schema] = COMPARISON_TABLE
     tasks: tuple[str, ...]
     published: tuple[Published, ...] = ()
+    rollouts: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         if not self.tasks or len(set(self.tasks)) != len(self.tasks):
@@ -96,6 +101,9 @@ class ComparisonTable(Stage):
                 raise Invalid(f"a number is cited for {cited.task!r}; the tasks are {', '.join(self.tasks)}")
             if not cited.error > 0:
                 raise Invalid(f"the cited error of {cited.model} on {cited.task} is {cited.error}")
+        for task, model in self.rollouts:
+            if task not in self.tasks:
+                raise Invalid(f"a roll-out of {model} on {task!r}; the tasks are {', '.join(self.tasks)}")
 
     @classmethod
     def example(cls) -> Self:
@@ -104,8 +112,9 @@ class ComparisonTable(Stage):
 
     @property
     def inputs(self) -> Mapping[str, Schema]:  # type: ignore[override]
-        """The comparisons and the convergence studies."""
-        return {n: s for t in self.tasks for n, s in ((t, SIDE_BY_SIDE), (f"{t}_floor", CONVERGENCE))}
+        """The comparisons, the convergence studies and the roll-outs."""
+        pairs = {n: s for t in self.tasks for n, s in ((t, SIDE_BY_SIDE), (f"{t}_floor", CONVERGENCE))}
+        return pairs | {f"{task}_{model}_rollout": ROLLOUT for task, model in self.rollouts}
 
     @property
     def optional(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -131,13 +140,16 @@ class ComparisonTable(Stage):
         """Name, numbers and source of every row of a task; the models of others last."""
         import numpy as np
 
+        rolled = {model: inputs[f"{t}_{model}_rollout"] for t, model in self.rollouts if t == task}
         cited = {p.model: p for p in self.published if p.task == task}
         floor = inputs.get(f"{task}_floor")
         shared = {} if floor is None else {"floor": float(np.mean(floor.read("relative_l2")))}
         for model, numbers in _models(inputs[task]):
             known = cited.pop(model, None)
-            published = {} if known is None else {"published": known.error}
-            yield model, {**numbers, **shared, **published}, "" if known is None else known.source
+            more = {} if known is None else {"published": known.error}
+            if model in rolled:
+                more["rollout_error"] = float(np.mean(rolled[model].read("relative_l2")))
+            yield model, {**numbers, **shared, **more}, "" if known is None else known.source
         for model, known in cited.items():
             yield model, {**shared, "published": known.error}, known.source
 
@@ -170,7 +182,7 @@ def _models(comparison: Artifact) -> Iterator[tuple[str, dict[str, float]]]:
 
 
 HEAD = (
-    "task", "model", "mean error, %", "median, %", "solver's own, %", "published, %", "parameters",
+    "task", "model", "mean error, %", "median, %", "roll-out, %", "solver's own, %", "published, %", "parameters",
     "GFLOP per answer", "ms per answer", "training, s", "memory, GB",
 )  # fmt: skip
 
@@ -190,6 +202,7 @@ def cells(label: Mapping[str, str], row: Mapping[str, float]) -> list[str]:
         label["model"],
         mean,
         show("error_median", 100),
+        show("rollout_error", 100),
         show("floor", 100, ".1g"),
         published,
         show("parameters", 1, ",.0f"),

@@ -11,6 +11,7 @@ from sciflow.stages.comparison_table import ComparisonTable, Published
 from sciflow.stages.convergence import Convergence
 from sciflow.stages.design import Design
 from sciflow.stages.evaluate import Evaluate
+from sciflow.stages.rollout import Rollout
 from sciflow.stages.side_by_side import SideBySide
 from sciflow.stages.simulate import Simulate
 from sciflow.stages.train import Train
@@ -86,8 +87,26 @@ def test_seeds_are_one_row_and_published_numbers_stand_beside_ours():
         ({"tasks": ("a b",)}, "'a b' cannot be the name"),
         ({"tasks": ("a",), "published": (Published("b", "m", 0.1, ""),)}, "cited for 'b'; the tasks are a"),
         ({"tasks": ("a",), "published": (Published("a", "m", 0.0, ""),)}, "cited error of m on a is 0"),
+        ({"tasks": ("a",), "rollouts": (("b", "m"),)}, "roll-out of m on 'b'; the tasks are a"),
     ],
 )
 def test_what_makes_no_table_is_refused(fields, message):
     with pytest.raises(Invalid, match=message):
         ComparisonTable(**fields)
+
+
+def test_a_rollout_stands_beside_the_error_of_one_step():
+    async def flow():
+        design = await run(Design(problem=Wave(), count=20, seed=0))
+        data = await run(Simulate(Wave(), seed=0), design=design)
+        model = await run(Train(Least(), ("u",), ("u",), window=(1, 1)), ensemble=data)
+        score = await run(Evaluate(), model=model, ensemble=data, training=data)
+        rolled = await run(Rollout(), model=model, ensemble=data, training=data)
+        both = await run(SideBySide(("m",), queries=1), ensemble=data, m=model, m_score=score)
+        table = await run(
+            ComparisonTable(("waves",), rollouts=(("waves", "m"),)), waves=both, waves_m_rollout=rolled
+        )
+        return rolled, table
+
+    rolled, table = asyncio.run(flow())
+    assert table.read("rollout_error")[0] == pytest.approx(rolled.read("relative_l2").mean())

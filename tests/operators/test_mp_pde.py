@@ -3,8 +3,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 from sciflow import Field, Invalid, Signature
-from sciflow_operators.baselines.mp_pde_net import MPPDENet, stencil
-from sciflow_operators.components import MPPDE
+from sciflow_operators.baselines.mp_pde_net import Bundle, MPPDENet, normed, stencil
+from sciflow_operators.components import MPPDE, Pushforward
 from sciflow_operators.fields.channels import Layout, places
 from tests.operators.test_training import Memory, fit
 
@@ -41,7 +41,9 @@ def heat(count, n=32, levels=1, seed=0, diffusivity=0.2, periodic=True):
     return Memory(x, {"u": out.astype("float32")}, signature)
 
 
-@pytest.mark.parametrize(("dimensions", "radius", "count"), [(1, 1, 2), (1, 2, 4), (2, 1, 4), (2, 2, 12)])
+@pytest.mark.parametrize(
+    ("dimensions", "radius", "count"), [(1, 1, 2), (1, 2, 4), (2, 1, 4), (2, 2, 12), (3, 1, 6)]
+)
 def test_neighbours_are_all_points_within_the_radius(dimensions, radius, count):
     found = stencil(dimensions, radius)
     assert len(set(found)) == len(found) == count
@@ -73,7 +75,13 @@ def by_edges(step, h, u, theta, points, periodic, offsets):
 
 @pytest.mark.parametrize(
     ("points", "periodic", "radius"),
-    [((7,), (True,), 2), ((7,), (False,), 3), ((5, 4), (True, False), 1), ((4, 3), (False, False), 2)],
+    [
+        ((3, 4, 3), (True, False, True), 1),
+        ((7,), (True,), 2),
+        ((7,), (False,), 3),
+        ((5, 4), (True, False), 1),
+        ((4, 3), (False, False), 2),
+    ],
 )
 def test_slices_of_a_padded_array_are_the_edges_of_the_graph(points, periodic, radius):
     net = MPPDENet([0, 1], [2], 1, 6, 1, radius, periodic, coordinates=False).double()
@@ -177,11 +185,62 @@ def test_without_input_levels_fields_are_a_function_of_the_parameters(space):
     assert reports[-1].metrics["valid_error"] < 0.5 * reports[0].metrics["valid_error"]
 
 
+def test_the_decoder_of_a_bundle_is_that_of_the_paper():
+    net = Bundle(128, 25)
+    assert [(c.kernel_size, c.stride, c.out_channels) for c in (net.first, net.second)] == [
+        ((16,), (3,), 8),
+        ((14,), (1,), 1),
+    ]
+    for width, out in ((4, 1), (32, 1), (32, 4), (16, 10), (128, 60)):
+        h = torch.randn(3, 5, width)
+        found = Bundle(width, out)
+        assert found(h).shape == (3, 5, out)
+        one = found.second(torch.nn.functional.silu(found.first(h[1, 2][None, None])))[0, 0]
+        torch.testing.assert_close(found(h)[1, 2], one)
+    with pytest.raises(Invalid, match="at most 15 outputs of width 16, 20 are needed"):
+        Bundle(16, 20)
+
+
+def test_normed_channels_have_mean_0_and_spread_1_whatever_the_unit():
+    h = 5 + torch.randn(2, 6, 7, 3) * torch.tensor([1.0, 10.0, 100.0])
+    found = normed(h)
+    torch.testing.assert_close(found.mean(dim=(1, 2)), torch.zeros(2, 3), rtol=0, atol=1e-5)
+    torch.testing.assert_close(found.var(dim=(1, 2), correction=0), torch.ones(2, 3), rtol=1e-4, atol=1e-4)
+    reference = torch.nn.functional.instance_norm(h.movedim(-1, 1)).movedim(1, -1)
+    torch.testing.assert_close(found, reference, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("change", [{"norm": True}, {"decoder": "convolution"}])
+def test_as_the_paper_has_it_a_step_is_learned_too(change):
+    samples = heat(60, levels=3)
+    model, _, _ = fit(SMALL.replace(**change), samples)
+    change = samples.y["u"] - samples.x["u"][:, None]
+    error = np.linalg.norm(model.predict(samples.x)["u"] - samples.y["u"])
+    assert error < 0.5 * np.linalg.norm(change)
+
+
+def test_pushforward_makes_roll_outs_better():
+    """From inputs with errors of its own: after ten steps the pushed network is nearer to the truth."""
+    long = heat(60, levels=10, seed=3)
+    single = heat(150, levels=1)
+    three = heat(150, levels=3)
+    samples = {"once": (single, SMALL), "pushed": (three, SMALL.replace(unroll=Pushforward(steps=2)))}
+    errors = {}
+    for name, (train, config) in samples.items():
+        model, _, _ = fit(config, train, valid=single)
+        state = dict(long.x)
+        for _ in range(10):
+            state["u"] = model.predict(state)["u"]
+        errors[name] = np.linalg.norm(state["u"] - long.y["u"][:, -1]) / np.linalg.norm(long.y["u"][:, -1])
+    assert errors["pushed"] < 0.9 * errors["once"]
+    assert model.signature.outputs["u"].axes == ("x",), "it predicts one step, learned from three"
+
+
 def test_fields_on_several_grids_are_refused_by_name():
-    axes = {a: np.arange(4.0) for a in "xyz"}
+    axes = {a: np.arange(4.0) for a in "wxyz"}
     for inputs, outputs, message in (
         ({"a": ("x",)}, {"b": ("y", "x")}, "one grid, these have the axes .*'b'"),
-        ({"a": ("z", "y", "x")}, {"b": ("z", "y", "x")}, "mp_pde takes 1 or 2 spatial axes"),
+        ({"a": ("w", "z", "y", "x")}, {"b": ("w", "z", "y", "x")}, "one to three spatial axes"),
         ({"a": ("x",)}, {"b": ()}, "'b' is a single number"),
     ):
         signature = Signature(

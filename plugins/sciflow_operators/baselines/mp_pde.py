@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from sciflow_operators.fields.port import Port
 from sciflow_operators.training.losses import Loss, Squared
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class MPPDE(Gridded):
-    """Message-passing neural PDE solver on regular grids in one or two dimensions.
+    """Message-passing neural PDE solver on regular grids in one, two or three dimensions.
 
     Attributes
     ----------
@@ -25,21 +25,31 @@ class MPPDE(Gridded):
         Message-passing steps.
     radius : int
         Points within this distance, in grid points, are neighbours; 0 takes 2 on a line and 1 in a
-        plane, four neighbours each.
+        plane, four neighbours each, and 1 in space, six neighbours.
     coordinates : bool
         Also give each point its coordinates. Without them, it commutes with every shift of a periodic
         domain.
+    norm : bool
+        Shift and scale each channel to mean 0 and spread 1 over the points after every step. What a
+        point gets then depends on all points, however far.
+    decoder : {"perceptron", "convolution"}
+        How a point's channels become its outputs: a perceptron, or two convolutions along the channels,
+        in which outputs that follow each other (the levels of a bundle) share their weights.
 
     Notes
     -----
-    How it is trained: see `Trained`.
+    How it is trained: see `Trained`; the paper's pushforward is ``unroll=Pushforward(...)``, its bundle
+    of levels the window ``(k, l)`` of the samples.
     """
 
     name: ClassVar[str] = "mp_pde"
+    dimensions: ClassVar[tuple[int, ...]] = (1, 2, 3)
     width: int = 32
     layers: int = 4
     radius: int = 0
     coordinates: bool = True
+    norm: bool = False
+    decoder: Literal["perceptron", "convolution"] = "perceptron"
     learning_rate: float = 4e-3
     loss: Loss = Squared()
     increments: bool = True
@@ -62,4 +72,6 @@ class MPPDE(Gridded):
             self.radius or (2 if len(port.points) == 1 else 1),
             list(port.periodic),
             self.coordinates,
+            self.norm,
+            self.decoder == "convolution",
         )

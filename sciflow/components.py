@@ -14,7 +14,9 @@ from sciflow.stages.comparison_table import ComparisonTable
 from sciflow.stages.convergence import Convergence
 from sciflow.stages.design import Design
 from sciflow.stages.evaluate import Evaluate
+from sciflow.stages.resolution import Resolution
 from sciflow.stages.rollout import Rollout
+from sciflow.stages.sample_efficiency import SampleEfficiency
 from sciflow.stages.side_by_side import SideBySide
 from sciflow.stages.simulate import Simulate
 from sciflow.stages.train import Train
@@ -31,6 +33,8 @@ def sciflow_components() -> list[type[Component]]:
         SideBySide,
         Convergence,
         Rollout,
+        Resolution,
+        SampleEfficiency,
         ComparisonTable,
         Calibrate,
         Local,

@@ -6,10 +6,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from sciflow_operators.fourier.continuation import extra_points
+from sciflow import Invalid, Signature
+from sciflow.context import SerialComm
+from sciflow_operators.components import FNO
+from sciflow_operators.fields.channels import scales
+from sciflow_operators.fields.port import Port
+from sciflow_operators.fourier.continuation import extend, extra_points
 from sciflow_operators.fourier.layers import FNONet
 from sciflow_operators.fourier.neuralop import from_neuraloperator, to_neuraloperator
 from sciflow_operators.fourier.spectral import SpectralConv
+from tests.operators.test_training import SMALL, K, Memory, fit, smoothing
 
 
 @pytest.fixture(autouse=True)
@@ -34,15 +40,16 @@ class ComplexSpectral(nn.Module):
         axes = tuple(range(1, x.ndim - 1))
         z = torch.fft.rfftn(x, dim=axes, norm="forward")
         out = torch.zeros(*z.shape[:-1], n, dtype=z.dtype)
+        places = []
+        for axis, (m, size) in enumerate(zip(conv.modes[:-1], points[:-1], strict=True)):
+            kept = min(m, size)
+            places.append(torch.arange(-(kept // 2), kept - kept // 2) % size)
+            w = w.narrow(axis, m // 2 - kept // 2, kept)
         k = min(conv.kept[-1], z.shape[-2])
-        if len(points) == 1:
-            out[:, :k] = torch.einsum("bki,kio->bko", z[:, :k], w[:k])
-        else:
-            m = min(conv.modes[0], points[0])
-            rows = torch.arange(-(m // 2), m - m // 2)
-            start = conv.modes[0] // 2 - m // 2
-            w = w[start : start + m, :k]
-            out[:, rows, :k] = torch.einsum("bmki,mkio->bmko", z[:, rows][:, :, :k], w)
+        places.append(torch.arange(k))
+        w = w.narrow(len(places) - 1, 0, k)
+        every = (slice(None), *torch.meshgrid(*places, indexing="ij"))
+        out[every] = torch.einsum("b...i,...io->b...o", z[every], w)
         return torch.fft.irfftn(out, s=points, dim=axes, norm="forward")
 
 
@@ -62,6 +69,20 @@ def test_two_dimensions_agree_with_complex_transforms(height, width, m1, m2):
     if m1 >= height or 2 * (m2 // 2) >= width:
         return
     conv, x, ours, theirs = both((height, width), (m1, m2))
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
+    seed = torch.randn_like(ours)
+    ga = torch.autograd.grad(ours, [x, conv.weight], seed, retain_graph=True)
+    gb = torch.autograd.grad(theirs, [x, conv.weight], seed)
+    for a, b in zip(ga, gb, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
+
+
+@settings(max_examples=15, deadline=None)
+@given(*[st.integers(3, 9)] * 3, *[st.integers(1, 10)] * 3)
+def test_three_dimensions_agree_with_complex_transforms(n1, n2, n3, m1, m2, m3):
+    if m1 >= n1 or m2 >= n2 or 2 * (m3 // 2) >= n3:
+        return
+    conv, x, ours, theirs = both((n1, n2, n3), (m1, m2, m3), 2)
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
     seed = torch.randn_like(ours)
     ga = torch.autograd.grad(ours, [x, conv.weight], seed, retain_graph=True)
@@ -125,6 +146,127 @@ def test_a_grid_too_coarse_for_the_modes_uses_those_it_has():
     assert torch.isfinite(net(torch.randn(2, 6, 5, 1))).all()
 
 
+def test_no_weight_is_made_for_modes_that_the_training_grid_lacks():
+    """They would stay random, and a finer grid would meet them."""
+    net = FNO(modes=(64, 6, 40), width=4).module(Port((0,), (), 1, (9, 8, 12), (True,) * 3, ("u",)))
+    assert net.blocks[0].conv.kept == (9, 6, 7)
+    with pytest.raises(Invalid, match="for 3 axes; these fields have 2"):
+        FNO(modes=(4, 4, 4)).module(Port((0,), (), 1, (9, 8), (True,) * 2, ("u",)))
+    with pytest.raises(Invalid, match="continuation takes 3 points of each end; axis 0 has 2"):
+        FNO(continuation=3).module(Port((0,), (), 1, (2,), (False,), ("u",)))
+
+
+@pytest.mark.parametrize("ends", [1, 2, 3, 4])
+def test_a_continuation_meets_polynomials_and_the_period(ends):
+    """Through the gap goes the one polynomial of degree 2 ends - 1 that both ends lie on."""
+    extra, n = 5, 12
+    at = torch.arange(n - ends, n + extra + ends, dtype=torch.float64) - n
+    curve = sum((0.3 * at) ** k for k in range(2 * ends))
+    field = torch.zeros(2, n, 1, dtype=torch.float64)
+    field[:, n - ends :, 0], field[:, :ends, 0] = curve[:ends], curve[-ends:]
+    wide = extend(field, 1, extra, ends)
+    assert wide.shape == (2, n + extra, 1)
+    torch.testing.assert_close(wide[0, n:, 0], curve[ends:-ends])
+    torch.testing.assert_close(extend(torch.ones_like(field), 1, extra, ends), torch.ones(2, 17, 1).double())
+
+
+@pytest.mark.parametrize("ends", [1, 2, 3, 4])
+def test_a_continuation_converges_with_the_order_of_its_ends(ends):
+    """The function continued into a gap that shrinks with the grid, beside the periodic function itself."""
+    errors = []
+    for n in (80, 160):
+        x = 2 * np.pi * np.arange(n + 3, dtype=float) / (n + 3)
+        wave = torch.from_numpy(np.exp(np.sin(x + np.arange(0, 6, 0.1)[:, None])))[..., None]
+        errors.append(float((extend(wave[:, :n], 1, 3, ends) - wave).abs().max()))
+    assert abs(np.log2(errors[0] / errors[1]) - 2 * ends) < 0.6
+
+
+def test_a_continued_axis_is_as_smooth_as_it_was_told():
+    """On a fine grid the slope at the ends goes on without a jump; zeros leave one of order one."""
+    n = 401
+    x = torch.linspace(0, 1, n, dtype=torch.float64)
+    field = (torch.sin(3 * x) + x**2)[None, :, None]
+    jumps = {}
+    for ends in (0, 1, 2):
+        wide = extend(field, 1, 100, ends)[0, :, 0]
+        closed = torch.cat([wide, wide[:2]])
+        jumps[ends] = closed.diff().abs().max().item(), closed.diff(n=2).abs().max().item() * (n - 1)
+    assert jumps[0][0] > 0.5
+    assert jumps[1][0] < 0.02
+    assert jumps[1][1] > 1
+    assert jumps[2][1] < 0.5
+
+
+@pytest.mark.parametrize(("periodic", "n", "stride"), [(True, 32, 2), (False, 33, 4)])
+def test_training_on_parts_of_the_grid_is_training_on_that_grid(periodic, n, stride):
+    """With a single resolution: the same losses as with samples of that grid."""
+    whole = smoothing(20, n)
+    line = whole.signature.coordinates["x"]
+    axes = ("x",) if periodic else ()
+    fine = Memory(whole.x, whole.y, Signature({"u": K}, {"v": K}, {"x": line}, axes))
+    part = {k: v[:, ::stride] for k, v in whole.x.items()}, {k: v[:, ::stride] for k, v in whole.y.items()}
+    coarse = Memory(*part, Signature({"u": K}, {"v": K}, {"x": line[::stride]}, axes))
+    config = SMALL.replace(modes=4, epochs=2)
+    one = config.replace(resolutions=(stride,)).fitted
+    layout, net = config.network(fine.signature)
+    scaling = scales(coarse, layout, SerialComm())
+    x, y = (
+        torch.from_numpy(layout.stack(v, w)) for v, w in ((fine.x, layout.inputs), (fine.y, layout.outputs))
+    )
+    draw = torch.Generator().manual_seed(0)
+    a = one(fine.signature, layout, net, scaling).objective(x, y, draw, 0.0)
+    b = config.fitted(coarse.signature, layout, net, scaling).objective(
+        x[:, ::stride], y[:, ::stride], draw, 0.0
+    )
+    torch.testing.assert_close(a, b)
+
+
+def test_resolutions_are_drawn_and_resumed_and_checked():
+    config = SMALL.replace(resolutions=(1, 2, 4))
+    samples = smoothing(40)
+    seen = set()
+    whole, _, checkpoint = fit(config, samples, stop=3)
+    model = config.load(whole.state(), whole.signature)
+    model.net.register_forward_hook(lambda net, x, y: seen.add(x[0].shape[1]))
+    values = torch.zeros(2, 32, 1)
+    for seed in range(20):
+        model.objective(values, values + 1, torch.Generator().manual_seed(seed), 0.0)
+    assert seen == {32, 16, 8}
+    resumed, _, _ = fit(config, samples, resume=checkpoint)
+    for name, array in whole.state().items():
+        assert array.tobytes() == resumed.state()[name].tobytes(), name
+    with pytest.raises(
+        Invalid, match="every 3th point is no grid of the same domain: x has 32 points, periodic"
+    ):
+        fit(SMALL.replace(resolutions=(1, 3)), samples)
+
+
+@pytest.mark.parametrize("factorisation", ["dense", "tucker"])
+def test_half_precision_stays_near(factorisation):
+    net = FNONet(1, 1, 8, (6, 6), 2, (False, True), 0.25, True, 2, factorisation, 0.3)
+    x = torch.randn(4, 12, 12, 1)
+    whole = net(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = net(x)
+    half.float().square().sum().backward()
+    assert (half.float() - whole).norm() < 0.05 * whole.norm()
+    assert all(torch.isfinite(p.grad).all() for p in net.parameters())
+
+
+@pytest.mark.torture
+@pytest.mark.filterwarnings("ignore")  # the compiler warns about its own internals
+@pytest.mark.parametrize("factorisation", ["dense", "tucker"])
+def test_it_compiles_to_the_same_numbers(factorisation):
+    net = FNONet(1, 1, 8, (6, 6), 2, (False, True), 0.25, True, 2, factorisation, 0.3)
+    fast = torch.compile(net)
+    x = torch.randn(4, 12, 12, 1)
+    torch.testing.assert_close(fast(x), net(x), rtol=1e-4, atol=1e-5)
+    for a, b in zip(
+        *(torch.autograd.grad(n(x).square().sum(), list(net.parameters())) for n in (fast, net)), strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
 def test_padding_is_cut_off_again_and_changes_the_result():
     plain = FNONet(1, 2, 4, (4, 4), 2, (False, False))
     padded = FNONet(1, 2, 4, (4, 4), 2, (False, False), padding=0.4)
@@ -184,7 +326,7 @@ def reference(state, x, layers, modes):
     return perceptron("project", x)
 
 
-@pytest.mark.parametrize(("points", "modes"), [((24,), (8,)), ((12, 15), (6, 5))])
+@pytest.mark.parametrize(("points", "modes"), [((24,), (8,)), ((12, 15), (6, 5)), ((7, 8, 9), (4, 3, 5))])
 def test_the_network_agrees_with_complex_numbers_and_channels_first(points, modes):
     net = FNONet(2, 3, 6, modes, 3, (True,) * len(points))
     x = torch.randn(4, *points, 2)

@@ -134,7 +134,7 @@ def test_windows_have_the_announced_size():
 def test_patches_of_neuraloperator_are_the_same():
     """Runs where `make bench` installed neuraloperator: square, periodic, two axes."""
     patching = pytest.importorskip("neuralop.training.patching")
-    for levels, padding, n in ((1, 0.0625, 32), (2, 0.125, 32), (3, 0.0625, 64)):
+    for levels, padding, n in ((1, 0.0625, 32), (2, 0.125, 32), (2, 0.0625, 64)):
         theirs = patching.MultigridPatching2D(nn.Identity(), levels=levels, padding_fraction=padding)
         x = torch.randn(2, 3, n, n)
         halos = [round(padding * n)] * 2

@@ -1,4 +1,4 @@
-"""``sciflow``: run, plan, show, plugins, doctor, serve, jobs, store, deliver."""
+"""``sciflow``: run, plan, show, plugins, doctor, serve, jobs, store, deliver, predict, export."""
 
 from __future__ import annotations
 
@@ -64,12 +64,13 @@ def parser() -> argparse.ArgumentParser:
         "--site", metavar="NAME", help="try a site instead: a two-rank job, its files, versions"
     )
     doctor.add_argument("--store", metavar="DIR", help="where artifacts will be (default: sciflow-store)")
-    from sciflow import cli_deliver, cli_jobs, cli_serve, cli_store
+    from sciflow import cli_deliver, cli_jobs, cli_predict, cli_serve, cli_store
 
     cli_serve.add(commands)
     cli_jobs.add(commands)
     cli_store.add(commands)
     cli_deliver.add(commands)
+    cli_predict.add(commands)
     return top
 
 
@@ -97,6 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "store": _store_actions,
         "deliver": _deliver,
         "jobs": _jobs,
+        "predict": _predict,
+        "export": _predict,
     }
     try:
         return actions[options.command](options)
@@ -113,6 +116,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _store_actions(options: argparse.Namespace) -> int:
     from sciflow.cli_store import main as run
+
+    return run(options)
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from sciflow.cli_predict import main as run
 
     return run(options)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from sciflow.artifact import Artifact
     from sciflow.component import Component
     from sciflow.context import Comm
+    from sciflow.surrogate import Arrays
 
 hookspec = pluggy.HookspecMarker("sciflow")
 hookimpl = pluggy.HookimplMarker("sciflow")
@@ -51,4 +52,19 @@ def sciflow_communicator(environ: Mapping[str, str]) -> Comm | None:
     Called by the worker when it starts, unless an MPI launcher started it or it is to run on one rank.
     Look at the environment first and import nothing heavy before it names other processes. Return None
     where the process is alone; the first plugin that returns something is heard.
+    """
+
+
+@hookspec(firstresult=True)
+def sciflow_export(
+    artifact: Artifact, path: Path, points: Sequence[int] | None, known: Arrays | None
+) -> list[tuple[str, str]] | None:
+    """Write a fitted model in a format that programs without sciflow read.
+
+    Called by ``sciflow export`` with the model's artifact and a path that does not exist; its suffix is
+    the format. ``points`` is the grid that the user asks for (None: that of the training samples),
+    ``known`` holds a few training inputs where they are at hand. Compare what was written with the model
+    and raise `sciflow.errors.Failed` where it answers otherwise; leave nothing behind then. Return pairs
+    of what was compared and how it came out, or None if this plugin does not write such a model in such
+    a format.
     """

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sciflow.component import Component
@@ -25,7 +26,9 @@ from sciflow_operators.wrappers.refiner import Refiner
 from sciflow_operators.wrappers.stagger import Stagger
 
 if TYPE_CHECKING:
+    from sciflow.artifact import Artifact
     from sciflow.context import Comm
+    from sciflow.surrogate import Arrays
 
 
 @hookimpl
@@ -42,6 +45,27 @@ def sciflow_components() -> list[type[Component]]:
         *(RelativeL2, Squared, Sobolev, Spectral, Physics, Weighted),
         *(DarcyFlow, BurgersStep, VorticityStep),
     ]
+
+
+@hookimpl
+def sciflow_export(
+    artifact: Artifact, path: Path, points: Sequence[int] | None, known: Arrays | None
+) -> list[tuple[str, str]] | None:
+    """Fitted networks as graphs of torch and ONNX."""
+    if path.suffix not in (".pt2", ".onnx") or not _trained(artifact):
+        return None
+    from sciflow_operators.export.graphs import export
+
+    return export(artifact, path, points, known)
+
+
+def _trained(artifact: Artifact) -> bool:
+    """Whether an artifact holds a network of this plugin's kind, of this or another distribution."""
+    from sciflow.registry import registry
+    from sciflow_operators.training.trained import Trained
+
+    name = artifact.attributes.get("surrogate", {}).get("component", "")
+    return issubclass(registry().find(name, kind="surrogate"), Trained)
 
 
 @hookimpl

@@ -1,1 +1,1 @@
-"""Models for other programs."""
+"""Fitted networks for programs that know neither sciflow nor, with ONNX, torch."""

@@ -19,6 +19,8 @@ Material = Callable[[np.ndarray], "Law"]
 
 WORK = 2**15
 """Evaluations of the law in one call, about: what they need stays in the cache."""
+FLAT = 1e12
+"""Condition from which on modes are taken for dependent at the magic points."""
 
 
 @dataclass(frozen=True)
@@ -118,11 +120,9 @@ class Newton:
         coefficients : ndarray, shape (n, mode)
         steps : int
         """
-        parts = []
         size = self._points.together
-        for i in range(0, len(strain), size):
-            parts.append(self._block(strain[i : i + size], coefficients[i : i + size], steps))
-        return join(parts)
+        blocks = [slice(i, i + size) for i in range(0, max(1, len(strain)), size)]
+        return join([self._block(strain[b], coefficients[b], steps) for b in blocks])
 
     def _block(self, strain: np.ndarray, coefficients: np.ndarray, steps: int) -> Corrected:
         for step in range(steps + 1):
@@ -158,18 +158,15 @@ class Tables:
         Coordinates.
     strains : ndarray, shape (point, component, mode)
         Of the fluctuation modes there.
-    white : ndarray, shape (point, component, component)
-        What stresses are multiplied with before they are measured.
-    basis : ndarray, shape (point * component, stress mode)
-        Orthonormal, of the stress modes there, so multiplied.
+    test : ndarray, shape (mode, point * component)
+        What the stress at the points is tested with.
     rebuild : ndarray, shape (stress mode, point * component)
         From stresses at the points to coefficients of the stress modes.
     """
 
     points: np.ndarray
     strains: np.ndarray
-    white: np.ndarray
-    basis: np.ndarray
+    test: np.ndarray
     rebuild: np.ndarray
 
 
@@ -205,26 +202,49 @@ def choose(modes: Modes, count: int) -> np.ndarray:
     return np.sort(np.array(chosen, dtype=np.int64))
 
 
-def tables(modes: Modes, chosen: np.ndarray) -> Tables:
+def tables(modes: Modes, chosen: np.ndarray, material: Material) -> Tables:
     """What belongs to some magic points.
+
+    Parameters
+    ----------
+    modes : Modes
+    chosen : ndarray of int64, shape (point,)
+        See `choose`.
+    material : callable
+        The law at points.
 
     Raises
     ------
     Invalid
-        If the stress modes are not independent there.
+        If the modes are not independent there.
     """
-    white, count = modes.metric.inverse[chosen], modes.stress.shape[2]
-    stress = np.einsum("qij,qjm->qim", white, modes.stress[chosen]).reshape(-1, count)
-    basis, triangle = np.linalg.qr(stress)
-    if stress.shape[0] < count or np.linalg.cond(triangle) > 1e12:
-        raise Invalid(f"{len(chosen)} magic points do not tell {count} stress modes apart; take more")
-    back = np.linalg.solve(triangle, basis.T).reshape(count, len(chosen), -1)
-    rebuild = np.einsum("mqi,qij->mqj", back, white).reshape(count, -1)
-    return Tables(modes.points[chosen], modes.strains[chosen], white, basis, rebuild)
+    white, (size, count) = modes.metric.inverse[chosen], modes.stress.shape[1:]
+    points, strains = modes.points[chosen], modes.strains[chosen]
+
+    def whitened(values: np.ndarray) -> np.ndarray:
+        return np.einsum("qij,qjm->qim", white, values).reshape(len(chosen) * size, -1)
+
+    basis, triangle = np.linalg.qr(whitened(modes.stress[chosen]))
+    zero = np.zeros((len(chosen), size))
+    stiffness = material(points)(zero, np.zeros((len(chosen), 0)), 0)[1]
+    slope = whitened(np.matmul(stiffness, strains))
+    left = slope - basis @ (basis.T @ slope)
+    small = (len(triangle) < count, left.shape[0] < left.shape[1])
+    if any(small) or np.linalg.cond(triangle) > FLAT or np.linalg.cond(left) > FLAT:
+        raise Invalid(
+            f"{len(chosen)} magic points do not tell {count} stress modes and {strains.shape[2]} fluctuation "
+            "modes apart; take more"
+        )
+
+    def unwhitened(rows: np.ndarray) -> np.ndarray:
+        shaped = rows.reshape(len(rows), len(chosen), size)
+        return np.einsum("mqi,qij->mqj", shaped, white).reshape(len(rows), -1)
+
+    return Tables(points, strains, unwhitened(left.T), unwhitened(np.linalg.solve(triangle, basis.T)))
 
 
 class Magic:
-    """Gauss-Newton for the fluctuation coefficients with the law at a few points.
+    """Newton's method for the fluctuation coefficients with the law at a few points.
 
     Parameters
     ----------
@@ -236,53 +256,53 @@ class Magic:
 
     Notes
     -----
-    Minimises the part of the stress at the points that no combination of the stress modes gives,
+    The stress at the points P has to be a combination of the stress modes. With Q an orthonormal basis of
+    these there, whitened by L^-1, the part that is not,
 
-        |(1 - Q Q^T) L^-1 C(E + Phi_e b)|_P,
+        (1 - Q Q^T) L^-1 C(E + Phi_e b)|_P,
 
-    then takes the combination nearest to it. A step costs the law at P points and
-    P c (2 c r + 2 r^2 + 2 r r_s) operations, whatever the mesh. The tangent neglects what Gauss-Newton
-    neglects: it is as exact as the residual is small.
+    is made orthogonal to what it changes by with b at zero strain, (1 - Q Q^T) L^-1 C_0 Phi_e|_P: as many
+    equations as modes. For a linear law that is the least part; test functions that stay as they are make
+    the tangent exact at a solution. The stress field is then the combination nearest at the points.
+
+    What a step needs of the tangents at the points is linear in them, and so one product with a table of
+    P c^2 (r + c)^2 numbers, which for many strains runs at the speed of the machine. A step costs the law
+    at P points and 2 P c^2 (r + c)^2 + r^3 operations, whatever the mesh.
     """
 
     def __init__(self, material: Material, given: Tables, homogenise: np.ndarray) -> None:
         self._points = Points(material, given.points, given.strains)
-        self._tables = given
-        self._mean = homogenise @ given.rebuild
+        self._rebuild = given.rebuild
+        count, size, self._modes = given.strains.shape
+        rows = np.concatenate([given.test, homogenise @ given.rebuild])
+        self._rows = np.ascontiguousarray(rows.T)
+        # A stress changes with the coefficients and with the macroscopic strain.
+        follows = np.concatenate([given.strains, np.broadcast_to(np.eye(size), (count, size, size))], axis=2)
+        table = np.einsum("aqi,qjm->qijam", rows.reshape(-1, count, size), follows)
+        self._table = table.reshape(count * size * size, -1)
 
     def __call__(self, strain: np.ndarray, coefficients: np.ndarray, steps: int) -> Corrected:
         """See `Newton.__call__`."""
-        parts = []
-        size = max(1, self._points.together // 8)
-        for i in range(0, len(strain), size):
-            parts.append(self._block(strain[i : i + size], coefficients[i : i + size], steps))
-        return join(parts)
+        size = self._points.together
+        blocks = [slice(i, i + size) for i in range(0, max(1, len(strain)), size)]
+        return join([self._block(strain[b], coefficients[b], steps) for b in blocks])
 
     def stress_coefficients(self, stress: np.ndarray) -> np.ndarray:
         """Coefficients of the stress modes, shape (n, stress mode), from stresses at the points."""
-        return np.asarray(stress.reshape(len(stress), -1) @ self._tables.rebuild.T)
+        return np.asarray(stress.reshape(len(stress), -1) @ self._rebuild.T)
 
     def _block(self, strain: np.ndarray, coefficients: np.ndarray, steps: int) -> Corrected:
-        n, size = strain.shape
-        modes = coefficients.shape[1]
+        n, r = len(strain), self._modes
         for step in range(steps + 1):
             stress, tangent = self._points.respond(strain, coefficients)
-            # Derivatives of the stress in the coefficients and in the macroscopic strain, side by side.
-            slopes = np.empty((*tangent.shape[:3], modes + size))
-            np.matmul(tangent, self._points.strains, out=slopes[..., :modes])
-            slopes[..., modes:] = tangent
-            white = np.matmul(self._tables.white, np.concatenate([slopes, stress[..., None]], axis=3))
-            flat = white.reshape(n, -1, modes + size + 1)
-            known = self._tables.basis.T @ flat
-            normal = flat[:, :, :modes].transpose(0, 2, 1) @ flat
-            normal -= known[:, :, :modes].transpose(0, 2, 1) @ known
+            forces = stress.reshape(n, -1) @ self._rows
+            slopes = (tangent.reshape(n, -1) @ self._table).reshape(n, self._rows.shape[1], -1)
             if step < steps:
-                change = _solve(normal[:, :, :modes], normal[:, :, -1:], strain)[:, :, 0]
-                coefficients = coefficients - change
-        follow = _solve(normal[:, :, :modes], normal[:, :, modes:-1], strain)
-        both = (self._mean @ slopes.reshape(n, -1, modes + size)).reshape(n, size, -1)
-        mean = stress.reshape(n, -1) @ self._mean.T
-        return Corrected(coefficients, stress, mean, both[:, :, modes:] - both[:, :, :modes] @ follow)
+                change = _solve(slopes[:, :r, :r], forces[:, :r, None], strain)
+                coefficients = coefficients - change[:, :, 0]
+        follow = _solve(slopes[:, :r, :r], slopes[:, :r, r:], strain)
+        tangent = slopes[:, r:, r:] - slopes[:, r:, :r] @ follow
+        return Corrected(coefficients, stress, forces[:, r:], tangent)
 
 
 def join(parts: list[Corrected]) -> Corrected:

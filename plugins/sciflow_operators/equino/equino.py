@@ -69,7 +69,7 @@ class EquiNO(Surrogate):
         Of L-BFGS, in each round.
     corrector : {"none", "newton", "magic"}
         What follows the networks in an answer: nothing, Newton's method for the fluctuation coefficients
-        with all integration points, or Gauss-Newton with a few.
+        with all integration points, or with a few.
     corrections : int
         Steps of the corrector.
     magic_points : int
@@ -98,13 +98,13 @@ class EquiNO(Surrogate):
     network: bool = True
     width: int = 64
     layers: int = 4
-    epochs: int = 60
-    polish: int = 10
+    epochs: int = 150
+    polish: int = 0
     points: int = 512
     batch: int = 32
     sampler: Literal["lhs", "sobol", "random"] = "lhs"
-    loss_points: int = 512
-    learning_rate: float = 2e-3
+    loss_points: int = 256
+    learning_rate: float = 1e-2
     iterations: int = 50
     corrector: Corrector = "none"
     corrections: int = 1

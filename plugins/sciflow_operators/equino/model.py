@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 SIDES = ("fluctuation", "stress")
 """The two sets of coefficients, in this order."""
+BLOCK = 1000
+"""Strains that the networks take at once."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ class EquinoModel(Model, Homogenised):
         """
         strain = self._checked(strain)
         if self.config.corrector == "none":
-            mean, slope = self._mean.with_slope(self.box.scale(strain))
+            mean, slope = self._blocks(self.box.scale(strain))
             # Derivative in the scaled strain, component by component, to one in the strain.
             tangent = (slope / self.box.half[:, None]).transpose(0, 2, 1)
         else:
@@ -248,6 +250,13 @@ class EquinoModel(Model, Homogenised):
         corrector = self._magic if self.config.corrector == "magic" else self._newton
         return corrector(strain, start, self.config.corrections)
 
+    def _blocks(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Homogenised stress and its slope, some strains at a time."""
+        parts = [self._mean.with_slope(x[i : i + BLOCK]) for i in range(0, max(1, len(x)), BLOCK)]
+        if len(parts) == 1:
+            return parts[0]
+        return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+
     @cached_property
     def _mean(self) -> Coefficients:
         return self.coefficients[1].through(self.homogenise)
@@ -258,7 +267,8 @@ class EquinoModel(Model, Homogenised):
 
     @cached_property
     def _magic(self) -> Magic:
-        return Magic(self.problem.material, tables(self.modes, self.chosen), self.homogenise)
+        material = self.problem.material
+        return Magic(material, tables(self.modes, self.chosen, material), self.homogenise)
 
 
 def from_state(config: EquiNO, state: Arrays, signature: Signature) -> EquinoModel:

@@ -97,6 +97,20 @@ def test_one_dimension_agrees_with_complex_transforms(points, modes):
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.parametrize(("points", "modes"), [(200, 160), (201, 150), (128, 128), (127, 300)])
+def test_many_modes_take_fast_transforms_to_the_same_numbers(points, modes, monkeypatch):
+    conv, x, ours, theirs = both((points,), (modes,))
+    assert conv._many(x)
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
+    seed = torch.randn_like(ours)
+    ga = torch.autograd.grad(ours, [x, conv.weight], seed)
+    monkeypatch.setattr(conv, "_many", lambda x: False)
+    matrices = conv(x, torch.zeros_like(x))
+    torch.testing.assert_close(ours, matrices, rtol=1e-9, atol=1e-11)
+    for a, b in zip(ga, torch.autograd.grad(matrices, [x, conv.weight], seed), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
+
+
 def test_the_spectral_layer_is_linear():
     conv = SpectralConv(2, 2, (4, 4)).double()
     x, y = torch.randn(2, 1, 9, 8, 2, dtype=torch.float64)

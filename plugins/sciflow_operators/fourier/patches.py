@@ -63,7 +63,8 @@ def starts(points: int, count: int, halo: int, level: int) -> Tensor:
     """
     size, step = -(-points // count), 2**level
     before = math.ceil(size * (1 - 1 / step) / 2) + halo
-    return torch.arange(count) * size - before * step
+    first: Tensor = torch.arange(count) * size - before * step
+    return first
 
 
 def split(x: Tensor, count: int, halos: Sequence[int], edges: Sequence[str], levels: int) -> Tensor:

@@ -15,6 +15,9 @@ from torch import Tensor, nn
 
 from sciflow_operators.fourier.dft import tables
 
+MANY = 16
+"""Modes over the logarithm of the points from which fast transforms are faster, on one axis."""
+
 
 def combine(product: Tensor, channels: int) -> Tensor:
     """Complex products from real ones.
@@ -56,9 +59,15 @@ class Spectral(nn.Module):
     Notes
     -----
     ``y = s + F^-1(R_k (F x)_k)`` for the kept ``k``, where ``s`` is what the result is added to.
-    A transform costs ``O(points * modes)`` per axis instead of ``O(points * log points)``, less for
-    the few modes that are kept. Axes are transformed from the first, which is real, to the last, which
-    keeps half of its modes; modes that a coarser grid does not carry are left out.
+    Axes are transformed from the first, which is real, to the last, which keeps half of its modes; modes
+    that a coarser grid does not carry are left out.
+
+    A transform costs ``O(points * modes)`` per axis instead of ``O(points * log points)``, less for the few
+    modes that are kept. Forward and backward on one core, time of `torch.fft` over that of the matrices: with
+    128 modes of 1024 points 1.1, 256 modes 0.44, 1024 modes of 4096 points 0.14; 32 x 32 modes of 64 x 64
+    points 1.2, 64 x 64 modes of 256 x 256 points 1.6, 16 modes per axis of 32 x 32 x 32 points 1.6. So fast
+    transforms are taken on one axis with more than ``16 log2 points`` modes, except where a graph is traced:
+    complex numbers neither compile nor go to ONNX.
     """
 
     def __init__(self, channels_in: int, channels_out: int, modes: Sequence[int]) -> None:
@@ -101,6 +110,8 @@ class Spectral(nn.Module):
         -------
         Tensor, shape (batch, *points, channel out)
         """
+        if self._many(x):
+            return self._fast(x, skip)
         batch, n = x.shape[0], self.channels_out
         pairs = tables(tuple(x.shape[1:-1]), self.modes, x)
         kept = tuple(there.shape[0] // 2 for there, _ in pairs)
@@ -118,6 +129,24 @@ class Spectral(nn.Module):
         back = pairs[0][1].expand(batch, -1, -1)
         base = skip.reshape(batch, back.shape[1], -1)
         return torch.baddbmm(base, back, b.reshape(batch, 2 * kept[0], -1)).view(skip.shape)
+
+    def _many(self, x: Tensor) -> bool:
+        """Whether fast transforms are faster: one axis with so many modes, and no graph to be traced."""
+        if x.ndim != 3 or x.dtype not in (torch.float32, torch.float64):
+            return False
+        if torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export():
+            return False
+        return min(self.modes[0], x.shape[1]) > MANY * math.log2(x.shape[1])
+
+    def _fast(self, x: Tensor, skip: Tensor) -> Tensor:
+        """The same by fast transforms."""
+        batch, points, _ = x.shape
+        k = min(self.kept[0], points // 2 + 1)
+        z = torch.view_as_real(torch.fft.rfft(x, dim=1, norm="forward").narrow(1, 0, k))
+        z = self.mix(z.permute(1, 3, 0, 2).reshape(k, 2 * batch, self.channels_in), (k,))
+        z = z.view(k, 2, batch, self.channels_out).permute(2, 0, 3, 1).contiguous()
+        result: Tensor = skip + torch.fft.irfft(torch.view_as_complex(z), n=points, dim=1, norm="forward")
+        return result
 
 
 class SpectralConv(Spectral):

@@ -63,10 +63,11 @@ class Compiled:
         self._net, self._log = net, log
         self._mode = "reduce-overhead" if device.type == "cuda" else "default"
         self._call: Forward | None = None
+        self._failed = False
 
     def __call__(self, x: Tensor) -> Tensor:
         """The network's result."""
-        if self._call is self._net:
+        if self._failed:
             return self._net(x)  # type: ignore[no-any-return]
         try:
             if self._call is None:
@@ -79,7 +80,7 @@ class Compiled:
         except Exception as error:  # a compiler of the system, torch's own: anything may be raised
             reason = str(error).strip().split("\n")[0] or type(error).__name__
             self._log.warning("the network is not compiled, training goes on without: %s", reason)
-            self._call = self._net
+            self._failed = True
             return self._net(x)  # type: ignore[no-any-return]
 
 

@@ -35,6 +35,23 @@ def test_going_on_within_between_and_after_the_models_gives_the_same_bits(stop):
         assert values.tobytes() == again.state()[name].tobytes(), name
 
 
+def test_going_on_amid_an_epoch_of_any_model_gives_the_same_bits():
+    samples, config = smoothing(20), THREE.replace(inner=INNER.replace(report_every=1), size=2)
+    run, kept = config.fit(samples, samples, Context(seed=1)), []
+    while True:
+        try:
+            report = next(run)
+        except StopIteration as end:
+            whole = end.value.state()
+            break
+        if report.batches:
+            kept.append((report.epoch, report.checkpoint()))
+    assert [epoch for epoch, _ in kept] == [0, 1, 2, 3, 4, 5]
+    for _, checkpoint in kept[1::3]:
+        again = fit(config, samples, resume=checkpoint)[0].state()
+        assert all(v.tobytes() == again[k].tobytes() for k, v in whole.items())
+
+
 def test_arrays_of_another_ensemble_are_refused():
     samples = smoothing(20)
     model, _, checkpoint = fit(THREE, samples, stop=9)

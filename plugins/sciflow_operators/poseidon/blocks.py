@@ -72,6 +72,24 @@ def walls(tokens: int, window: int, shift: int) -> Tensor:
     return torch.zeros(same.shape).masked_fill(~same, -math.inf)
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    """``softmax(q k^T + bias) v``.
+
+    Parameters
+    ----------
+    q, k, v : Tensor, shape (batch, head, token, channel)
+    bias : Tensor, shape (1, head, token, token)
+
+    Notes
+    -----
+    On a CPU, torch's fused attention has no gradient of the bias: it then takes steps that look for rows
+    without any neighbour, which these windows do not have, and is slower than plain products.
+    """
+    if q.is_cuda or not torch.is_grad_enabled():
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
+    return torch.softmax(q @ k.transpose(-2, -1) + bias, dim=-1) @ v
+
+
 class Attention(nn.Module):
     """Attention among the tokens of each window, by the cosine of query and key.
 
@@ -125,15 +143,15 @@ class Attention(nn.Module):
             x = x.roll((-self.shift, -self.shift), dims=(1, 2))
         x = x.reshape(batch, n // w, w, n // w, w, width).transpose(2, 3).reshape(-1, w * w, width)
         bias = torch.cat([self.bias[:1], torch.zeros_like(self.bias[:1]), self.bias[1:]]).view(-1)
-        mixed = F.linear(x, self.weight, bias).view(-1, w * w, 3, heads, size)
-        q, k, v = mixed.permute(2, 0, 3, 1, 4).unbind(0)
-        sharp = self.sharpness.clamp(max=math.log(SHARPEST)).exp().view(-1, 1, 1)
-        q, k = F.normalize(q, dim=-1) * sharp, F.normalize(k, dim=-1)
-        bias = self._bias().to(q.dtype)
+        mixed = F.linear(x, self.weight, bias).view(-1, w * w, 3, heads, size).permute(2, 0, 3, 1, 4)
+        long = mixed[:2].norm(dim=-1, keepdim=True).clamp_min(1e-12)
+        q, k = (mixed[:2] / long).unbind(0)
+        q = q * self.sharpness.clamp(max=math.log(SHARPEST)).exp().view(-1, 1, 1)
+        bias = self._bias().to(mixed.dtype)
         if self.shift:
-            bias = (bias + self.walls.to(q.dtype)).flatten(0, 1)[None]
-            q, k, v = (t.reshape(batch, windows * heads, w * w, size) for t in (q, k, v))
-        x = F.scaled_dot_product_attention(q, k.to(q.dtype), v.to(q.dtype), attn_mask=bias, scale=1.0)
+            bias = (bias + self.walls.to(bias.dtype)).flatten(0, 1)[None]
+            q, k, mixed = (t.reshape(*t.shape[:-4], batch, windows * heads, w * w, size) for t in (q, k, mixed))
+        x = attend(q.to(mixed.dtype), k.to(mixed.dtype), mixed[2], bias)
         x = x.reshape(-1, heads, w * w, size).transpose(1, 2).reshape(-1, w * w, width)
         x = self.out(x).view(batch, n // w, n // w, w, w, width).transpose(2, 3).reshape(batch, n, n, width)
         return x.roll((self.shift, self.shift), dims=(1, 2)) if self.shift else x

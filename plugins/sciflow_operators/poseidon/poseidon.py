@@ -112,22 +112,16 @@ class Poseidon(Gridded):
         from sciflow_operators.poseidon.blocks import TimeNorm
         from sciflow_operators.poseidon.scot import Embed, Recover
 
-        if not self.weights:
-            ends, norms = 1.0, 1.0
-        else:
-            ends, norms = self.embedding_factor, self.norm_factor
+        ends, norms = (self.embedding_factor, self.norm_factor) if self.weights else (1.0, 1.0)
+        of_ends, of_norms = (
+            {id(p) for part in net.modules() if isinstance(part, kind) for p in part.parameters()}
+            for kind in ((Embed, Recover), TimeNorm)
+        )
         kinds: dict[tuple[float, float], list[nn.Parameter]] = {}
-        seen: set[int] = set()
-        for kind, factor in (((Embed, Recover), ends), (TimeNorm, norms), (object, 1.0)):
-            for part in net.modules():
-                if not isinstance(part, kind):
-                    continue
-                for p in part.parameters():
-                    if id(p) in seen:
-                        continue
-                    seen.add(id(p))
-                    decay = float(p.ndim > 1 and kind is not TimeNorm)
-                    kinds.setdefault((factor, decay), []).append(p)
+        for p in net.parameters():
+            factor = ends if id(p) in of_ends else norms if id(p) in of_norms else 1.0
+            decay = float(p.ndim > 1 and id(p) not in of_norms)
+            kinds.setdefault((factor, decay), []).append(p)
         return [(parameters, factor, decay) for (factor, decay), parameters in kinds.items()]
 
     def fit(

@@ -64,6 +64,7 @@ def test_an_ensemble_on_dask_workers_is_that_of_this_process(store, tmp_path):
     assert ensemble(tmp_path, "processes") == [here(store), "12"]
 
 
+@pytest.mark.torture
 def test_a_member_that_kills_its_worker_is_recorded_and_the_others_go_on(tmp_path):
     _digest, good = ensemble(tmp_path, "processes", "kill")
     assert 6 <= int(good) < 12

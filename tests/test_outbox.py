@@ -404,6 +404,7 @@ def test_writing_an_outbox_loads_nothing_heavy():
 # With one.
 
 
+@pytest.mark.torture
 @pytest.mark.prefect
 def test_a_run_without_its_server_is_delivered_once_however_often_the_deliverer_is_killed(place):
     begin = time.monotonic()
@@ -495,6 +496,7 @@ def test_how_a_run_failed_or_was_killed_is_delivered_with_the_next_run(apart, st
     assert undelivered(apart.folder / "sciflow-store") == []
 
 
+@pytest.mark.torture
 @pytest.mark.prefect
 def test_a_server_that_goes_away_in_the_middle_changes_nothing_but_when_it_is_told(place, apart, started):
     url = json.loads((place.home / "server.json").read_text())["url"]

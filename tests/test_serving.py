@@ -133,6 +133,7 @@ def test_cancelling_in_the_ui_ends_the_run_and_its_jobs(serving):
     assert run_of(serving, made)["state"]["type"] == "CANCELLED"
 
 
+@pytest.mark.torture
 def test_a_killed_worker_leaves_its_runs_alone_and_the_next_one_takes_over(served, tmp_path):  # noqa: F811
     (tmp_path / "hpc").mkdir()
     (tmp_path / "hpc" / "other.toml").write_text('description = "another"\nflows = 3\n')

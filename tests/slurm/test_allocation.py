@@ -48,6 +48,7 @@ def test_stages_are_steps_of_the_allocation(launched, tmp_path):
     assert len(driver.computed) == 5 * 4
 
 
+@pytest.mark.torture
 def test_a_flow_that_is_warned_goes_on_after_a_requeue(launched, tmp_path):
     driver = Driver(tmp_path, "ranks=2", "members=3", "pause=0.25")
     job = launched(driver)

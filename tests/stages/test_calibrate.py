@@ -111,6 +111,14 @@ def test_new_members_are_inside_as_often_as_promised(band, delta, told):
     assert error < 0.01
 
 
+def test_the_values_of_a_member_count_as_one():
+    """With the fewest members that can promise anything, nothing but the largest error will do."""
+    batch, members = residuals(np.random.default_rng(0), 9, windows=3)
+    for band in ("field", "function"):
+        factors, _ = Calibrate(band=band).widths(Wrong(False), batch, members)
+        assert factors["u"] == np.abs(batch.y["u"]).max()
+
+
 def test_a_spread_that_says_something_makes_bands_narrower_where_it_is_small():
     rng = np.random.default_rng(0)
     told, measured = residuals(rng, 100), residuals(rng, 200)

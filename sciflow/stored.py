@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sciflow.ahead import ahead as run_ahead
 from sciflow.artifact.gather import Gather, Verify
 from sciflow.errors import Invalid, NotFound, nearest
 from sciflow.samples import Batch, Samples, Signature
@@ -95,8 +96,8 @@ class _Source:
 class Stored(Samples):
     """Members of an ensemble artifact as samples, read when they are asked for.
 
-    It holds no data, no locks and no threads; a data loader's processes may be forked from it, and
-    it can be sent to others.
+    It holds no data, no locks and no threads (one runs while `batches` is iterated, where that is asked
+    for); a data loader's processes may be forked from it, and it can be sent to others.
 
     Parameters
     ----------
@@ -126,6 +127,8 @@ class Stored(Samples):
         given twice where the number does not divide.
     verify : {"off", "first", "always"}
         When checksums are compared.
+    ahead : int
+        Batches that a thread reads in advance while `batches` is iterated; 0 for none, and no thread.
 
     Raises
     ------
@@ -151,6 +154,7 @@ class Stored(Samples):
         block: int | None = None,
         shard: tuple[int, int] = (0, 1),
         verify: Verify = "first",
+        ahead: int = 0,
     ) -> None:
         import numpy as np
 
@@ -158,13 +162,15 @@ class Stored(Samples):
             raise Invalid(f"shard {shard}: the rank must be below the number of ranks")
         if block is not None and block < 1:
             raise Invalid(f"a block holds at least one member, got {block}")
+        if ahead < 0:
+            raise Invalid(f"a number of batches is read ahead, got {ahead}")
         good = ensemble.members()
         chosen = good if members is None else np.asarray(members, dtype=np.int64)
         bad = sorted(set(chosen.tolist()) - set(good.tolist()))
         if bad:
             raise Invalid(f"{ensemble.path}: members {bad[:10]} have no result (they failed or do not exist)")
         self.members = chosen
-        self._block, self._shard = block, shard
+        self._block, self._shard, self._ahead = block, shard, ahead
         choose = _Chooser(ensemble, window, pairs, verify)
         self._inputs = {n: choose(n, "in") for n in inputs}
         self._outputs = {n: choose(n, "out") for n in outputs}
@@ -228,17 +234,20 @@ class Stored(Samples):
         start : int
             Skip so many batches, to go on in the middle of an epoch.
         """
+        yield from run_ahead(self._batches(size, seed, epoch, start), self._ahead)
+
+    def _batches(self, size: int, seed: int | None, epoch: int, start: int) -> Iterator[Batch]:
         order = self.order(seed, epoch)
         picks = [order[i : i + size] for i in range(start * size, len(order), size)]
-        ahead = True
+        cold = True
         for number, pick in enumerate(picks):
-            if ahead:
+            if cold:
                 for coming in picks[number + 1 : number + 1 + AHEAD]:
                     self.prefetch(coming)
             begin = time.perf_counter()
             batch = self.take(pick)
             read = sum(a.nbytes for part in (batch.x, batch.y) for a in part.values())
-            ahead = read < CACHED * (time.perf_counter() - begin)
+            cold = read < CACHED * (time.perf_counter() - begin)
             yield batch
 
     def take(self, samples: np.ndarray | Sequence[int]) -> Batch:

@@ -104,7 +104,7 @@ class Residual(nn.Module):
         """Map (batch, channel in, *points) to (batch, channel out, *points)."""
         y = self.between(self.first(F.silu(self.norm(x))))
         if self.film is not None and told is not None:
-            gain, offset = self.film(told).view(len(x), -1, *(1,) * (x.ndim - 2)).chunk(2, dim=1)
+            gain, offset = self.film(told).view(x.shape[0], -1, *(1,) * (x.ndim - 2)).chunk(2, dim=1)
             y = torch.addcmul(y + offset, y, gain)
         result: Tensor = self.past(x) + self.second(F.silu(y))
         return result
@@ -161,7 +161,7 @@ class UNetNet(nn.Module):
             self.finer.append(Conv(2 * size, size, *where))
             ends = [(2 * size, size), *[(size, size)] * (blocks - 1)]
             self.up.append(nn.ModuleList(Residual(*pair, *where, told) for pair in ends))
-        self.norm = nn.GroupNorm(math.gcd(8, width), width)
+        # No norm at the end: it would take the size of each sample's field away.
         self.project = Conv(width, port.channels_out, *where)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -194,7 +194,7 @@ class UNetNet(nn.Module):
             x = torch.cat([x, kept.pop()], dim=1)
             for block in blocks:  # type: ignore[attr-defined]
                 x = block(x, told)
-        x = self.project(F.silu(self.norm(x))).movedim(1, -1)
+        x = self.project(x).movedim(1, -1)
         for axis, n in enumerate(points):
             x = x.narrow(1 + axis, 0, n)
         return x

@@ -118,8 +118,8 @@ def test_training_ends_when_nothing_gets_better():
     [
         ("constant", {}, [1.0] * 9),
         ("constant", {"warmup": 0.5}, [0.2, 0.4, 0.6, 0.8, 1, 1, 1, 1, 1]),
-        ("step", {"halvings": 3}, [1, 1, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125, 0.125]),
-        ("step", {"halvings": 1, "warmup": 0.25}, [1 / 3, 2 / 3, 1, 1, 1, 0.5, 0.5, 0.5, 0.5]),
+        ("step", {"drops": 3}, [1, 1, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125, 0.125]),
+        ("step", {"drops": 1, "warmup": 0.25}, [1 / 3, 2 / 3, 1, 1, 1, 0.5, 0.5, 0.5, 0.5]),
         ("cosine", {}, [(1 + np.cos(np.pi * i / 8)) / 2 for i in range(9)]),
     ],
 )

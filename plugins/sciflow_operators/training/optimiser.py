@@ -23,14 +23,14 @@ def rate(config: Trained, step: int, steps: int) -> float:
     Parameters
     ----------
     config : Trained
-        Its `schedule`, `warmup`, `halvings` and `learning_rate`.
+        Its `schedule`, `warmup`, `drops` and `learning_rate`.
     step, steps : int
         Number of the update, and of all.
 
     Notes
     -----
     ``onecycle`` rises from 1/25 of the largest rate over the first 30 % of the updates and falls to 1e-4
-    of it, both along a cosine; ``cosine`` only falls. ``step`` halves it `halvings` times, after equal
+    of it, both along a cosine; ``cosine`` only falls. ``step`` halves it `drops` times, after equal
     parts of the training. All but ``onecycle`` begin with `warmup`, a straight line from 0, and do what
     they do in the rest. A live source may give more batches than its length promised: they take the last
     rate.
@@ -47,7 +47,7 @@ def rate(config: Trained, step: int, steps: int) -> float:
     elif config.schedule in ("onecycle", "cosine"):
         factor = _cosine(1.0, 1e-4, part)
     elif config.schedule == "step":
-        factor = 0.5 ** min(config.halvings, int(part * (config.halvings + 1)))
+        factor = 0.5 ** min(config.drops, int(part * (config.drops + 1)))
     else:
         factor = 1.0
     if not onecycle and step < warm:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sciflow_operators.training.fitted import Fitted
 
 
-_NOT_NEGATIVE = ("noise", "patience", "halvings", "report_every")
+_NOT_NEGATIVE = ("noise", "patience", "drops", "report_every")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class Trained(Surrogate):
     warmup : float
         Part of the updates in which the learning rate rises from 0; not of ``onecycle``, which rises
         by itself.
-    halvings : int
+    drops : int
         How often ``step`` halves the learning rate.
     loss : Loss
         What is minimised.
@@ -87,7 +87,7 @@ class Trained(Surrogate):
     weight_decay: float = 1e-4
     schedule: Literal["onecycle", "cosine", "step", "constant"] = "onecycle"
     warmup: float = 0.0
-    halvings: int = 5
+    drops: int = 5
     loss: Loss = RelativeL2()
     unroll: Unroll = Once()
     noise: float = 0.0

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sciflow.context import exchange
-from sciflow.errors import Diverged
+from sciflow.errors import Diverged, Invalid
 from sciflow_fenics import compat
 from sciflow_fenics.lattice import communicator, square
 from sciflow_fenics.quadrature import Elements, Ghosts, shapes, triangles
@@ -177,9 +177,11 @@ class Macro:
         """The law at this rank's points; its failure on one rank is that of all."""
         failure, found = "", None
         try:
+            if not np.isfinite(strain).all():
+                raise Diverged("Newton's method left the finite numbers")
             found = law.respond(strain)
             failure = self._fault(strain, *found)
-        except Diverged as error:
+        except (Diverged, Invalid) as error:
             failure = str(error)
         first = next((text for text in exchange(self.comm, failure) if text), "")
         if first or found is None:

@@ -63,7 +63,7 @@ def _picture(artifact: Artifact) -> Figure:
     right.triplot(nodes[:, 0], nodes[:, 1], triangles, color=GREY, lw=0.3)
     made.colorbar(shown, ax=right, shrink=0.85).set_label("in-plane stress, MPa", fontsize=8)
     right.set_aspect("equal")
-    right.set_title("displacements as they are; undeformed mesh in grey")
+    right.set_title("deformed as computed; grey: undeformed", fontsize=9)
     return made
 
 
@@ -123,5 +123,5 @@ def _curves(artifact: Artifact) -> Figure:
     right.plot(force[1:], 100 * artifact.read("curve_error"), "s-", color=BLUE, ms=4)
     right.set_xlabel("force, N/mm", fontsize=9)
     right.set_ylabel("difference, %", fontsize=9)
-    right.set_ylim(bottom=0)
+    right.set_ylim(0, 1.1 * max(100 * float(artifact.read("curve_error").max()), 1e-12))
     return made

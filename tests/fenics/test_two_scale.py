@@ -250,6 +250,42 @@ def test_models_and_computations_that_do_not_fit_are_refused(plain):
     asyncio.run(flow())
 
 
+def test_equino_with_a_reduced_newton_step_carries_the_curve_of_the_cell(plain):
+    """The plugins meet in the core: a cell of this one, a model of the other."""
+    pytest.importorskip("torch")
+    from sciflow_operators.components import EquiNO
+
+    cell = RVE(cells=6)
+    net = EquiNO(
+        problem=cell,
+        modes=8,
+        width=16,
+        layers=1,
+        epochs=2,
+        polish=0,
+        points=32,
+        loss_points=0,
+        corrector="newton",
+        magic_points=16,
+        degree=2,
+        threads=1,
+    )
+
+    async def flow():
+        points = await run(Design(problem=cell, count=24, seed=1))
+        data = await run(Simulate(cell), design=points)
+        stage = Train(net, cell.components, ("fluctuation", "homogenised"), train=0.8, valid=0.1)
+        model = await run(stage, ensemble=data)
+        computation = Stage(cell=cell, force=80.0)
+        fast, full = await run(computation, model=model), await run(computation)
+        return fast, await run(TwoScaleComparison(), reference=full, other=fast)
+
+    fast, both = asyncio.run(flow())
+    assert fast.attributes["law"] == "equino"
+    assert both.read("curve_error").max() < 0.005
+    assert max(fast.read("newton")) <= 5
+
+
 class Artefact:
     """A model artifact as far as the check looks."""
 

@@ -127,7 +127,7 @@ class Newton:
     def _block(self, strain: np.ndarray, coefficients: np.ndarray, steps: int) -> Corrected:
         for step in range(steps + 1):
             stress, tangent = self._points.respond(strain, coefficients)
-            gradient = stress.reshape(len(strain), -1) @ self._test.T
+            gradient = stress.reshape(len(strain), self._test.shape[1]) @ self._test.T
             matrix, mixed = self._stiffness(tangent)
             if step < steps:
                 change = _solve(matrix, gradient[:, :, None], strain)[:, :, 0]
@@ -222,7 +222,7 @@ def tables(modes: Modes, chosen: np.ndarray, material: Material) -> Tables:
     points, strains = modes.points[chosen], modes.strains[chosen]
 
     def whitened(values: np.ndarray) -> np.ndarray:
-        return np.einsum("qij,qjm->qim", white, values).reshape(len(chosen) * size, -1)
+        return np.asarray(np.einsum("qij,qjm->qim", white, values).reshape(len(chosen) * size, -1))
 
     basis, triangle = np.linalg.qr(whitened(modes.stress[chosen]))
     zero = np.zeros((len(chosen), size))
@@ -238,7 +238,7 @@ def tables(modes: Modes, chosen: np.ndarray, material: Material) -> Tables:
 
     def unwhitened(rows: np.ndarray) -> np.ndarray:
         shaped = rows.reshape(len(rows), len(chosen), size)
-        return np.einsum("mqi,qij->mqj", shaped, white).reshape(len(rows), -1)
+        return np.asarray(np.einsum("mqi,qij->mqj", shaped, white).reshape(len(rows), -1))
 
     return Tables(points, strains, unwhitened(left.T), unwhitened(np.linalg.solve(triangle, basis.T)))
 
@@ -289,14 +289,14 @@ class Magic:
 
     def stress_coefficients(self, stress: np.ndarray) -> np.ndarray:
         """Coefficients of the stress modes, shape (n, stress mode), from stresses at the points."""
-        return np.asarray(stress.reshape(len(stress), -1) @ self._rebuild.T)
+        return np.asarray(stress.reshape(len(stress), self._rebuild.shape[1]) @ self._rebuild.T)
 
     def _block(self, strain: np.ndarray, coefficients: np.ndarray, steps: int) -> Corrected:
-        n, r = len(strain), self._modes
+        n, r, rows = len(strain), self._modes, self._rows.shape[1]
         for step in range(steps + 1):
             stress, tangent = self._points.respond(strain, coefficients)
-            forces = stress.reshape(n, -1) @ self._rows
-            slopes = (tangent.reshape(n, -1) @ self._table).reshape(n, self._rows.shape[1], -1)
+            forces = stress.reshape(n, len(self._rows)) @ self._rows
+            slopes = (tangent.reshape(n, len(self._table)) @ self._table).reshape(n, rows, rows)
             if step < steps:
                 change = _solve(slopes[:, :r, :r], forces[:, :r, None], strain)
                 coefficients = coefficients - change[:, :, 0]

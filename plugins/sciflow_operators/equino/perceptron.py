@@ -61,7 +61,7 @@ class Perceptron:
             z *= s
             rows[1:] *= z
             rows[0] = h
-            rows = (rows.reshape(-1, rows.shape[2]) @ weight.T).reshape(directions + 1, n, -1)
+            rows = (rows.reshape(-1, rows.shape[2]) @ weight.T).reshape(directions + 1, n, len(weight))
         return rows[0] + self.biases[-1], rows[1:].transpose(1, 0, 2)
 
 

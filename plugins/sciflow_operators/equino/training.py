@@ -198,7 +198,8 @@ def _begin(
 ) -> EquinoModel:
     """A model with modes, polynomials and random weights."""
     modes = modes_of(config.cell, integrals, solved, config.counts, config.norm)
-    box = Box.of(solved.macroscopic)
+    bounds = np.array([(p.low, p.high) for p in config.cell.parameters.values()])
+    box = Box.of(solved.macroscopic, bounds)
     x = box.scale(solved.macroscopic)
     sides = []
     for values in modes.coefficients(solved):

@@ -10,6 +10,9 @@ import numpy as np
 
 from sciflow.errors import Invalid
 
+BEYOND = 3
+"""Of a random design hardly any point lies further outside of the range of the others, in mean distances."""
+
 
 @dataclass(frozen=True)
 class Box:
@@ -25,20 +28,28 @@ class Box:
     high: np.ndarray
 
     @classmethod
-    def of(cls, strains: np.ndarray) -> Box:
-        """The range of samples, and half the mean distance between them beyond it.
+    def of(cls, strains: np.ndarray, declared: np.ndarray) -> Box:
+        """The range of samples, and up to `BEYOND` mean distances more as far as the bounds allow it.
 
         Parameters
         ----------
         strains : ndarray, shape (member, component)
+        declared : ndarray, shape (component, 2)
+            Bounds of the problem's parameters.
+
+        Raises
+        ------
+        Invalid
+            If a component is the same in all samples.
         """
         low, high = strains.min(axis=0), strains.max(axis=0)
         if not (low < high).all():
             raise Invalid(
                 "a component of the macroscopic strain is the same in all samples; vary all of them"
             )
-        margin = 0.5 * (high - low) / len(strains)
-        return cls(low - margin, high + margin)
+        margin = BEYOND * (high - low) / len(strains)
+        lowest, highest = np.minimum(low, declared[:, 0]), np.maximum(high, declared[:, 1])
+        return cls(np.maximum(low - margin, lowest), np.minimum(high + margin, highest))
 
     @cached_property
     def half(self) -> np.ndarray:
@@ -51,7 +62,8 @@ class Box:
 
     def outside(self, strain: np.ndarray) -> np.ndarray:
         """Which components of strains lie outside, shape of `strain`."""
-        return np.asarray((strain < self.low) | (strain > self.high))
+        slack = 1e-6 * self.half  # strains may have been stored in single precision
+        return np.asarray((strain < self.low - slack) | (strain > self.high + slack))
 
 
 @dataclass(frozen=True)
@@ -120,5 +132,6 @@ def products(x: np.ndarray, degree: int) -> list[np.ndarray]:
     """Products of 0 to `degree` components in every order, shapes (n, component^k)."""
     found = [np.ones((len(x), 1))]
     for _ in range(degree):
-        found.append((found[-1][:, :, None] * x[:, None, :]).reshape(len(x), -1))
+        last = found[-1]
+        found.append((last[:, :, None] * x[:, None, :]).reshape(len(x), last.shape[1] * x.shape[1]))
     return found if degree >= 0 else []

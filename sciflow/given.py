@@ -212,7 +212,7 @@ def _same_domain(given: Given, signature: Signature) -> None:
             (v[0], v[-1] + ((v[-1] - v[0]) / (len(v) - 1) if axis in signature.periodic else 0.0))
             for v in (theirs, ours)
         ]
-        if np.abs(np.subtract(*ends)).max() > 1e-3 * (ends[1][1] - ends[1][0]):
+        if np.abs(np.subtract(ends[0], ends[1])).max() > 1e-3 * (ends[1][1] - ends[1][0]):
             raise Invalid(
                 f"{given.where}: the axis {axis!r} goes from {ends[0][0]:g} to {ends[0][1]:g}, that of the "
                 f"training samples from {ends[1][0]:g} to {ends[1][1]:g}"

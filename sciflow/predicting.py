@@ -175,7 +175,7 @@ def _write_npz(
     text = json.dumps({**about, "units": units})
     whole = {plain_name(n): a for n, a in arrays.items()} | lines | _members(given, count)
     with path.open("wb") as file:
-        np.savez(file, about=np.array(text), **whole)  # type: ignore[arg-type]
+        np.savez(file, about=np.array(text), **whole)
     return {plain_name(n): a.shape for n, a in arrays.items()}
 
 

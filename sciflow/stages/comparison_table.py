@@ -182,8 +182,8 @@ def _models(comparison: Artifact) -> Iterator[tuple[str, dict[str, float]]]:
 
 
 HEAD = (
-    "task", "model", "mean error, %", "median, %", "roll-out, %", "solver's own, %", "published, %", "parameters",
-    "GFLOP per answer", "ms per answer", "training, s", "memory, GB",
+    "task", "model", "mean error, %", "median, %", "roll-out, %", "solver's own, %", "published, %",
+    "parameters", "GFLOP per answer", "ms per answer", "training, s", "memory, GB",
 )  # fmt: skip
 
 

@@ -64,6 +64,8 @@ class Train(Stage):
         `sciflow.surrogate.Report`).
     seed : int
         Decides the split and every random choice of the training.
+    split_seed : int or None
+        Decides the split where trainings with several seeds are to leave out the same members.
     """
 
     name: ClassVar[str] = "train"
@@ -80,6 +82,7 @@ class Train(Stage):
     checkpoint_seconds: float = 300.0
     seed: int = 0
     members: int | None = None
+    split_seed: int | None = None
 
     def __post_init__(self) -> None:
         if not (0 < self.train < 1 and 0 < self.valid < 1 and self.train + self.valid < 1):
@@ -141,7 +144,8 @@ class Train(Stage):
         forget_peak()
         ensemble = inputs["ensemble"]
         good = np.flatnonzero(ensemble.read("status") == 1)
-        parts = split(good, self.train, self.valid, self.seed, self.members)
+        chosen = self.seed if self.split_seed is None else self.split_seed
+        parts = split(good, self.train, self.valid, chosen, self.members)
         samples = self._samples(ensemble, parts[0], self.surrogate.horizon)
         valid = self._samples(ensemble, parts[1])
         model, history = self._fit(samples, valid, Checkpoints(out.scratch), ctx)

@@ -179,7 +179,7 @@ class UNetNet(nn.Module):
         points = x.shape[1:-1]
         told = self.tell(x.flatten(1, -2)[:, 0, self.scalars]) if self.scalars else None
         x = x[..., self.fields] if self.scalars else x
-        x = x.movedim(-1, 1)
+        x = x.movedim(-1, 1).contiguous()  # convolutions of channels that come last are slower on a CPU
         more = [(0, -n % self.factor) for n in points]
         x = self.lift(self._extend(x, more))
         kept: list[Tensor] = []

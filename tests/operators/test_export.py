@@ -185,13 +185,13 @@ def test_weights_and_signature_are_read_without_sciflow(stored, tmp_path):
 
 
 def test_a_graph_that_answers_otherwise_is_not_kept(stored, tmp_path, monkeypatch):
-    write = graphs._write_torch
+    write = graphs.write_torch
 
     def off(mapped, path, about):
         replay = write(mapped, path, about)
         return lambda x: {n: v * (1 + 2e-5) for n, v in replay(x).items()}
 
-    monkeypatch.setattr(graphs, "_write_torch", off)
+    monkeypatch.setattr(graphs, "write_torch", off)
     with pytest.raises(Failed, match="differ from the model's by 2e-05 of the largest value"):
         graphs.export(stored["mlp"], tmp_path / "m.pt2", None, None)
     assert list(tmp_path.iterdir()) == []
@@ -235,3 +235,36 @@ def test_without_onnx_it_says_what_to_install(stored, tmp_path, monkeypatch, cap
     )
     assert main(["export", str(stored["mlp"].path), str(tmp_path / "m.onnx")]) == 1
     assert "pip install 'sciflow[onnx]'" in capsys.readouterr().err
+
+
+@pytest.mark.torture
+@onnx
+def test_every_network_leaves_in_both_formats(tmp_path):
+    """But those that answer by many passes with random numbers of their own."""
+    from sciflow.registry import registry
+    from sciflow.testing import example
+    from sciflow_operators.training.trained import Trained
+
+    axes, rng = ("y", "x"), np.random.default_rng(0)
+    u, v = rng.standard_normal((2, 4, 16, 16)).astype("float32")
+    signature = Signature(
+        {"u": Field(axes, "K"), "lead_time": Field((), "s")},
+        {"u": Field(axes, "K")},
+        dict.fromkeys(axes, np.arange(16) / 16),
+        axes,
+    )
+    samples = Memory({"u": u, "lead_time": np.ones(4, "float32")}, {"u": v}, signature)
+    seen = set()
+    for cls, _ in registry().components():
+        if cls.kind != "surrogate" or not issubclass(cls, Trained) or cls.name in ("refiner", "equino"):
+            continue
+        model = fitted(example(cls).replace(epochs=1), samples)
+        model.net.requires_grad_(False)
+        mapped = Mapped(model).eval()
+        about = {"graph_inputs": {"u": "u", "lead_time": "lead_time"}, "graph_outputs": {"u": "u_out"}}
+        with graphs.quiet(), torch.no_grad():
+            for write, suffix in ((graphs.write_torch, "pt2"), (graphs.write_onnx, "onnx")):
+                replay = write(mapped, tmp_path / f"{cls.name}.{suffix}", about)
+                assert list(graphs._compared(mapped, replay, None)), cls.name
+        seen.add(cls.name)
+    assert {"fno", "mlp", "mp_pde", "unet", "multigrid", "poseidon"} <= seen

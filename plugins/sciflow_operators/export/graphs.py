@@ -64,13 +64,13 @@ def export(
     Failed
         If the graph's answers differ by more than `TOLERANCE`; nothing is kept then.
     """
-    write = {".pt2": _write_torch, ".onnx": _write_onnx}[path.suffix]
+    write = {".pt2": write_torch, ".onnx": write_onnx}[path.suffix]
     model = _on_processor(artifact)
     mapped = Mapped(model, points).eval()
     about = _about(artifact, model, mapped)
     part = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
-        with _quiet(), torch.no_grad():
+        with quiet(), torch.no_grad():
             replay = write(mapped, part, about)
             rows = list(_compared(mapped, replay, known))
         part.replace(path)
@@ -130,7 +130,8 @@ def _trace(mapped: Mapped) -> tuple[torch.export.ExportedProgram, tuple[torch.Te
         ) from error
 
 
-def _write_torch(mapped: Mapped, path: Path, about: dict[str, Any]) -> Replay:
+def write_torch(mapped: Mapped, path: Path, about: dict[str, Any]) -> Replay:
+    """Write a graph of torch; returns how the file answers."""
     program, _ = _trace(mapped)
     torch.export.save(program, path, extra_files={f"{ABOUT}.json": json.dumps(about)})
     module = torch.export.load(path).module()
@@ -142,7 +143,14 @@ def _write_torch(mapped: Mapped, path: Path, about: dict[str, Any]) -> Replay:
     return replay
 
 
-def _write_onnx(mapped: Mapped, path: Path, about: dict[str, Any]) -> Replay:
+def write_onnx(mapped: Mapped, path: Path, about: dict[str, Any]) -> Replay:
+    """Write ONNX; returns how the file answers in onnxruntime.
+
+    Raises
+    ------
+    Missing
+        If a package for it is missing.
+    """
     absent = [n for n in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(n) is None]
     if absent:
         raise Missing(
@@ -164,7 +172,7 @@ def _write_onnx(mapped: Mapped, path: Path, about: dict[str, Any]) -> Replay:
     onnx.checker.check_model(document)
     onnx.save(document, str(path))
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level, options.intra_op_num_threads = 3, torch.get_num_threads()
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def replay(x: Arrays) -> dict[str, np.ndarray]:
@@ -214,7 +222,7 @@ def difference(found: Arrays, wanted: Arrays) -> float:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without what torch says about torchvision and its own deprecations."""
     log = logging.getLogger("torch.onnx")
     level = log.level

@@ -51,10 +51,19 @@ def bench_speed() -> Iterator[Figure]:
     torch.manual_seed(0)
     size = SIZES["T"]
     config = source.ScOTConfig(
-        image_size=size.points, patch_size=size.patch, num_channels=4, num_out_channels=4,
-        embed_dim=size.width, depths=list(size.depths), num_heads=list(size.heads),
-        skip_connections=list(size.skips), window_size=size.window, mlp_ratio=size.expansion, use_conditioning=True, drop_path_rate=0.0,
-    )  # fmt: skip
+        image_size=size.points,
+        patch_size=size.patch,
+        num_channels=4,
+        num_out_channels=4,
+        embed_dim=size.width,
+        depths=list(size.depths),
+        num_heads=list(size.heads),
+        skip_connections=list(size.skips),
+        window_size=size.window,
+        mlp_ratio=size.expansion,
+        use_conditioning=True,
+        drop_path_rate=0.0,
+    )
     theirs = source.ScOT(config)
     with torch.no_grad():
         for p in theirs.parameters():

@@ -16,7 +16,7 @@ from sciflow.sections import model as section
 from sciflow.stages.design import Design
 from sciflow.stages.simulate import Simulate
 from sciflow.stages.train import Train, load_model
-from sciflow_operators.components import Poseidon
+from sciflow_operators.components import Conditioned, Poseidon
 from sciflow_operators.poseidon import published
 from sciflow_operators.poseidon.blocks import TimeNorm
 from sciflow_operators.poseidon.scot import Embed, Recover, ScOT
@@ -263,6 +263,17 @@ def test_other_channels_get_an_embedding_and_a_recovery_of_their_own(tmp_path, c
     assert np.isfinite(model.predict(trajectories(2).x)["u"]).all()
     kept = "encoder.layers.0.downsample.reduction.weight"
     np.testing.assert_allclose(state["net.net.merge.0.weight"], values[kept], rtol=1e-5, atol=1e-6)
+
+
+def test_a_network_around_it_begins_with_the_weights_too(weights):
+    inner = Poseidon(architecture=SMALL, weights=weights)
+    around = Conditioned(inner=inner, modes=4, epochs=1, learning_rate=1e-9, threads=1, device="cpu")
+    model, _, _ = fit(around, trajectories(2))
+    assert model.notes()["weights_sha256"] == inner.sha256
+    _, values = published.read(weights)
+    state = {k.split("net.", 2)[-1]: v for k, v in model.state().items() if k.endswith("merge.0.weight")}
+    expected = values["encoder.layers.0.downsample.reduction.weight"]
+    np.testing.assert_allclose(next(iter(state.values())), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_changed_weights_are_another_configuration_and_are_not_loaded_by_mistake(weights):

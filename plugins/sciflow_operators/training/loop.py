@@ -124,7 +124,7 @@ def _new(config: Trained, samples: Samples, signature: Signature, ctx: Context) 
     seen = FirstSteps(samples, Cut(samples.signature, signature, layout, config.horizon, device))
     found = scales(seen, layout, ctx.comm)
     ctx.all_ok(Invalid(f"{seen.fault}: training samples must be finite numbers") if seen.fault else None)
-    begin(net, layout, found[0], ctx.log)
+    begin(net, layout, found[0], ctx)
     return config.fitted(signature, layout, net.to(device), found)
 
 

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from torch import nn
 
+from sciflow.errors import SciflowError
 from sciflow_operators.fields.channels import groups
 
 if TYPE_CHECKING:
+    from sciflow.context import Context
     from sciflow_operators.fields.channels import Channels, Scale
 
 
@@ -33,8 +35,8 @@ class Prepared(Protocol):
         """See `Model.notes`."""
 
 
-def begin(net: nn.Module, layout: Channels, scale: Scale, log: logging.Logger) -> None:
-    """Call `Prepared.begin` of every part of a network that has one.
+def begin(net: nn.Module, layout: Channels, scale: Scale, ctx: Context) -> None:
+    """Call `Prepared.begin` of every part of a network that has one; collective.
 
     Parameters
     ----------
@@ -44,17 +46,27 @@ def begin(net: nn.Module, layout: Channels, scale: Scale, log: logging.Logger) -
         What its input channels are.
     scale : Scale
         Of the input channels.
-    log : Logger
+    ctx : Context
         Of the training.
+
+    Raises
+    ------
+    SciflowError
+        What a part raises, once all ranks know of it.
     """
     scalars, first = {}, 0
     for (name, count), width in zip(layout.inputs.items(), groups(layout.inputs), strict=True):
         if not count:
             scalars[name] = (float(scale.mean[first]), float(scale.spread[first]))
         first += width
-    for part in net.modules():
-        if isinstance(part, Prepared):
-            part.begin(log, scalars)
+    fault: SciflowError | None = None
+    try:
+        for part in net.modules():
+            if isinstance(part, Prepared):
+                part.begin(ctx.log, scalars)
+    except SciflowError as error:
+        fault = error
+    ctx.all_ok(fault)
 
 
 def notes(net: nn.Module) -> dict[str, Any]:

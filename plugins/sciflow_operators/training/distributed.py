@@ -59,14 +59,14 @@ class GlooComm:
                 f"{launch.launcher} started {launch.size} processes and does not say where they meet: set "
                 "MASTER_ADDR and MASTER_PORT, or install mpi4py"
             )
-        at_torchrun = launch.launcher == "torchrun"
+        address = "127.0.0.1" if launch.one_machine else launch.address
+        # torchrun's agent listens already, and its variables say where; otherwise rank 0 has to.
+        where: dict[str, Any] = {"init_method": "env://"}
+        if launch.launcher != "torchrun":
+            where = {"store": _store(address, launch.port, self.rank, self.size)}
         with interface(launch.one_machine):
             dist.init_process_group(
-                backend(),
-                init_method="env://" if at_torchrun else f"tcp://{launch.address}:{launch.port}",
-                rank=self.rank,
-                world_size=self.size,
-                timeout=PATIENCE,
+                backend(), rank=self.rank, world_size=self.size, timeout=PATIENCE, **where
             )
         atexit.register(_leave)
 
@@ -249,18 +249,27 @@ def _meeting(comm: Comm, one_machine: bool) -> Iterator[Any]:
         yield stores.FileStore(str(path), comm.size)
         return
     address = socket.gethostbyname(socket.gethostname())
-    if comm.rank:
-        host, _, port = exchange(comm, "")[0].rpartition(":")
-        yield stores.TCPStore(host, int(port), comm.size, False, PATIENCE)
-        return
+    free = 0
+    if comm.rank == 0:
+        with socket.socket() as trial:
+            trial.bind((address, 0))
+            free = trial.getsockname()[1]
+    host, _, port = exchange(comm, f"{address}:{free}")[0].rpartition(":")
+    yield _store(host, int(port), comm.rank, comm.size)
+
+
+def _store(address: str, port: int, rank: int, size: int) -> Any:
+    """Where ranks find each other, at a port of rank 0's."""
+    stores: Any = dist
+    if rank:
+        return stores.TCPStore(address, port, size, False, PATIENCE)
     # The socket is bound to one address here; by itself the store listens on all of them.
-    with socket.socket() as listening:
-        listening.bind((address, 0))
-        listening.listen()
-        port = listening.getsockname()[1]
-        exchange(comm, f"{address}:{port}")
-        handle = listening.detach()
-        yield stores.TCPStore(address, port, comm.size, True, PATIENCE, False, master_listen_fd=handle)
+    listening = socket.socket()
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.bind((address, port))
+    listening.listen()
+    handle = listening.detach()
+    return stores.TCPStore(address, port, size, True, PATIENCE, False, master_listen_fd=handle)
 
 
 def total(values: Tensor) -> Tensor:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sciflow.reporting import BLUE, GREY, INK, ORANGE, Section, data_uri, figure, image, percent, table
-from sciflow.stages.comparison_table import HEAD, cells, markdown
+from sciflow.stages.comparison_table import HEAD, cells, markdown, sources
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,7 +39,9 @@ def section(artifact: Artifact) -> Section:
         "one. Published numbers are those of the cited source, on data of its own.</p>"
     )
     plot = data_uri(_errors(labels, columns, tasks))
-    body = table(HEAD, [cells(a, b) for a, b in zip(labels, rows, strict=True)]) + text
+    notes = sources(labels)
+    body = table(HEAD, [cells(a, b, notes) for a, b in zip(labels, rows, strict=True)]) + text
+    body += "".join(f"<p>[{number}] {html.escape(note)}</p>" for number, note in enumerate(notes, 1))
     return Section(
         "All models on all tasks", body + image(plot, "errors"), tuple(figures), markdown(labels, rows)
     )
@@ -47,23 +50,30 @@ def section(artifact: Artifact) -> Section:
 def _errors(
     labels: Sequence[Mapping[str, str]], columns: Mapping[str, np.ndarray], tasks: Sequence[str]
 ) -> Figure:
-    """A panel for each task: a bar for each model, marks for what others published, the solver's error."""
+    """A panel for each task: a line for each model, with what others published and the solver's error."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     most = max(sum(label["task"] == task for label in labels) for task in tasks)
-    made, axes = figure(len(tasks), width=max(4.0, 2.6 * len(tasks)), height=1.2 + 0.42 * most)
+    made, axes = figure(len(tasks), width=max(4.0, 2.5 * len(tasks)), height=1.3 + 0.36 * most)
     for ax, task in zip(axes[0], tasks, strict=True):
         at = [i for i, label in enumerate(labels) if label["task"] == task]
         places = np.arange(len(at))[::-1]
         errors = 100 * columns["error_mean"][at]
         spread = np.nan_to_num(100 * columns["error_mean_std"][at])
-        ax.barh(places, errors, xerr=spread, height=0.6, color=BLUE, ecolor=INK)
+        ax.errorbar(errors, places, xerr=spread, fmt="o", color=BLUE, ecolor=INK, ms=7, label="measured")
+        rolled = 100 * columns["rollout_error"][at]
+        ax.plot(rolled, places, "o", color=BLUE, mfc="none", ms=7, label="measured, whole roll-out")
         ax.plot(100 * columns["published"][at], places, "D", color=ORANGE, ms=6, label="published")
         floor = 100 * columns["floor"][at][0]
-        if np.isfinite(floor) and floor > 0:
-            ax.axvline(floor, color=GREY, ls="--", lw=1.2, label="solver's own")
+        ax.axvline(floor if floor > 0 else np.nan, color=GREY, ls="--", lw=1.2, label="solver's own error")
         ax.set_xscale("log")
-        ax.set_yticks(places, [labels[i]["model"] for i in at], fontsize=8)
+        ax.xaxis.set_major_locator(LogLocator(numticks=5))
+        ax.xaxis.set_minor_formatter(NullFormatter())
+        ax.set_yticks(places, [labels[i]["model"].replace("_", " ") for i in at], fontsize=8)
+        ax.set_ylim(-0.6, len(at) - 0.4)
+        ax.grid(axis="y", color=GREY, alpha=0.3, lw=0.6)
         ax.set_xlabel("mean error, %", fontsize=8)
         ax.set_title(task.replace("_", " "))
-        if ax.get_legend_handles_labels()[0]:
-            ax.legend(frameon=False, fontsize=7)
+    handles, names = axes[0, 0].get_legend_handles_labels()
+    made.legend(handles, names, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     return made

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
 
@@ -183,12 +183,27 @@ def _models(comparison: Artifact) -> Iterator[tuple[str, dict[str, float]]]:
 
 HEAD = (
     "task", "model", "mean error, %", "median, %", "roll-out, %", "solver's own, %", "published, %",
-    "parameters", "GFLOP per answer", "ms per answer", "training, s", "memory, GB",
+    "parameters", "MFLOP per answer", "ms per answer", "training, s", "memory, GB",
 )  # fmt: skip
 
 
-def cells(label: Mapping[str, str], row: Mapping[str, float]) -> list[str]:
-    """One row of the table as text, in the order of `HEAD`."""
+def sources(labels: Sequence[Mapping[str, str]]) -> list[str]:
+    """Whose numbers stand in the table, in the order of their notes."""
+    return list(dict.fromkeys(label["source"] for label in labels if label["source"]))
+
+
+def cells(label: Mapping[str, str], row: Mapping[str, float], notes: Sequence[str]) -> list[str]:
+    """One row of the table as text, in the order of `HEAD`.
+
+    Parameters
+    ----------
+    label : mapping
+        Task, model and source.
+    row : mapping
+        Numbers.
+    notes : sequence of str
+        See `sources`; a published number carries the number of its note.
+    """
 
     def show(name: str, factor: float = 1.0, form: str = ".3g") -> str:
         value = row.get(name, math.nan)
@@ -196,7 +211,7 @@ def cells(label: Mapping[str, str], row: Mapping[str, float]) -> list[str]:
 
     spread = row.get("error_mean_std", math.nan)
     mean = show("error_mean", 100) + (f" ± {100 * spread:.1g}" if math.isfinite(spread) else "")
-    published = show("published", 100) + (f" ({label['source']})" if label["source"] else "")
+    note = f" [{notes.index(label['source']) + 1}]" if label["source"] else ""
     return [
         label["task"],
         label["model"],
@@ -204,17 +219,19 @@ def cells(label: Mapping[str, str], row: Mapping[str, float]) -> list[str]:
         show("error_median", 100),
         show("rollout_error", 100),
         show("floor", 100, ".1g"),
-        published,
+        show("published", 100) + note,
         show("parameters", 1, ",.0f"),
-        show("operations", 1e-9),
+        show("operations", 1e-6),
         show("query_seconds", 1e3),
         show("offline_seconds"),
         show("training_bytes", 1e-9),
     ]
 
 
-def markdown(labels: list[dict[str, str]], rows: list[dict[str, float]]) -> str:
-    """The table in Markdown."""
-    lines = [HEAD, ["---"] * len(HEAD), *(cells(a, b) for a, b in zip(labels, rows, strict=True))]
-    safe = ([cell.replace("|", "/") for cell in line] for line in lines)
-    return "".join(f"| {' | '.join(line)} |\n" for line in safe)
+def markdown(labels: Sequence[Mapping[str, str]], rows: Sequence[Mapping[str, float]]) -> str:
+    """The table in Markdown, with its notes."""
+    notes = sources(labels)
+    body = [cells(a, b, notes) for a, b in zip(labels, rows, strict=True)]
+    safe = ([cell.replace("|", "/") for cell in line] for line in [HEAD, ["---"] * len(HEAD), *body])
+    table = "".join(f"| {' | '.join(line)} |\n" for line in safe)
+    return table + "".join(f"\n[{number}] {note}\n" for number, note in enumerate(notes, 1))

@@ -43,7 +43,7 @@ def table_of():
         floor = await run(Convergence(("u",)), ensemble=data, finer=data)
         cited = (
             Published("waves", "least", 0.25, "a paper"),
-            Published("waves", "theirs", 0.5, "another | paper"),
+            Published("waves", "the|irs", 0.5, "another | paper"),
         )
         stage = ComparisonTable(("waves", "again"), cited)
         made = await run(stage, waves=comparison, waves_floor=floor, again=comparison)
@@ -58,7 +58,7 @@ def test_seeds_are_one_row_and_published_numbers_stand_beside_ours():
     expected = [
         ("waves", "least"),
         ("waves", "other"),
-        ("waves", "theirs"),
+        ("waves", "the|irs"),
         ("again", "least"),
         ("again", "other"),
     ]
@@ -71,12 +71,13 @@ def test_seeds_are_one_row_and_published_numbers_stand_beside_ours():
     np.testing.assert_array_equal(made.read("published"), [0.25, np.nan, 0.5, np.nan, np.nan])
     np.testing.assert_array_equal(made.read("floor"), [0, 0, 0, np.nan, np.nan])
     lines = made.file("table.md").read_text().splitlines()
-    assert len(lines) == 2 + len(expected)
-    assert len({line.count(" | ") for line in lines}) == 1  # a cell holds no separator
-    assert "25 (a paper)" in lines[2]
+    assert lines[2 + len(expected) :] == ["", "[1] a paper", "", "[2] another | paper"]
+    assert len({line.count(" | ") for line in lines[: 2 + len(expected)]}) == 1
+    assert "| 25 [1] |" in lines[2]
     text = page.read_text()
     assert "All models on all tasks" in text
-    assert "25 (a paper)" in text
+    assert "25 [1]" in text
+    assert "[2] another | paper" in text
 
 
 @pytest.mark.parametrize(

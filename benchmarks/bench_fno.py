@@ -8,62 +8,79 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from importlib.util import find_spec
 
 from benchmarks.figure import Figure, NotRun, medians
 
-TARGETS = {1: {"step": 1.3, "forward": 1.3}, 2: {"step": 1.5, "forward": 1.6}}
+TARGETS = {1: {"step": 1.3, "forward": 1.3, "compiled step": 1.45}, 2: {"step": 1.5, "forward": 1.6}}
 """By number of threads."""
+GRIDS: dict[str, tuple[tuple[int, ...], tuple[int, ...], int, int]] = {
+    "": ((64, 64), (16, 16), 32, 8),
+    "3d_": ((32, 32, 32), (8, 8, 8), 16, 2),
+}
+"""Points, modes, width and batch of each case; four layers."""
 
 
 def bench_speed() -> Iterator[Figure]:
-    """64 x 64 points, width 32, 16 modes, 4 layers, batch 8; a fresh process for each thread count."""
+    """64 x 64 points, width 32, 16 modes, batch 8, and three axes; a process for each thread count."""
     if find_spec("neuralop") is None:
         raise NotRun("neuraloperator is missing: pip install -c constraints.txt neuraloperator==2.0.0")
     for threads, targets in TARGETS.items():
         word = "thread" if threads == 1 else "threads"
         if threads > len(os.sched_getaffinity(0)):
             raise NotRun(f"{threads} threads need as many cores")
-        env = {**os.environ, "OMP_NUM_THREADS": str(threads), "WANDB_MODE": "disabled"}
-        done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-m", "benchmarks.bench_fno", str(threads)],
-            env=env,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise NotRun(done.stderr.strip().splitlines()[-1])
-        seconds = json.loads(done.stdout.splitlines()[-1])
-        for what, target in targets.items():
-            theirs, ours = seconds[f"{what} theirs"], seconds[f"{what} ours"]
-            note = f"neuraloperator {1e3 * theirs:.1f} ms, here {1e3 * ours:.1f} ms"
-            yield Figure(f"{what}_{threads}_{word}", theirs / ours, target, note=note)
-        yield Figure(f"difference_{threads}_{word}", seconds["difference"], 1e-6, "", "<=", "of the outputs")
+        for case in GRIDS:
+            seconds = _measured(threads, case)
+            for what, target in targets.items():
+                if f"{what} ours" not in seconds:
+                    continue
+                theirs, ours = seconds[f"{what.removeprefix('compiled ')} theirs"], seconds[f"{what} ours"]
+                note = f"neuraloperator {1e3 * theirs:.1f} ms, here {1e3 * ours:.1f} ms"
+                name = f"{case}{what.replace(' ', '_')}_{threads}_{word}"
+                yield Figure(name, theirs / ours, target, note=note)
+            name = f"{case}difference_{threads}_{word}"
+            yield Figure(name, seconds["difference"], 1e-6, "", "<=", "of the outputs")
 
 
-def compare(threads: int) -> dict[str, float]:
+def _measured(threads: int, case: str) -> dict[str, float]:
+    """`compare` in a fresh process."""
+    env = {**os.environ, "OMP_NUM_THREADS": str(threads), "WANDB_MODE": "disabled"}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "benchmarks.bench_fno", str(threads), case],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise NotRun(done.stderr.strip().splitlines()[-1])
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def compare(threads: int, case: str) -> dict[str, float]:
     """Median seconds of a training step and a prediction, ours and theirs, at equal weights."""
     import torch
     from neuralop.models import FNO
 
-    from sciflow_operators.fourier.layers import FNONet
-    from sciflow_operators.fourier.neuralop import from_neuraloperator
+    from sciflow_operators.fourier.neuralop import network
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    theirs = FNO(n_modes=(16, 16), in_channels=1, out_channels=1, hidden_channels=32, n_layers=4)
-    ours = FNONet(1, 1, 32, (16, 16), 4, (True, True))
-    ours.load_state_dict(from_neuraloperator(theirs.state_dict(), 4))
-    x, y = torch.randn(2, 8, 64, 64, 1)
-    first = (0, 3, 1, 2)
+    points, modes, width, batch = GRIDS[case]
+    theirs = FNO(n_modes=modes, in_channels=1, out_channels=1, hidden_channels=width, n_layers=4)
+    ours = network(theirs.state_dict(), (True,) * len(points))
+    x, y = torch.randn(2, batch, *points, 1)
+    first = (0, x.ndim - 1, *range(1, x.ndim - 1))
     data = {"ours": (ours, x, y), "theirs": (theirs, *(v.permute(first).contiguous() for v in (x, y)))}
     with torch.no_grad():
         difference = float((ours(x).permute(first) - theirs(data["theirs"][1])).abs().max())
     optimisers = {k: torch.optim.AdamW(v[0].parameters()) for k, v in data.items()}
+    fast = torch.compile(ours) if threads == 1 and not case else None
 
-    def step(who: str) -> None:
-        net, a, b = data[who]
+    def step(who: str, net: torch.nn.Module) -> None:
+        _, a, b = data[who]
         optimisers[who].zero_grad(set_to_none=True)
         (net(a) - b).norm().backward()
         optimisers[who].step()
@@ -72,11 +89,10 @@ def compare(threads: int) -> dict[str, float]:
         with torch.no_grad():
             data[who][0](data[who][1])
 
-    runs = {
-        f"{name} {who}": (lambda call=call, who=who: call(who))
-        for name, call in (("step", step), ("forward", forward))
-        for who in data
-    }
+    runs = {f"step {who}": partial(step, who, data[who][0]) for who in data}
+    runs |= {f"forward {who}": partial(forward, who) for who in data}
+    if fast is not None:
+        runs["compiled step ours"] = partial(step, "ours", fast)
     return {**medians(runs, repeats=30, warm=3), "difference": difference}
 
 
@@ -136,4 +152,4 @@ def bench_burgers() -> Iterator[Figure]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(compare(int(sys.argv[1]))))
+    print(json.dumps(compare(int(sys.argv[1]), sys.argv[2])))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sciflow_operators.components import FNO
 
 KNOWN, UNKNOWN = "permeability", "pressure"
-TRAINED = 1000
+TRAINED, FEWER = 1000, 500
 """Members that are trained on; 200 others are predicted."""
 
 
@@ -108,20 +108,18 @@ def bench_darcy() -> Iterator[Figure]:
 
 
 def bench_factorised() -> Iterator[Figure]:
-    """Tucker weights beside dense ones: equal members, epochs and steps."""
+    """Tensor trains beside dense weights, trained alike on 500 members at 43 x 43 points."""
     from sciflow_operators.components import FNO
 
-    held = media(TRAINED + 200, 43)
-    dense = FNO(epochs=20, continuation=2, threads=1, device="cpu")
+    held = media(FEWER + 200, 43)
+    dense = FNO(epochs=15, learning_rate=8e-3, continuation=2, threads=1, device="cpu")
     errors, sizes, times = [], [], []
-    for config in (dense, dense.replace(factorisation="tucker", rank=0.1)):
-        model, seconds = trained(config, held.part(slice(TRAINED), 1))
-        errors.append(error(model, held.part(slice(TRAINED, None), 1)))
+    for config in (dense, dense.replace(factorisation="tt", rank=0.1)):
+        model, seconds = trained(config, held.part(slice(FEWER), 1))
+        errors.append(error(model, held.part(slice(FEWER, None), 1)))
         sizes.append(sum(v.size for k, v in model.state().items() if k.startswith("net.")))
         times.append(seconds)
     note = f"{sizes[0]} and {sizes[1]} numbers"
     yield Figure("factorised_parameters", sizes[0] / sizes[1], 8.0, "x", ">=", note)
-    note = (
-        f"dense {errors[0]:.2f} %, Tucker {errors[1]:.2f} %, trained in {times[0]:.0f} and {times[1]:.0f} s"
-    )
+    note = f"dense {errors[0]:.2f} %, train {errors[1]:.2f} %, trained in {times[0]:.0f} and {times[1]:.0f} s"
     yield Figure("factorised_error", errors[1] / errors[0], 1.05, "x", "<=", note)

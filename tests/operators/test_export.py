@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import re
+import warnings
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from sciflow_operators.components import FNO, MLP, MPPDE
 from sciflow_operators.export import graphs
 from sciflow_operators.export.mapped import Mapped, graph_names
 from sciflow_spectral.components import NavierStokes
+from tests.conftest import ROOT
 from tests.operators.test_training import Memory
 from tests.toys import Least, Wave
 
@@ -268,3 +271,20 @@ def test_every_network_leaves_in_both_formats(tmp_path):
                 assert list(graphs._compared(mapped, replay, None)), cls.name
         seen.add(cls.name)
     assert {"fno", "mlp", "mp_pde", "unet", "multigrid", "poseidon"} <= seen
+
+
+def test_the_page_reads_weights_without_sciflow(stored, tmp_path, monkeypatch):
+    text = (ROOT / "docs" / "export.md").read_text()
+    (block,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert len([line for line in block.splitlines() if line and "import" not in line]) <= 10
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", str(stored["mlp"].path), "weights.safetensors"]) == 0
+    rng = np.random.default_rng(0)
+    x = {"u[0]": rng.random((3, 8)).astype("float32"), "a": rng.random(3).astype("float32")}
+    np.savez("in.npz", **x)
+    names: dict = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        exec(block, names)
+    wanted = load_model(stored["mlp"]).predict(x)["u"]
+    np.testing.assert_allclose(names["out"].reshape(wanted.shape), wanted, rtol=1e-5)

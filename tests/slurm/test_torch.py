@@ -13,8 +13,9 @@ from tests.conftest import ROOT
 
 @pytest.mark.torture
 def test_tasks_of_srun_are_ranks_where_gloo_is_asked_for(slurm_cluster, tmp_path):
+    srun = ["srun", "--mpi=none", "-N", "1", "-n", "2"]
     done = subprocess.run(
-        ["srun", "--mpi=none", "-N", "1", "-n", "2", sys.executable, "-m", "tests.operators.ranks", str(tmp_path)],
+        [*srun, sys.executable, "-m", "tests.operators.ranks", str(tmp_path)],
         cwd=ROOT, env={**os.environ, "SCIFLOW_COLLECTIVES": "torch"},
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip

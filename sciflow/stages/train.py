@@ -31,6 +31,9 @@ MODEL = Schema(
     {"train_members": _MEMBERS, "valid_members": _MEMBERS, "test_members": _MEMBERS},
 )
 
+READ_AHEAD = 2
+"""Batches of a training that a thread reads while a step is taken, for files that are not in memory."""
+
 
 @dataclass(frozen=True)
 class Train(Stage):
@@ -115,9 +118,17 @@ class Train(Stage):
             self._check_horizon(inputs["ensemble"], horizon)
         self._samples(inputs["ensemble"], None, horizon)
 
-    def _samples(self, ensemble: Artifact, members: np.ndarray | None, horizon: int = 1) -> Stored:
+    def _samples(
+        self,
+        ensemble: Artifact,
+        members: np.ndarray | None,
+        horizon: int = 1,
+        ahead: int = 0,
+        shard: tuple[int, int] = (0, 1),
+    ) -> Stored:
         window = self.window and (self.window[0], self.window[1] * horizon)
-        return Stored(ensemble, self.inputs_of, self.outputs_of, members, window=window, pairs=self.pairs)
+        names = self.inputs_of, self.outputs_of
+        return Stored(ensemble, *names, members, window=window, pairs=self.pairs, shard=shard, ahead=ahead)
 
     def _check_horizon(self, ensemble: Artifact, horizon: int) -> None:
         """Refuse to train on roll-outs where a step does not give what the next one takes."""
@@ -146,9 +157,12 @@ class Train(Stage):
         good = np.flatnonzero(ensemble.read("status") == 1)
         chosen = self.seed if self.split_seed is None else self.split_seed
         parts = split(good, self.train, self.valid, chosen, self.members)
-        samples = self._samples(ensemble, parts[0], self.surrogate.horizon)
-        valid = self._samples(ensemble, parts[1])
+        shard = (ctx.comm.rank, ctx.comm.size)
+        samples = self._samples(ensemble, parts[0], self.surrogate.horizon, READ_AHEAD, shard)
+        valid = self._samples(ensemble, parts[1], shard=shard)
         model, history = self._fit(samples, valid, Checkpoints(out.scratch), ctx)
+        if ctx.comm.rank:
+            return
         for name, members in zip(MODEL, parts, strict=True):
             out.write(name, members, _MEMBERS)
         store_model(self.surrogate, model, history, out)
@@ -163,6 +177,8 @@ class Train(Stage):
     ) -> tuple[Model, list[dict[str, float]]]:
         """The fitted model and the metrics of every epoch."""
         history, resume = kept.latest()
+        # Nobody may replace what another rank still reads.
+        ctx.comm.barrier()
         if resume is not None:
             ctx.log.info("training goes on after epoch %d", len(history))
         fit = self.surrogate.fit(samples, valid, ctx, resume)
@@ -178,9 +194,16 @@ class Train(Stage):
                 ctx.metric(report.epoch, **report.metrics)
                 due = due or report.epoch % self.checkpoint_every == 0
             ctx.progress(report.epoch, report.epochs, "epochs")
-            if due and report.epoch < report.epochs:
-                kept.save(history, report.checkpoint(), report.batches)
+            if report.epoch < report.epochs and _agreed(due, ctx):
+                state = report.checkpoint()
+                if ctx.comm.rank == 0:
+                    kept.save(history, state, report.batches)
                 saved = time.monotonic()
+
+
+def _agreed(due: bool, ctx: Context) -> bool:
+    """What the first rank says, whose clock counts; collective."""
+    return exchange(ctx.comm, "due" if due else "")[0] == "due"
 
 
 def split(

@@ -60,9 +60,9 @@ def test_a_network_that_knows_the_noise_gives_the_truth():
     model, _, _ = fit(SMALL.replace(epochs=1, increments=False), samples)
     mean, spread = (torch.from_numpy(model.state()[f"output.{k}"]) for k in ("mean", "spread"))
     truth = (torch.from_numpy(samples.y["v"])[..., None] - mean) / spread
-    model.net = Knowing(truth, model.signal)
+    model.call = Knowing(truth, model.signal)
     np.testing.assert_allclose(model.predict(samples.x)["v"], samples.y["v"], atol=1e-5)
-    first, second, last = model.net.seen
+    first, second, last = model.call.seen
     assert (first == 0).all()
     for seen, power in ((second, model.signal[1]), (last, model.signal[2])):
         noise = (seen - power**0.5 * truth) / (1 - power) ** 0.5

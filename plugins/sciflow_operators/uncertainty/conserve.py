@@ -269,6 +269,10 @@ class ConservedModel(Model):
         """See `Model.state`; the correction has nothing to keep."""
         return self.inner.state()
 
+    def notes(self) -> Mapping[str, Any]:
+        """See `Model.notes`."""
+        return self.inner.notes()
+
     def size(self, x: Arrays) -> Size:
         """See `Model.size`; the correction is not counted."""
         return self.inner.size(x)

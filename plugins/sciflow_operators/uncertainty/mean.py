@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -51,6 +52,10 @@ class Mean(Model):
         """See `Model.state`."""
         parts = [(i, model.state()) for i, model in enumerate(self.models)]
         return {f"model.{i}.{k}": v for i, state in parts for k, v in state.items()}
+
+    def notes(self) -> Mapping[str, Any]:
+        """See `Model.notes`; those of the first model, which is of the same kind as all others."""
+        return self.models[0].notes()
 
     def size(self, x: Arrays) -> Size:
         """See `Model.size`; all models together."""

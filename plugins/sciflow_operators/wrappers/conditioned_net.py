@@ -100,8 +100,17 @@ class ConditionedNet(nn.Module):
             )
         )
 
-    def both(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Prediction and rough prediction, each of shape (batch, *points, channel out)."""
+    def forward(self, x: Tensor) -> Tensor:
+        """Prediction and, behind it, rough prediction.
+
+        Parameters
+        ----------
+        x : Tensor, shape (batch, *points, channel in)
+
+        Returns
+        -------
+        Tensor, shape (batch, *points, 2 * channel out)
+        """
         u, theta = x[..., self.fields], x[..., self.scalars]
         for axis in range(x.ndim - 2):
             theta = theta.narrow(1 + axis, 0, 1)
@@ -112,25 +121,29 @@ class ConditionedNet(nn.Module):
         z = first * point + second * self.local(u)
         z = z + third * self.spectral(u, torch.zeros_like(point))
         rough = self.rough(z)
-        return self.inner(torch.cat([x, rough], dim=-1)), rough
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (batch, *points, channel in) to (batch, *points, channel out)."""
-        return self.both(x)[0]
+        return torch.cat([self.inner(torch.cat([x, rough], dim=-1)), rough], dim=-1)
 
 
 class Pulled(Fitted):
     """A trained `Conditioned`: its rough prediction is pulled to the truth as well; see `Fitted`."""
 
     config: Conditioned
-    net: ConditionedNet
+
+    def both(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Prediction and rough prediction, each as `apply` gives it."""
+        mean_in, spread_in, mean, spread = self._scaling
+        base = before(self.layout, x)
+        found = self.call((x - mean_in) / spread_in).chunk(2, dim=-1)
+        predicted, rough = (torch.add(torch.addcmul(mean, v, spread), base) for v in found)
+        return predicted, rough
+
+    def apply(self, x: Tensor) -> Tensor:
+        """See `Fitted.apply`."""
+        return self.both(x)[0]
 
     def step(self, x: Tensor, y: Tensor, draw: torch.Generator, progress: float) -> tuple[Tensor, Tensor]:
         """See `Fitted.step`."""
-        mean_in, spread_in, mean, spread = self._scaling
-        base = before(self.layout, x)
-        found = self.net.both((x - mean_in) / spread_in)
-        predicted, rough = (torch.add(torch.addcmul(mean, v, spread), base) for v in found)
+        predicted, rough = self.both(x)
         loss, target = self.config.loss, self.target
         return loss(predicted, y, x, target) + self.config.pull * loss(rough, y, x, target), predicted
 

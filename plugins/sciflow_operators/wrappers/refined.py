@@ -86,8 +86,7 @@ class Refined(Fitted):
     def _pass(self, x: Tensor, noised: Tensor, level: Tensor) -> Tensor:
         """One pass of the network over scaled inputs; `level` is k of each sample, shape (batch,)."""
         place = (2 * level / self.steps - 1).view(-1, *(1,) * (x.ndim - 1)).expand(*x.shape[:-1], 1)
-        result: Tensor = self.net(torch.cat([x, noised, place.to(x.dtype)], dim=-1))
-        return result
+        return self.call(torch.cat([x, noised, place.to(x.dtype)], dim=-1))
 
     def objective(self, x: Tensor, y: Tensor, draw: torch.Generator, progress: float) -> Tensor:
         """Mean square of the error of ``w_k`` at a k drawn for each sample; see `Fitted.objective`."""

@@ -77,7 +77,7 @@ def fitted(config: Trained, train: Samples, valid: Samples) -> tuple[Model, floa
 
 
 def correlated(model: Model, u: np.ndarray, least: float) -> tuple[float, float]:
-    """Mean time until the correlation of a roll-out with the truth falls below `least`; error of one step, %."""
+    """Mean time until a roll-out's correlation with the truth falls below `least`; error of one step, %."""
     import numpy as np
 
     state, alive = u[:, 0], np.ones(len(u), dtype=bool)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from sciflow.context import exchange
 from sciflow.errors import Invalid
 from sciflow.registry import registry, require
 from sciflow.schema import Field, Schema
@@ -292,7 +293,7 @@ class Checkpoints:
                     k.removeprefix("state:"): v for k, v in data.items() if k.startswith("state:")
                 }
             except (OSError, ValueError, KeyError, SafetensorError):
-                path.unlink()
+                path.unlink(missing_ok=True)
         return [], None
 
 

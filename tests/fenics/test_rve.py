@@ -240,6 +240,19 @@ def test_a_moved_cell_answers_a_moved_strain(place, turn):
     np.testing.assert_allclose(second["homogenised"], turn(first["homogenised"]), rtol=1e-8)
 
 
+def test_strains_of_linear_displacements_are_exact_and_volume_changes_by_quadrilaterals():
+    """One number of volume for four points, else the matrix locks; what is left has no volume."""
+    grid = cell(5)
+    x, y = grid.nodes.T
+    linear = np.stack([0.1 * x + 0.4 * y, -0.2 * x + 0.3 * y], axis=1).reshape(-1, 1)
+    exact = np.broadcast_to([0.1, 0.3, 0.2], (100, 3))
+    np.testing.assert_allclose(grid.strains(linear)[:, :, 0], exact, atol=1e-13)
+    strains = grid.strains(np.random.default_rng(4).standard_normal((72, 1)))[:, :, 0].reshape(25, 4, 3)
+    volume = strains[..., 0] + strains[..., 1]
+    np.testing.assert_allclose(volume, volume[:, :1] + np.zeros(4), atol=1e-12)
+    assert np.ptp(strains[..., 0] - strains[..., 1], axis=1).min() > 1e-3
+
+
 def test_the_mean_stress_converges_with_the_square_of_the_cells():
     fine, *coarse = (solved(Smooth(cells=c))["homogenised"] for c in (64, 8, 16, 32))
     errors = [np.linalg.norm(c - fine) for c in coarse]

@@ -104,11 +104,11 @@ def bench_transfer() -> Iterator[Figure]:
     """Few trajectories of one equation, from weights that learned another and from nothing; equal updates."""
     import numpy as np
 
-    from benchmarks.poseidon_transfer import FINE, NOTHING, error, phases, train, vorticity
+    from benchmarks.poseidon_transfer import FINE, NOTHING, error, forced, train, vorticity
     from sciflow_operators.poseidon.published import write
 
     rng = np.random.default_rng(0)
-    first, second = vorticity(136, rng), phases(64, rng)
+    first, second = vorticity(136, rng), forced(64, rng)
     model: Any = train(first[8:], 0, epochs=12, batch=32, learning_rate=2e-3)
     with tempfile.TemporaryDirectory() as directory:
         write(model.net.net, model.config.sizes, directory)
@@ -118,5 +118,5 @@ def bench_transfer() -> Iterator[Figure]:
                 error(train(second[:count], 0, **fixed, **way), second[32:])
                 for way in (NOTHING, {**FINE, "weights": directory})
             )
-            note = f"error {nothing:.1f} % from nothing, {fine:.1f} % from weights that learned vorticity"
+            note = f"error {nothing:.1f} % from nothing, {fine:.1f} % from weights that learned decaying flow"
             yield Figure(f"transfer_{count}_trajectories", nothing / fine, 1.0, note=note)

@@ -14,12 +14,21 @@ DOCS = Path(__file__).parent.parent / "docs"
 BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-PAGES = ["first-flow.md", "first-plugin.md", "storage.md", "cluster.md", "outage.md", "online.md", "rom.md"]
+PAGES = [
+    "first-flow.md",
+    "first-plugin.md",
+    "storage.md",
+    "cluster.md",
+    "outage.md",
+    "online.md",
+    "rom.md",
+    "operators.md",
+]
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_blocks_of_a_page_run(page, tmp_path):
-    if page in ("first-flow.md", "cluster.md", "online.md"):
+    if page in ("first-flow.md", "cluster.md", "online.md", "operators.md"):
         pytest.importorskip("torch")
     if page == "online.md":
         pytest.importorskip("zmq")

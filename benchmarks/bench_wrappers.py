@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from sciflow.surrogate import Model
     from sciflow_operators.training.trained import Trained
 
-POINTS, SEEN, BETWEEN = 64, 6, 5
-"""Grid points; values of the parameter that training sees, and values between them that it does not."""
+POINTS, SEEN, BETWEEN, PASSES = 64, 6, 5, 48
+"""Grid points; values of the parameter that training sees, and values between them that it does not; passes."""
 
 
 def memory(arrays: dict[str, np.ndarray], after: np.ndarray, parameter: str) -> Samples:
@@ -115,7 +115,7 @@ def bench_conditioned() -> Iterator[Figure]:
         train = memory(*make(seen, 12, 1), key)
         tests = {"unseen": make(unseen, 8, 2), "seen": make(seen, 8, 3)}
         rows: dict[str, list[list[float]]] = {"plain": [], "conditioned": []}
-        epochs = {"conditioned": 16, "plain": 16}
+        epochs = {"conditioned": PASSES, "plain": PASSES}
         for seed in (0, 1):
             for kind in ("conditioned", "plain"):
                 config = (
@@ -126,7 +126,7 @@ def bench_conditioned() -> Iterator[Figure]:
                 if kind == "plain" and not rows["plain"]:
                     # As many passes as fit into the time that the other one took.
                     _, once = fitted(config.replace(epochs=1), train, seed)
-                    epochs["plain"] = max(16, round(rows["conditioned"][0][-1] / once))
+                    epochs["plain"] = max(PASSES, round(rows["conditioned"][0][-1] / once))
                     config = config.replace(epochs=epochs["plain"])
                 model, seconds = fitted(config, train, seed)
                 errors = []

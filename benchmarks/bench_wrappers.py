@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sciflow_operators.training.trained import Trained
 
 POINTS, SEEN, BETWEEN, PASSES = 64, 6, 5, 48
-"""Grid points; values of the parameter that training sees, and values between them that it does not; passes."""
+"""Grid points; values of the parameter that training sees, and values between them; passes."""
 
 
 def memory(arrays: dict[str, np.ndarray], after: np.ndarray, parameter: str) -> Samples:

@@ -22,7 +22,8 @@ from sciflow.stages.side_by_side import SideBySide
 from sciflow.stages.simulate import Simulate
 from sciflow.stages.train import Train
 from sciflow_fenics.components import RVE
-from sciflow_operators.components import FNO, MLP, MPPDE, EquiNO, Squared, UNet
+from sciflow_operators.components import FNO, MLP, MPPDE, EquiNO, Poseidon, Squared, UNet
+from sciflow_operators.poseidon.architecture import Architecture
 from sciflow_spectral.components import Burgers, KuramotoSivashinsky, NavierStokes, TwoPhaseDarcy
 
 PUBLISHED = (
@@ -64,6 +65,11 @@ def task(name: str, at: int) -> Task:
         "unet": UNet(width=width, **pace, **change),
         "mp_pde": MPPDE(width=width, **pace),
     }
+    if name in ("darcy", "navier_stokes"):
+        few_tokens = Architecture(
+            points=32, patch=2, width=24, depths=(2, 2), heads=(3, 6), skips=(1, 0), window=8
+        )
+        nets["poseidon"] = Poseidon(size="T", architecture=few_tokens if at < 2 else None, **pace)
     if name == "burgers":
         line = Burgers(points=(64, 256, 1024)[at])
         finer = line.replace(solve_points=2048, steps=400)
@@ -100,6 +106,7 @@ def task(name: str, at: int) -> Task:
 async def operators_table(
     tasks: tuple[str, ...] = ("burgers", "darcy", "navier_stokes", "kuramoto_sivashinsky", "rve"),
     size: Literal["ci", "cpu", "gpu"] = "ci",
+    models: tuple[str, ...] = (),
     seeds: int = 1,
     checked: int = 4,
 ) -> Path:
@@ -108,6 +115,7 @@ async def operators_table(
     Args:
         tasks: Some of burgers, darcy, navier_stokes, kuramoto_sivashinsky, rve.
         size: ci takes minutes on two cores, cpu hours; gpu is that of the papers.
+        models: Some of fno, tucker_fno, unet, mp_pde, poseidon, equino, equino_newton, mlp; () takes all.
         seeds: Trainings of each model.
         checked: Members that are also solved more finely.
     """
@@ -120,15 +128,16 @@ async def operators_table(
         pair = [await run(Simulate(problem), design=few) for problem in (it.problem, it.finer)]
         floor = Convergence(it.scored or it.outputs)
         compared[f"{name}_floor"] = await run(floor, ensemble=pair[0], finer=pair[1])
-        models, scores = {}, {}
-        for label, seed in ((label, seed) for label in it.models for seed in range(seeds)):
+        trained, scores = {}, {}
+        chosen = [label for label in it.models if label in models or not models]
+        for label, seed in ((label, seed) for label in chosen for seed in range(seeds)):
             stage = Train(it.models[label], it.inputs, it.outputs, window=it.window, seed=seed, split_seed=0)
-            model = models[f"{label}_seed{seed}"] = await run(stage, ensemble=data)
+            model = trained[f"{label}_seed{seed}"] = await run(stage, ensemble=data)
             given = {"model": model, "ensemble": data, "training": data}
             scores[f"{label}_seed{seed}_score"] = await run(Evaluate(outputs_of=it.scored), **given)
             if it.window and not seed:
                 rolled[name, label] = await run(Rollout(), **given)
-        compared[name] = await run(SideBySide(tuple(models)), ensemble=data, **models, **scores)
+        compared[name] = await run(SideBySide(tuple(trained)), ensemble=data, **trained, **scores)
     cited = tuple(p for p in PUBLISHED if p.task in tasks)
     rollouts = {f"{name}_{label}_rollout": found for (name, label), found in rolled.items()}
     table = await run(ComparisonTable(tasks, cited, tuple(rolled)), **compared, **rollouts)

@@ -151,8 +151,8 @@ class Spectral(Loss):
 class Physics(Loss):
     """Residual of an equation, over the size of its terms for the true fields.
 
-    It uses the truth for that size only. The equation alone often has many solutions; combine it with
-    an error of the fields: ``Weighted(((RelativeL2(), 1.0), (Physics(...), 0.1)))``.
+    It uses the truth for that size only. A steady equation alone has many solutions; combine it with
+    an error of the fields: ``Weighted(((RelativeL2(), 1.0), (Physics(...), 1.0)))``.
 
     Attributes
     ----------

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
-import numpy as np
 import torch
 from torch import Tensor
 
+from sciflow_operators.fourier.dft import kept
 
-@lru_cache(maxsize=64)
-def gap(extra: int, ends: int) -> np.ndarray:
+
+def gap(extra: int, ends: int, device: torch.device | None = None) -> Tensor:
     """The polynomial through both ends of an axis, at the points between its end and its next beginning.
 
     Parameters
@@ -19,10 +17,12 @@ def gap(extra: int, ends: int) -> np.ndarray:
         Points in the gap.
     ends : int
         Points of each end that the polynomial takes.
+    device : device, optional
+        Of the result.
 
     Returns
     -------
-    ndarray, shape (extra, 2 * ends)
+    Tensor of float64, shape (extra, 2 * ends)
         From the last and the first points of the axis to the gap.
 
     Notes
@@ -32,13 +32,16 @@ def gap(extra: int, ends: int) -> np.ndarray:
     a smooth function with the period of the longer domain is met with an error of order ``2 * ends`` in
     the length of the gap.
     """
-    nodes = np.concatenate([np.arange(1 - ends, 1), np.arange(extra + 1, extra + 1 + ends)]).astype(float)
-    at = np.arange(1, extra + 1, dtype=float)
+    line = torch.arange(1 - ends, extra + 1 + ends, device=device).to(torch.float64)
+    nodes = torch.cat([line[:ends], line[-ends:]])
+    at = line[ends:-ends, None] - nodes
     columns = []
-    for i, node in enumerate(nodes):
-        others = np.delete(nodes, i)
-        columns.append(np.prod((at[:, None] - others) / (node - others), axis=1))
-    return np.stack(columns, axis=1)
+    for i in range(2 * ends):
+        apart = nodes[i] - nodes
+        above = torch.cat([at[:, :i], at[:, i + 1 :]], dim=1)
+        below = torch.cat([apart[:i], apart[i + 1 :]])
+        columns.append((above / below).prod(dim=1))
+    return torch.stack(columns, dim=1)
 
 
 def extra_points(points: int, padding: float) -> int:
@@ -67,7 +70,7 @@ def extend(x: Tensor, axis: int, extra: int, ends: int) -> Tensor:
         shape = [*x.shape]
         shape[axis] = extra
         return torch.cat([x, x.new_zeros(shape)], dim=axis)
-    matrix = torch.tensor(gap(extra, ends), dtype=x.dtype, device=x.device)
+    matrix = kept(gap, (extra, ends), x)
     n = x.shape[axis]
     both = torch.cat([x.narrow(axis, n - ends, ends), x.narrow(axis, 0, ends)], dim=axis)
     between = torch.tensordot(both, matrix, dims=([axis], [1])).movedim(-1, axis)

@@ -34,7 +34,9 @@ def inside(index: Tensor, points: int, edge: str) -> Tensor:
     return torch.minimum(folded, 2 * (points - 1) - folded)
 
 
-def windows(points: int, count: int, halo: int, level: int, edge: str) -> Tensor:
+def windows(
+    points: int, count: int, halo: int, level: int, edge: str, device: torch.device | None = None
+) -> Tensor:
     """Points of the windows of an axis, shape (count, size + 2 * halo) with ``size = ceil(points / count)``.
 
     Parameters
@@ -49,13 +51,15 @@ def windows(points: int, count: int, halo: int, level: int, edge: str) -> Tensor
         The window takes every ``2**level``-th point around the same centre.
     edge : str
         See `inside`.
+    device : device, optional
+        Of the result.
     """
     size, step = -(-points // count), 2**level
-    first = starts(points, count, halo, level)
-    return inside(first[:, None] + step * torch.arange(size + 2 * halo), points, edge)
+    first = starts(points, count, halo, level, device)
+    return inside(first[:, None] + step * torch.arange(size + 2 * halo, device=device), points, edge)
 
 
-def starts(points: int, count: int, halo: int, level: int) -> Tensor:
+def starts(points: int, count: int, halo: int, level: int, device: torch.device | None = None) -> Tensor:
     """Where the windows of an axis begin, before anything is folded back into it.
 
     The centres of all levels are the same, up to one and a half points of the coarser view; for patches that
@@ -63,7 +67,7 @@ def starts(points: int, count: int, halo: int, level: int) -> Tensor:
     """
     size, step = -(-points // count), 2**level
     before = math.ceil(size * (1 - 1 / step) / 2) + halo
-    first: Tensor = torch.arange(count) * size - before * step
+    first: Tensor = torch.arange(count, device=device) * size - before * step
     return first
 
 
@@ -94,8 +98,8 @@ def split(x: Tensor, count: int, halos: Sequence[int], edges: Sequence[str], lev
     for level in range(levels + 1):
         view, shape = x, []
         for axis in axes:
-            index = windows(x.shape[1 + axis], count, halos[axis], level, edges[axis])
-            view = view.index_select(1 + axis, index.flatten().to(x.device))
+            index = windows(x.shape[1 + axis], count, halos[axis], level, edges[axis], x.device)
+            view = view.index_select(1 + axis, index.flatten())
             shape += list(index.shape)
         order = (0, *(1 + 2 * a for a in axes), *(2 + 2 * a for a in axes), 1 + 2 * len(axes))
         parts = view.reshape(batch, *shape, channels).permute(order)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from sciflow_operators.fourier.dft import tables
+from sciflow_operators.fourier.dft import carried, tables
 
 MANY = 16
 """Modes over the logarithm of the points from which fast transforms are faster, on one axis."""
@@ -112,13 +112,15 @@ class Spectral(nn.Module):
         """
         if self._many(x):
             return self._fast(x, skip)
-        batch, n = x.shape[0], self.channels_out
-        pairs = tables(tuple(x.shape[1:-1]), self.modes, x)
-        kept = tuple(there.shape[0] // 2 for there, _ in pairs)
-        a, rows = x, batch
-        for (there, _), k in zip(pairs, kept, strict=True):
-            a = torch.bmm(there.expand(rows, -1, -1), a.reshape(rows, there.shape[1], -1))
-            rows = rows * k
+        batch, n, points = x.shape[0], self.channels_out, x.shape[1:-1]
+        pairs, last = tables(points, self.modes, x), len(points) - 1
+        kept = tuple(
+            carried(size, m, i == last) for i, (size, m) in enumerate(zip(points, self.modes, strict=True))
+        )
+        a, rows, parts = x, batch, 1
+        for (there, _), size, k in zip(pairs, points, kept, strict=True):
+            a = torch.bmm(there.expand(rows, -1, -1), a.reshape(rows, parts * size, -1))
+            rows, parts = rows * k, 2
         count = math.prod(kept)
         z = a.reshape(batch, count, 2, self.channels_in).permute(1, 2, 0, 3)
         z = self.mix(z.reshape(count, 2 * batch, self.channels_in), kept)
@@ -126,8 +128,7 @@ class Spectral(nn.Module):
         for (_, back), k in zip(reversed(pairs[1:]), reversed(kept[1:]), strict=True):
             rows = rows // k
             b = torch.bmm(back.expand(rows, -1, -1), b.reshape(rows, 2 * k, -1))
-        back = pairs[0][1].expand(batch, -1, -1)
-        base = skip.reshape(batch, back.shape[1], -1)
+        base, back = skip.reshape(batch, points[0], -1), pairs[0][1].expand(batch, -1, -1)
         return torch.baddbmm(base, back, b.reshape(batch, 2 * kept[0], -1)).view(skip.shape)
 
     def _many(self, x: Tensor) -> bool:

@@ -267,6 +267,17 @@ def test_half_precision_stays_near(factorisation):
     assert all(torch.isfinite(p.grad).all() for p in net.parameters())
 
 
+@pytest.mark.parametrize("factorisation", ["dense", "tucker"])
+def test_a_compiler_sees_one_graph_whatever_the_batch(factorisation):
+    """No break and no warning: nothing is computed outside of the graph."""
+    net = FNONet(1, 1, 4, (6, 6), 1, (False, True), 0.25, True, 2, factorisation, 0.3)
+    torch.compiler.reset()
+    traced = torch.compile(net, fullgraph=True, backend="eager")
+    for batch in (2, 5):
+        x = torch.randn(batch, 12, 12, 1)
+        torch.testing.assert_close(traced(x), net(x))
+
+
 @pytest.mark.torture
 @pytest.mark.filterwarnings("ignore")  # the compiler warns about its own internals
 @pytest.mark.parametrize("factorisation", ["dense", "tucker"])

@@ -172,11 +172,13 @@ def test_auto_compiles_on_a_gpu_alone(monkeypatch):
 
 
 @pytest.mark.torture
-def test_a_compiled_network_learns_the_same_and_resumes_to_the_same_bits():
+@pytest.mark.filterwarnings("default")  # torch's compiler warns of parts of its own
+def test_a_compiled_network_learns_the_same_and_resumes_to_the_same_bits(caplog):
     samples = smoothing(40)
     config = SMALL.replace(compile="on", epochs=4)
     whole, reports, checkpoint = fit(config, samples, stop=2)
     resumed, _, _ = fit(config, samples, resume=checkpoint)
+    assert not [r for r in caplog.records if "not compiled" in r.getMessage()]
     same(whole, resumed)
     eager, others, _ = fit(config.replace(compile="off"), samples)
     assert set(whole.state()) == set(eager.state())

@@ -31,6 +31,9 @@ ABOUT = "sciflow"
 OPSET = 18
 """Of ONNX: what PyTorch's exporter writes without conversion."""
 
+PROTOBUF = 1_900_000_000
+"""Bytes of weights that fit into one file of ONNX, whose format ends at 2 GiB."""
+
 Replay = Callable[[Arrays], dict[str, np.ndarray]]
 
 
@@ -156,6 +159,12 @@ def write_onnx(mapped: Mapped, path: Path, about: dict[str, Any]) -> Replay:
         raise Missing(
             f"a model becomes an ONNX file with {', '.join(absent)}, which this Python does not have: "
             "pip install 'sciflow[onnx]', or export to .pt2"
+        )
+    size = sum(p.numel() * p.element_size() for p in mapped.net.parameters())
+    if size > PROTOBUF:
+        raise Invalid(
+            f"the weights are {size / 1e9:.1f} GB and an ONNX file holds {PROTOBUF / 1e9:.1f} GB at most; "
+            "export to .pt2"
         )
     import onnx
     import onnxruntime

@@ -225,6 +225,14 @@ def _join(comm: Comm) -> bool:
     mine = f"{torch.cuda.current_device()}" if torch.cuda.is_available() else ""
     gpus = exchange(comm, mine)
     own = all(gpus) and len(set(zip(hosts, gpus, strict=True))) == comm.size and "nccl" in backend()
+    if dist.is_initialized() and not _joined and not isinstance(comm, GlooComm):
+        # Somebody else made it, for a program around this one; it serves if it is of the same ranks.
+        if (dist.get_rank(), dist.get_world_size()) != (comm.rank, comm.size):
+            raise Invalid(
+                f"torch has a process group of {dist.get_world_size()} ranks already, and {comm.size} ranks "
+                f"train here; end it first, or set {CHOICE}=mpi"
+            )
+        return own and "nccl" in dist.get_backend_config()
     if not isinstance(comm, GlooComm):
         _leave()
         one = len(set(hosts)) == 1

@@ -14,7 +14,7 @@ from sciflow.worker import communicator, main
 from sciflow_operators.components import FNO
 from tests.operators.test_training import Memory, smoothing
 
-CONFIG = FNO(width=8, modes=8, layers=2, epochs=3, batch=8, learning_rate=1e-3, threads=1, device="cpu")
+CONFIG = FNO(width=8, modes=8, layers=2, epochs=3, batch=12, learning_rate=1e-3, threads=1, device="cpu")
 
 
 class Share(Memory):

@@ -141,7 +141,7 @@ def test_it_runs_in_half_precision_where_torch_takes_it():
 
 
 def test_a_linear_operator_is_learned():
-    model, reports, _ = fit(SMALL.replace(epochs=20, learning_rate=5e-3), smoothing(100))
+    model, reports, _ = fit(SMALL.replace(epochs=12, learning_rate=5e-3), smoothing(100))
     test = smoothing(50, seed=9)
     error = np.linalg.norm(model.predict(test.x)["v"] - test.y["v"]) / np.linalg.norm(test.y["v"])
     assert error < 0.1

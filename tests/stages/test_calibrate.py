@@ -152,7 +152,7 @@ def calibrated(tmp_path, stage, count=60, train=(0.3, 0.25), window=None):
         return asyncio.run(flow())
 
 
-@pytest.mark.parametrize("band", ["field", "point", "function"])
+@pytest.mark.parametrize("band", ["point", "function"])
 def test_the_stage_keeps_its_members_apart_and_is_read_again(tmp_path, band):
     data, model, made, page = calibrated(tmp_path, Calibrate(band=band))
     seen = set(model.read("train_members")) | set(model.read("valid_members"))

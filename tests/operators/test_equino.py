@@ -14,12 +14,13 @@ from sciflow.stages.design import Design
 from sciflow.stages.evaluate import Evaluate
 from sciflow.stages.simulate import Simulate
 from sciflow.stages.train import Train, load_model
-from sciflow_operators.equino.correctors import choose
+from sciflow_operators.equino.correctors import Magic, choose, noise_of, tables
 from sciflow_operators.equino.equino import EquiNO
 from sciflow_operators.equino.model import from_state
 from sciflow_operators.equino.modes import modes_of, solutions_of
 from sciflow_operators.equino.perceptron import Perceptron
 from sciflow_operators.equino.residual import Residual, Respond, networks
+from sciflow_operators.equino.training import _strains
 from sciflow_operators.equino.trend import Box, Trend
 from tests.operators.cell_solver import solve
 from tests.operators.cells import RANGE, Cell
@@ -320,8 +321,40 @@ def test_magic_points_are_distinct_and_as_many_as_asked(solved):
     integrals, solutions = solved
     modes = modes_of(CELL, integrals, solutions, (4, 4), "energy")
     for count in (1, 8, 30, 100, 256, 999):
-        chosen = choose(modes, count)
-        assert len(set(chosen.tolist())) == min(count, 256)
+        sites = choose(modes, noise_of(modes, solutions), count)
+        assert len(set(sites.places.tolist())) == len(sites.noise) == min(count, 256)
+
+
+def test_noise_is_what_the_modes_leave_at_each_point(solved):
+    integrals, solutions = solved
+    modes = modes_of(CELL, integrals, solutions, (4, 4), "stress")
+    _, coefficients = modes.coefficients(solutions)
+    left = solutions.stress - np.einsum("nm,qcm->nqc", coefficients, modes.stress)
+    expected = np.sqrt((left**2).sum(axis=2).mean(axis=0))
+    expected = np.maximum(expected, 0.3 * np.sqrt((expected**2).mean()))
+    np.testing.assert_allclose(noise_of(modes, solutions), expected, rtol=1e-6)
+
+
+def test_only_the_ratio_of_the_noise_counts(solved):
+    integrals, solutions = solved
+    modes = modes_of(CELL, integrals, solutions, (6, 6), "energy")
+    homogenise = np.einsum("q,qcm->cm", modes.metric.weights, modes.stress)
+    noise, start = noise_of(modes, solutions), np.zeros((4, 6))
+    found = []
+    for given in (noise, 7 * noise, np.ones(256)):
+        magic = Magic(CELL.material, tables(modes, choose(modes, given, 24), CELL.material), homogenise)
+        found.append(magic(draw(4, 9), start, 3).mean)
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-8)
+    assert np.abs(found[0] - found[2]).max() > 1e-4 * np.abs(found[0]).max()
+
+
+def test_modes_that_leave_nothing_have_no_noise(solved):
+    integrals, solutions = solved
+    few = dataclasses.replace(
+        solutions, **{f.name: getattr(solutions, f.name)[:4] for f in dataclasses.fields(solutions)}
+    )
+    modes = modes_of(CELL, integrals, few, (4, 4), "energy")
+    np.testing.assert_array_equal(noise_of(modes, few), 1.0)
 
 
 def test_a_resumed_training_and_a_reloaded_model_have_the_same_bits(train, test, fitted):
@@ -454,6 +487,19 @@ def test_models_and_checkpoints_of_another_mesh_are_refused(train, test, fitted,
 def test_bad_configurations_are_refused(changes, message):
     with pytest.raises(Invalid, match=message):
         SMALL.replace(**changes)
+
+
+@pytest.mark.parametrize("sampler", ["lhs", "sobol", "random"])
+def test_strains_are_drawn_anew_for_each_round_by_seed_and_round_alone(sampler):
+    config = SMALL.replace(sampler=sampler, points=64)
+    one, again, later, other = (_strains(config, 3, s, e) for s, e in ((1, 0), (1, 0), (1, 1), (2, 0)))
+    assert one.tobytes() == again.tobytes()
+    assert not np.isin(one, later).any()
+    assert not np.isin(one, other).any()
+    assert one.shape == (64, 3)
+    assert np.abs(one).max() <= 1
+    if sampler == "lhs":
+        assert (np.sort(np.floor(32 * (one + 1)), axis=0) == np.arange(64)[:, None]).all()
 
 
 def test_several_ranks_are_refused(train, test):

@@ -12,7 +12,7 @@ from sciflow.errors import Diverged, Invalid
 
 if TYPE_CHECKING:
     from sciflow.reduction import Law
-    from sciflow_operators.equino.modes import Modes
+    from sciflow_operators.equino.modes import Modes, Solutions
 
 Material = Callable[[np.ndarray], "Law"]
 """The law at some points of the cell."""
@@ -21,6 +21,8 @@ WORK = 2**15
 """Evaluations of the law in one call, about: what they need stays in the cache."""
 FLAT = 1e12
 """Condition from which on modes are taken for dependent at the magic points."""
+LEAST = 0.3
+"""No point is trusted more than this part of the root mean square of the noise says."""
 
 
 @dataclass(frozen=True)
@@ -170,20 +172,59 @@ class Tables:
     rebuild: np.ndarray
 
 
-def choose(modes: Modes, count: int) -> np.ndarray:
-    """Magic points: integration points that tell the modes apart, int64, shape (point,), increasing.
+@dataclass(frozen=True)
+class Sites:
+    """Magic points: where the law is looked at, and how far the stress modes are to be trusted there.
+
+    Attributes
+    ----------
+    places : ndarray of int64, shape (point,)
+        Positions among the integration points, increasing.
+    noise : ndarray, shape (point,)
+        Root mean square of what the modes leave of the training stresses there, in the metric.
+    """
+
+    places: np.ndarray
+    noise: np.ndarray
+
+
+def noise_of(modes: Modes, solutions: Solutions) -> np.ndarray:
+    """`Sites.noise` at all integration points, not below `LEAST` of its mean; 1 where nothing is left."""
+    white, stress = (
+        modes.metric.stress(solutions.stress),
+        modes.metric.stress(modes.stress.transpose(2, 0, 1)),
+    )
+    left = np.square(white - (white @ stress.T) @ stress).reshape(len(white), len(modes.points), -1)
+    square = left.sum(axis=2).mean(axis=0) / modes.metric.weights
+    mean = float(square @ modes.metric.weights)
+    if mean <= 1e-18 * np.square(white).sum() / len(white):
+        return np.ones(len(square))
+    return np.asarray(np.sqrt(np.maximum(square, LEAST**2 * mean)))
+
+
+def choose(modes: Modes, noise: np.ndarray, count: int) -> Sites:
+    """Choose magic points: integration points that tell the modes apart.
 
     Parameters
     ----------
     modes : Modes
+    noise : ndarray, shape (point,)
+        See `noise_of`.
     count : int
         How many; all where there are fewer.
 
     Notes
     -----
-    QR with column pivots, in which a column is all that the modes have at one integration point: the next
-    point is the one whose modes are least represented by those before. Once all directions are spent it
-    begins again with the points that are left. Cost O(point (c (r + r_s))^2).
+    QR with column pivots, in which a column is all that the modes have at one integration point, over the
+    noise: the next point is the one whose modes stand out most from what the points before can tell. Without
+    the noise the points crowd at interfaces, where modes are largest and stresses are represented worst.
+    Once all directions are spent it begins again with the points that are left. Cost
+    O(point (c (r + r_s))^2).
+
+    References
+    ----------
+    Z. Drmac, S. Gugercin, "A new selection operator for the discrete empirical interpolation method",
+    SIAM J. Sci. Comput. 38, 2016, for QR with pivots; the noise is not from there.
     """
     from scipy.linalg import qr
 
@@ -191,7 +232,7 @@ def choose(modes: Modes, count: int) -> np.ndarray:
     for white, values in ((modes.metric.strain, modes.strains), (modes.metric.stress, modes.stress)):
         rows = white(values.transpose(2, 0, 1)).reshape(values.shape[2], len(modes.points), -1)
         parts.append(rows.transpose(1, 0, 2).reshape(len(modes.points), -1))
-    whole = np.hstack(parts)
+    whole = np.hstack(parts) / noise[:, None]
     chosen: list[int] = []
     left = np.arange(len(whole))
     while len(chosen) < min(count, len(whole)):
@@ -199,16 +240,17 @@ def choose(modes: Modes, count: int) -> np.ndarray:
         take = min(whole.shape[1], count - len(chosen), len(left))
         chosen += left[pivots[:take]].tolist()
         left = np.delete(left, pivots[:take])
-    return np.sort(np.array(chosen, dtype=np.int64))
+    places = np.sort(np.array(chosen, dtype=np.int64))
+    return Sites(places, noise[places])
 
 
-def tables(modes: Modes, chosen: np.ndarray, material: Material) -> Tables:
+def tables(modes: Modes, sites: Sites, material: Material) -> Tables:
     """What belongs to some magic points.
 
     Parameters
     ----------
     modes : Modes
-    chosen : ndarray of int64, shape (point,)
+    sites : Sites
         See `choose`.
     material : callable
         The law at points.
@@ -218,7 +260,8 @@ def tables(modes: Modes, chosen: np.ndarray, material: Material) -> Tables:
     Invalid
         If the modes are not independent there.
     """
-    white, (size, count) = modes.metric.inverse[chosen], modes.stress.shape[1:]
+    chosen, (size, count) = sites.places, modes.stress.shape[1:]
+    white = modes.metric.inverse[chosen] / sites.noise[:, None, None]
     points, strains = modes.points[chosen], modes.strains[chosen]
 
     def whitened(values: np.ndarray) -> np.ndarray:
@@ -257,11 +300,11 @@ class Magic:
     Notes
     -----
     The stress at the points P has to be a combination of the stress modes. With Q an orthonormal basis of
-    these there, whitened by L^-1, the part that is not,
+    these there, whitened by N = L^-1 / noise, the part that is not,
 
-        (1 - Q Q^T) L^-1 C(E + Phi_e b)|_P,
+        (1 - Q Q^T) N C(E + Phi_e b)|_P,
 
-    is made orthogonal to what it changes by with b at zero strain, (1 - Q Q^T) L^-1 C_0 Phi_e|_P: as many
+    is made orthogonal to what it changes by with b at zero strain, (1 - Q Q^T) N C_0 Phi_e|_P: as many
     equations as modes. For a linear law that is the least part; test functions that stay as they are make
     the tangent exact at a solution. The stress field is then the combination nearest at the points.
 

@@ -84,7 +84,8 @@ class EquiNO(Surrogate):
     References
     ----------
     H. Eivazi, J.-A. Tröger, S. Wittek, S. Hartmann, A. Rausch, "EquiNO: a physics-informed neural
-    operator for multiscale simulations", J. Comput. Phys., 2026, 114745.
+    operator for multiscale simulations", J. Comput. Phys., 2026, 114745, arXiv:2504.07976 (equilibrated
+    stress modes, the residual as a loss).
     """
 
     name: ClassVar[str] = "equino"
@@ -96,9 +97,9 @@ class EquiNO(Surrogate):
     scaling: Literal["mode", "global"] = "mode"
     degree: int = 3
     network: bool = True
-    width: int = 64
-    layers: int = 4
-    epochs: int = 150
+    width: int = 48
+    layers: int = 3
+    epochs: int = 200
     polish: int = 0
     points: int = 512
     batch: int = 32

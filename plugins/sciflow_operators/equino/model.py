@@ -14,7 +14,7 @@ import numpy as np
 from sciflow.errors import Diverged, Invalid
 from sciflow.homogenisation import Homogenised
 from sciflow.surrogate import Arrays, Model
-from sciflow_operators.equino.correctors import Magic, Newton, tables
+from sciflow_operators.equino.correctors import Magic, Newton, Sites, tables
 from sciflow_operators.equino.modes import Metric, Modes
 from sciflow_operators.equino.perceptron import Coefficients, Perceptron
 from sciflow_operators.equino.trend import Box, Trend
@@ -67,7 +67,7 @@ class EquinoModel(Model, Homogenised):
         Strains that it is made for.
     coefficients : tuple of Coefficients
         Of fluctuation and stress.
-    chosen : ndarray of int64, shape (point,)
+    sites : Sites
         Magic points.
     mesh : str
         Fingerprint of the mesh that the modes belong to.
@@ -75,10 +75,10 @@ class EquinoModel(Model, Homogenised):
 
     def __init__(
         self, config: EquiNO, signature: Signature, modes: Modes, box: Box,
-        coefficients: tuple[Coefficients, Coefficients], chosen: np.ndarray, mesh: str,
+        coefficients: tuple[Coefficients, Coefficients], sites: Sites, mesh: str,
     ) -> None:  # fmt: skip
         self.config, self.signature, self.modes, self.box = config, signature, modes, box
-        self.coefficients, self.chosen, self.mesh = coefficients, chosen, mesh
+        self.coefficients, self.sites, self.mesh = coefficients, sites, mesh
         self.problem = config.cell
         self.homogenise = np.einsum("q,qcm->cm", modes.metric.weights, modes.stress)
 
@@ -92,13 +92,13 @@ class EquinoModel(Model, Homogenised):
         """
         config = self.config.replace(corrector=corrector, corrections=corrections)
         return EquinoModel(
-            config, self.signature, self.modes, self.box, self.coefficients, self.chosen, self.mesh
+            config, self.signature, self.modes, self.box, self.coefficients, self.sites, self.mesh
         )
 
     def with_coefficients(self, coefficients: tuple[Coefficients, Coefficients]) -> EquinoModel:
         """The same modes with other functions of the strain."""
         return EquinoModel(
-            self.config, self.signature, self.modes, self.box, coefficients, self.chosen, self.mesh
+            self.config, self.signature, self.modes, self.box, coefficients, self.sites, self.mesh
         )
 
     def bounds(self) -> np.ndarray:
@@ -223,7 +223,8 @@ class EquinoModel(Model, Homogenised):
             "modes.root": metric.root,
             "box.low": self.box.low,
             "box.high": self.box.high,
-            "magic": self.chosen,
+            "magic.places": self.sites.places,
+            "magic.noise": self.sites.noise,
             "mesh": np.frombuffer(self.mesh.encode(), dtype=np.uint8),
         }
         for name, side in zip(SIDES, self.coefficients, strict=True):
@@ -268,7 +269,7 @@ class EquinoModel(Model, Homogenised):
     @cached_property
     def _magic(self) -> Magic:
         material = self.problem.material
-        return Magic(material, tables(self.modes, self.chosen, material), self.homogenise)
+        return Magic(material, tables(self.modes, self.sites, material), self.homogenise)
 
 
 def from_state(config: EquiNO, state: Arrays, signature: Signature) -> EquinoModel:
@@ -289,7 +290,8 @@ def from_state(config: EquiNO, state: Arrays, signature: Signature) -> EquinoMod
         "modes.root": (points, components, components),
         "box.low": (components,),
         "box.high": (components,),
-        "magic": (min(config.magic_points, points),),
+        "magic.places": (min(config.magic_points, points),),
+        "magic.noise": (min(config.magic_points, points),),
     }
     for name, count in zip(SIDES, counts, strict=True):
         wanted |= {f"{name}.spread": (count,)}
@@ -309,7 +311,8 @@ def from_state(config: EquiNO, state: Arrays, signature: Signature) -> EquinoMod
     box = Box(given["box.low"], given["box.high"])
     sides = [_side(config, given, name) for name in SIDES]
     mesh = bytes(given["mesh"]).decode()
-    return EquinoModel(config, signature, modes, box, (sides[0], sides[1]), given["magic"], mesh)
+    sites = Sites(given["magic.places"], given["magic.noise"])
+    return EquinoModel(config, signature, modes, box, (sides[0], sides[1]), sites, mesh)
 
 
 def _side(config: EquiNO, given: Mapping[str, np.ndarray], name: str) -> Coefficients:

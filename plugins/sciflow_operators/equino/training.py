@@ -16,7 +16,7 @@ from sciflow.context import Context
 from sciflow.errors import Diverged, Invalid
 from sciflow.stages.design import unit_points
 from sciflow.surrogate import Arrays, Report
-from sciflow_operators.equino.correctors import choose
+from sciflow_operators.equino.correctors import choose, noise_of
 from sciflow_operators.equino.model import SIDES, EquinoModel, from_state
 from sciflow_operators.equino.modes import Solutions, modes_of, solutions_of
 from sciflow_operators.equino.perceptron import Coefficients, Perceptron
@@ -211,8 +211,8 @@ def _begin(
             trend = Trend.fit(x, values, config.degree)
             spread = np.sqrt(np.square(values - trend(x)).mean(axis=0))
         sides.append(Coefficients(trend, spread, None))
-    chosen = choose(modes, config.magic_points)
-    model = EquinoModel(config, samples.signature, modes, box, (sides[0], sides[1]), chosen, integrals.mesh)
+    sites = choose(modes, noise_of(modes, solved), config.magic_points)
+    model = EquinoModel(config, samples.signature, modes, box, (sides[0], sides[1]), sites, integrals.mesh)
     if not config.network:
         return model
     with torch.random.fork_rng(devices=[]):

@@ -98,7 +98,7 @@ def bench_darcy() -> Iterator[Figure]:
     from sciflow_operators.components import FNO
 
     held = media(TRAINED + 200, 85)
-    config = FNO(epochs=40, continuation=2, threads=1, device="cpu")
+    config = FNO(epochs=40, threads=1, device="cpu")
     model, seconds = trained(config, held.part(slice(TRAINED), 2))
     unseen = slice(TRAINED, None)
     coarse, fine = (error(model, held.part(unseen, every)) for every in (2, 1))
@@ -112,7 +112,7 @@ def bench_factorised() -> Iterator[Figure]:
     from sciflow_operators.components import FNO
 
     held = media(FEWER + 200, 43)
-    dense = FNO(epochs=15, learning_rate=8e-3, continuation=2, threads=1, device="cpu")
+    dense = FNO(epochs=15, learning_rate=8e-3, threads=1, device="cpu")
     errors, sizes, times = [], [], []
     for config in (dense, dense.replace(factorisation="tt", rank=0.1)):
         model, seconds = trained(config, held.part(slice(FEWER), 1))

@@ -67,7 +67,7 @@ class FNO(Gridded):
     factorisation: Literal["dense", "tucker", "cp", "tt"] = "dense"
     rank: float | tuple[int, ...] = 0.1
     padding: float = 0.125
-    continuation: int = 0
+    continuation: int = 2
     coordinates: bool = True
     resolutions: tuple[int, ...] = (1,)
     learning_rate: float = 4e-3
@@ -102,7 +102,7 @@ class FNO(Gridded):
         if len(modes) != count:
             raise Invalid(f"modes is {self.modes}, for {len(modes)} axes; these fields have {count}")
         for axis, (points, closed) in enumerate(zip(port.points, port.periodic, strict=True)):
-            if not closed and points < self.continuation:
+            if not closed and self.padding and points < self.continuation:
                 raise Invalid(
                     f"continuation takes {self.continuation} points of each end; axis {axis} has {points}"
                 )

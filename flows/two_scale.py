@@ -41,7 +41,7 @@ SIZES = {"ci": Size(8, 2, 40, 2, 10, 12), "cpu": Size(48, 6, 150, 5, 16, 60)}
 @flow
 async def two_scale(
     size: Literal["ci", "cpu"] = "cpu",
-    corrector: Literal["none", "newton", "magic"] = "none",
+    corrector: Literal["none", "newton", "magic"] = "magic",
     volume_fraction: float = 0.28,
     force: float = 120.0,
     solvers: int = 2,

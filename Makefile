@@ -28,7 +28,7 @@ types: setup ## mypy --strict
 
 # Two at a time where no test waits for a clock; the others watch heartbeats, servers and a Slurm.
 TWO := $(addprefix tests/,artifact fenics operators rom spectral stages online/test_comparison.py \
-	$(patsubst %,test_%.py,artifact care component conformance crate crate_validator docs provenance \
+	$(patsubst %,test_%.py,artifact care component conformance crate crate_validator docs predict provenance \
 	reporting site third_party))
 
 unit: setup ## pytest

@@ -22,7 +22,7 @@ def section(artifact: Artifact) -> Section:
     kept, since = artifact.read("kept"), artifact.read("since")
     members = artifact.read("members")
     stopped = members[kept < len(since)]
-    unit = artifact.schema["since"].unit
+    unit = artifact.schema["since"].unit.removeprefix("1")
     text = f"<p>{len(members)} members, {len(since)} time levels of {html.escape(_names(artifact))}.</p>"
     if len(stopped):
         named = ", ".join(map(str, stopped[:20])) + (", ..." if len(stopped) > 20 else "")
@@ -39,7 +39,10 @@ def section(artifact: Artifact) -> Section:
         body, short = body + image(picture, "one member"), f"{short}\n\n![one member]({picture})"
     last = float(np.median(artifact.read("relative_l2")[:, -1]))
     figures = (
-        (percent(last), f"median error at the end of the roll-out, {three(float(since[-1]))} {unit}"),
+        (
+            percent(last),
+            f"median error at the end of the roll-out, {three(float(since[-1]), f' {unit}').rstrip()}",
+        ),
         *([(str(len(stopped)), "roll-outs stopped")] if len(stopped) else []),
     )
     return Section("Roll-outs of unseen members", body, figures, short)
@@ -71,7 +74,7 @@ def _lasts(artifact: Artifact, unit: str) -> list[list[str]]:
     times, fell = artifact.read("time_below"), artifact.read("fell_below")
     for i, threshold in enumerate(artifact.attributes["thresholds"]):
         more = "" if fell[:, i].all() else f", {int((1 - fell[:, i]).sum())} of them not yet"
-        median, worst = (f"{three(float(f(times[:, i])))} {unit}" for f in (np.median, np.min))
+        median, worst = (three(float(f(times[:, i])), f" {unit}").rstrip() for f in (np.median, np.min))
         rows.append(
             [f"time until the correlation is below {threshold:g}", median, worst, f"{len(times)}{more}"]
         )
@@ -96,7 +99,7 @@ def _curve(artifact: Artifact, since: np.ndarray, unit: str) -> Figure:
         low, middle, high = (_quantile(values, q) for q in (0.1, 0.5, 0.9))
         ax.fill_between(since, low, high, color=BLUE, alpha=0.2, lw=0, label="10 to 90 %")
         ax.plot(since, middle, color=BLUE, lw=1.6, label="median")
-        ax.set_xlabel(f"time since the last level known, {unit}", fontsize=9)
+        ax.set_xlabel(f"time since the last level known{unit and f', {unit}'}", fontsize=9)
         ax.set_ylabel(label or "correlation with the truth", fontsize=9)
     persistence = np.median(artifact.read("persistence"), axis=0)
     axes[0, 0].plot(since, persistence, color=GREY, lw=1.2, ls="--", label="persistence")

@@ -183,6 +183,17 @@ def test_torch_differentiates_the_law_by_its_own_tangent():
     assert torch.autograd.gradcheck(lambda e: Respond.apply(e, law), (strain,), eps=1e-7, rtol=1e-4)
 
 
+def test_a_law_may_give_views_of_constants():
+    stiffness = np.diag([3.0, 2.0, 1.0])
+
+    def law(strain, history, step):
+        return strain @ stiffness, np.broadcast_to(stiffness, (len(strain), 3, 3)), history
+
+    strain = torch.tensor(draw(5, 1), requires_grad=True)
+    Respond.apply(strain, law).sum().backward()
+    np.testing.assert_allclose(strain.grad.numpy(), np.tile([3.0, 2, 1], (5, 1)))
+
+
 def test_for_a_linear_law_the_residual_is_the_sum_of_both_errors():
     """The theorem of Prager and Synge; it holds for the energy norm and all integration points."""
     integrals = LINEAR.integrals(Context())

@@ -35,8 +35,9 @@ class Respond(torch.autograd.Function):
         """Stress at points, shape (point, component)."""
         values = strain.detach().numpy()
         stress, tangent, _ = law(values, np.zeros((len(values), 0)), 0)
-        ctx.save_for_backward(torch.from_numpy(tangent))
-        return torch.from_numpy(stress)
+        # A law may give views of constants, which torch does not take.
+        ctx.save_for_backward(torch.from_numpy(np.require(tangent, requirements=["C", "W"])))
+        return torch.from_numpy(np.require(stress, requirements=["C", "W"]))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:

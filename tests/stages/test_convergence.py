@@ -78,6 +78,18 @@ def test_other_members_are_no_finer_ones(changes, message):
         asyncio.run(flow())
 
 
+def test_members_that_failed_in_one_of_the_two_are_left_out():
+    async def flow():
+        coarse = await simulated(Wave(points=5, fail="diverge", above=1.5), count=8)
+        fine = await simulated(Wave(points=9), count=8)
+        return coarse, await run(Convergence(("u",)), ensemble=coarse, finer=fine)
+
+    coarse, found = asyncio.run(flow())
+    good = np.flatnonzero(coarse.read("status") == 1)
+    assert 0 < len(good) < 8
+    assert found.read("members").tolist() == good.tolist()
+
+
 def test_points_in_common_are_found_whatever_the_grids():
     rng = np.random.default_rng(0)
     for _ in range(50):

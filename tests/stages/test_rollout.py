@@ -166,6 +166,15 @@ def test_a_model_of_pairs_leaps(leads, direct, levels):
     np.testing.assert_allclose(found.read("since"), 0.5 * np.array(levels))
 
 
+def test_a_model_of_pairs_begins_later():
+    data, _, found, _ = rolled(Rollout(leads=(3,), start=2), inputs=("u", "lead_time"), pairs=(2, 3))
+    np.testing.assert_allclose(found.read("since"), [1.5, 3.0])
+    np.testing.assert_allclose(found.read("time"), [2.5, 4.0])
+    u = data.read("u")[found.read("members")]
+    still = np.linalg.norm(u[:, 2] - u[:, 5], axis=1) / np.linalg.norm(u[:, 5], axis=1)
+    np.testing.assert_allclose(found.read("persistence")[:, 0], still, rtol=1e-5)
+
+
 @pytest.mark.parametrize("value", ["nan", "inf", "1e4"])
 @pytest.mark.parametrize("after", [1, 3])
 def test_a_member_that_goes_astray_is_stopped_and_kept_until_there(value, after):

@@ -121,7 +121,7 @@ def figures() -> Iterator[Figure]:
 
 def without_noise(magic: EquinoModel) -> EquinoModel:
     """The same with points that are chosen and weighted as if the modes were equally good everywhere."""
-    from sciflow_operators.equino.correctors import choose
+    from sciflow_operators.equino.magic import choose
     from sciflow_operators.equino.model import EquinoModel
 
     modes = magic.modes

@@ -14,8 +14,8 @@ from sciflow.stages.design import Design
 from sciflow.stages.evaluate import Evaluate
 from sciflow.stages.simulate import Simulate
 from sciflow.stages.train import Train, load_model
-from sciflow_operators.equino.correctors import Magic, choose, noise_of, tables
 from sciflow_operators.equino.equino import EquiNO
+from sciflow_operators.equino.magic import Magic, choose, noise_of, tables
 from sciflow_operators.equino.model import from_state
 from sciflow_operators.equino.modes import modes_of, solutions_of
 from sciflow_operators.equino.perceptron import Perceptron

@@ -14,7 +14,8 @@ import numpy as np
 from sciflow.errors import Diverged, Invalid
 from sciflow.homogenisation import Homogenised
 from sciflow.surrogate import Arrays, Model
-from sciflow_operators.equino.correctors import Magic, Newton, Sites, tables
+from sciflow_operators.equino.correctors import Newton
+from sciflow_operators.equino.magic import Magic, Sites, tables
 from sciflow_operators.equino.modes import Metric, Modes
 from sciflow_operators.equino.perceptron import Coefficients, Perceptron
 from sciflow_operators.equino.trend import Box, Trend

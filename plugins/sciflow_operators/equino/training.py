@@ -16,7 +16,7 @@ from sciflow.context import Context
 from sciflow.errors import Diverged, Invalid
 from sciflow.stages.design import unit_points
 from sciflow.surrogate import Arrays, Report
-from sciflow_operators.equino.correctors import choose, noise_of
+from sciflow_operators.equino.magic import choose, noise_of
 from sciflow_operators.equino.model import SIDES, EquinoModel, from_state
 from sciflow_operators.equino.modes import Solutions, modes_of, solutions_of
 from sciflow_operators.equino.perceptron import Coefficients, Perceptron

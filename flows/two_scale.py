@@ -35,7 +35,7 @@ class Size(NamedTuple):
     epochs: int
 
 
-SIZES = {"ci": Size(8, 2, 40, 2, 10, 12), "cpu": Size(48, 6, 150, 5, 16, 60)}
+SIZES = {"ci": Size(8, 2, 60, 2, 16, 12), "cpu": Size(48, 6, 150, 5, 16, 60)}
 
 
 @flow

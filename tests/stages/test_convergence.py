@@ -24,7 +24,7 @@ def here(tmp_path):
 
 async def simulated(problem, count=4, noise=1, **settings):
     return await run(
-        Simulate(problem, seed=noise), design=await run(Design(problem, count=count, **settings))
+        Simulate(problem, seed=noise, minimum=0.5), design=await run(Design(problem, count=count, **settings))
     )
 
 

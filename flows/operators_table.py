@@ -91,7 +91,7 @@ def task(name: str, at: int) -> Task:
         finer = waves.replace(solve_points=2 * solved, steps=16 * steps, spin_up=1600)
         return Task(waves, finer, ("u",), ("u",), few, nets, {}, (1, 1))
     cell = RVE(cells=(12, 48, 48)[at])
-    rounds = {"modes": (8, 16, 16)[at], "epochs": (8, 60, 60)[at], "polish": (2, 10, 10)[at]}
+    rounds: dict[str, int] = {"modes": (8, 16, 16)[at], "epochs": (50, 200, 200)[at]}
     models: dict[str, Surrogate] = {
         "equino": EquiNO(problem=cell, **rounds),
         "equino_newton": EquiNO(problem=cell, corrector="newton", **rounds),

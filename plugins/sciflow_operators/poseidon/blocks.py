@@ -150,7 +150,9 @@ class Attention(nn.Module):
         bias = self._bias().to(mixed.dtype)
         if self.shift:
             bias = (bias + self.walls.to(bias.dtype)).flatten(0, 1)[None]
-            q, k, mixed = (t.reshape(*t.shape[:-4], batch, windows * heads, w * w, size) for t in (q, k, mixed))
+            q, k, mixed = (
+                t.reshape(*t.shape[:-4], batch, windows * heads, w * w, size) for t in (q, k, mixed)
+            )
         x = attend(q.to(mixed.dtype), k.to(mixed.dtype), mixed[2], bias)
         x = x.reshape(-1, heads, w * w, size).transpose(1, 2).reshape(-1, w * w, width)
         x = self.out(x).view(batch, n // w, n // w, w, w, width).transpose(2, 3).reshape(batch, n, n, width)

@@ -124,7 +124,7 @@ class RVE(CellProblem):
         Invalid
             On several ranks: a cell is small and solved on one, an ensemble has many of them.
         """
-        from sciflow_fenics.cell import solve
+        from sciflow_fenics.direct import solve
 
         return solve(self, mu, ctx)
 
@@ -136,13 +136,13 @@ class RVE(CellProblem):
         Invalid
             On several ranks.
         """
-        from sciflow_fenics.cell import integrals
+        from sciflow_fenics.direct import integrals
 
         return integrals(self, ctx)
 
     def direct(self) -> Homogenised:
         """See `CellProblem.direct`."""
-        from sciflow_fenics.cell import Direct
+        from sciflow_fenics.direct import Direct
 
         return Direct(self)
 

@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sciflow import Context, Diverged, Invalid
-from sciflow_fenics.cell import Direct, cell
+from sciflow_fenics.cell import cell
 from sciflow_fenics.components import RVE
 from sciflow_fenics.composite import FIBRE, MATRIX, Composite, Phase, inside, packing
+from sciflow_fenics.direct import Direct
 
 SMALL = RVE(cells=8)
 MEAN = {"exx": 0.03, "eyy": -0.02, "gxy": 0.035}

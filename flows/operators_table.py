@@ -80,10 +80,10 @@ def task(name: str, at: int) -> Task:
         finer = medium.replace(solve_points=2 * solved - 1)
         return Task(medium, finer, ("permeability",), ("pressure",), many, nets, {"source": 1.0})
     if name == "navier_stokes":
-        points, end, window = ((16, 6, (2, 1)), (32, 20, (10, 1)), (64, 50, (10, 1)))[at]
-        swirl = NavierStokes(points=points, levels=end + 1, end=end, steps=200 * end)
-        finer, w = swirl.replace(solve_points=2 * points, steps=400 * end), ("vorticity",)
-        return Task(swirl, finer, w, w, few, nets, {"viscosity": 1e-3, "force": 0.1}, window)
+        points, solved, end, before = ((16, 96, 6, 2), (32, 96, 20, 10), (64, 128, 50, 10))[at]
+        swirl = NavierStokes(points=points, solve_points=solved, levels=end + 1, end=end, steps=100 * end)
+        finer, w = swirl.replace(solve_points=2 * solved, steps=200 * end), ("vorticity",)
+        return Task(swirl, finer, w, w, few, nets, {"viscosity": 1e-3, "force": 0.1}, (before, 1))
     if name == "kuramoto_sivashinsky":
         points, solved, steps = ((64, 128, 20), (128, 256, 140), (256, 256, 140))[at]
         waves = KuramotoSivashinsky(points=points, solve_points=solved, levels=steps + 1, end=0.2 * steps)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from sciflow.context import summed
 from sciflow.errors import Invalid
 from sciflow_operators.fields.port import Port
-from sciflow_operators.training.ranks import summed
 
 if TYPE_CHECKING:
     from sciflow.context import Comm

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from sciflow.context import summed
 from sciflow.errors import Invalid
 from sciflow.surrogate import Arrays, Model, Report
 from sciflow_operators.fields.channels import scales
@@ -23,7 +24,6 @@ from sciflow_operators.training.finite import not_finite
 from sciflow_operators.training.fitted import PREDICT, Fitted, load, pick_device, torch_threads
 from sciflow_operators.training.optimiser import Average, adamw
 from sciflow_operators.training.precision import forward
-from sciflow_operators.training.ranks import summed
 from sciflow_operators.training.start import begin
 from sciflow_operators.training.update import Run, Updates, noise
 

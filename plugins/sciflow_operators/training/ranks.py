@@ -1,36 +1,18 @@
-"""What the ranks of a data-parallel training share: sums of numbers and averaged gradients."""
+"""What the ranks of a data-parallel training share: averaged gradients."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sciflow.context import summed
 from sciflow_operators.training.distributed import reduces, total
 
 if TYPE_CHECKING:
     from sciflow.context import Comm
-
-
-def summed(values: np.ndarray, comm: Comm) -> np.ndarray:
-    """The sum over the ranks, the same bits on every rank; collective.
-
-    Parameters
-    ----------
-    values : ndarray
-        Of one shape and dtype on all ranks.
-    comm : Comm
-        With several ranks an mpi4py communicator.
-    """
-    if comm.size == 1:
-        return values
-    mine, everyone = np.ascontiguousarray(values), np.empty_like(values)
-    mpi: Any = comm
-    mpi.Allreduce(mine, everyone)
-    return everyone
 
 
 def average(parameters: Sequence[nn.Parameter], count: int, comm: Comm) -> None:

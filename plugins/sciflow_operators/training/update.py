@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sciflow.context import summed
 from sciflow.errors import Diverged, Invalid, SciflowError
 from sciflow_operators.fields.channels import groups
 from sciflow_operators.training.chain import Chain, Cut
 from sciflow_operators.training.finite import not_finite, whose
 from sciflow_operators.training.optimiser import rate
 from sciflow_operators.training.precision import Forward, new_update, out_of_memory
-from sciflow_operators.training.ranks import average, summed
+from sciflow_operators.training.ranks import average
 
 if TYPE_CHECKING:
     from sciflow.context import Context

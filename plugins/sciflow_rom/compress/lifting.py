@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sciflow.context import summed
 from sciflow.errors import Invalid
 from sciflow_rom.compress.products import Product
 from sciflow_rom.compress.snapshots import BLOCK, SnapshotMatrix
 
 if TYPE_CHECKING:
-    from sciflow.context import Comm
+    pass
 
 
 def lift(
@@ -107,7 +108,7 @@ def inner_products(
         else:
             modes = others = product.rooted(snapshots, rows) @ weights
         total += modes.T @ others
-    return _summed(total, snapshots.comm)
+    return summed(total, snapshots.comm)
 
 
 def correction(products: np.ndarray) -> np.ndarray:
@@ -129,12 +130,3 @@ def correction(products: np.ndarray) -> np.ndarray:
     be corrected behind the lift: other weights would meet the same rounding again.
     """
     return np.asarray(np.linalg.inv(np.linalg.cholesky(products)).T)
-
-
-def _summed(values: np.ndarray, comm: Comm) -> np.ndarray:
-    if comm.size == 1:
-        return values
-    total = np.empty_like(values)
-    mpi: Any = comm
-    mpi.Allreduce(np.ascontiguousarray(values), total)
-    return total

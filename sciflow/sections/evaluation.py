@@ -32,7 +32,7 @@ def section(artifact: Artifact) -> Section:
     body = _lost(artifact, good) + table(["", "median", "mean", "worst"], cells)
     body += "".join(image(uri, text) for text, uri in drawn.items())
     name = artifact.attributes["example_of"]
-    grid = " x ".join(str(n) for n in artifact.array("example_truth").shape[1:])
+    grid = " x ".join(str(n) for n in artifact.array("example_truth").shape[1:]) or "single"
     nearest = float(np.median(artifact.read("baseline_nearest")))
     figures = (
         (percent(float(np.median(errors))), f"median relative L2 error of {name}, {grid} values"),
@@ -134,16 +134,21 @@ def _examples(artifact: Artifact, errors: np.ndarray) -> Figure | None:
     members = artifact.read("members")[which]
     axes_names = artifact.schema["example_truth"].axes[1:]
     unit = artifact.schema["example_truth"].unit
-    for axis in ("time", "lead"):
-        if axis in axes_names:
-            truth, guess = (np.moveaxis(a, 1 + axes_names.index(axis), 1)[:, -1] for a in (truth, guess))
     space = [a for a in axes_names if a not in ("time", "lead")]
+    if not axes_names:  # one number of each sample
+        return None
+    for axis in ("time", "lead"):
+        if axis in axes_names and space:
+            truth, guess = (np.moveaxis(a, 1 + axes_names.index(axis), 1)[:, -1] for a in (truth, guess))
     titles = [
         f"{word}: member {m}, {percent(float(errors[s]))}"
         for word, m, s in zip(("best", "median", "worst"), members, which, strict=True)
     ]
-    if len(space) == 1:
-        return _lines(artifact.read(space[0]), truth, guess, titles, space[0], unit)
+    if len(space) < 2:
+        along = space[0] if space else axes_names[0]
+        return _lines(artifact.read(along), truth, guess, titles, along, unit)
+    while truth.ndim > 3:  # a slice through the middle of a volume
+        truth, guess = (a[:, a.shape[1] // 2] for a in (truth, guess))
     return _images(truth, guess, titles, unit)
 
 

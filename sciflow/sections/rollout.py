@@ -118,6 +118,12 @@ def _quantile(values: np.ndarray, q: float) -> np.ndarray:
     return np.where(np.isfinite(found), found, np.nan)
 
 
+def _ends(places: np.ndarray) -> tuple[float, float]:
+    """First and last of some coordinates; around one alone there is room to draw."""
+    first, last = float(places[0]), float(places[-1])
+    return (first, last) if last > first else (first - 0.5, first + 0.5)
+
+
 def _pictures(artifact: Artifact, members: np.ndarray) -> Figure:
     truth, guess = artifact.read("example_truth"), artifact.read("example_prediction")
     times = artifact.read("example_time")
@@ -125,10 +131,17 @@ def _pictures(artifact: Artifact, members: np.ndarray) -> Figure:
     row = artifact.attributes["example_row"]
     title = f"member {members[row]}"
     low, high = float(truth.min()), float(truth.max())
+    if not axes_names:  # one number at each level
+        made, axes = figure(width=6.5, height=3.0)
+        axes[0, 0].plot(times, truth, "o-", ms=3, color=INK, lw=1.6, label="truth")
+        axes[0, 0].plot(times, guess, "o--", ms=3, color=ORANGE, lw=1.2, label="prediction")
+        axes[0, 0].set_title(title)
+        axes[0, 0].set_xlabel("time", fontsize=9)
+        axes[0, 0].legend(frameon=False, fontsize=8)
+        return made
     if len(axes_names) == 1:
-        x = artifact.read(axes_names[0])
         made, axes = figure(3, width=10, height=3.6)
-        extent = (float(x[0]), float(x[-1]), float(times[0]), float(times[-1]))
+        extent = (*_ends(artifact.read(axes_names[0])), *_ends(times))
         for ax, values, label in zip(
             axes[0], (truth, guess, guess - truth), ("truth", "prediction", "error"), strict=True
         ):

@@ -158,7 +158,7 @@ def _example(pairs: Predictions, errors: np.ndarray, times: np.ndarray, out: Wri
     name = next(iter(pairs.signature.outputs))
     field = pairs.signature.outputs[name]
     axes = tuple(axis for axis in field.axes if axis != "lead")
-    frames = kept[row] if len(axes) == 1 else min(FRAMES, kept[row])
+    frames = kept[row] if len(axes) < 2 else min(FRAMES, kept[row])
     pick = np.unique(np.linspace(0, kept[row] - 1, frames).round().astype(int))
     for axis in axes:
         values = np.asarray(pairs.signature.coordinates[axis], dtype=np.float64)

@@ -182,7 +182,8 @@ def _export(options: argparse.Namespace) -> int:
     if artifact.schema.kind != "model" or "surrogate" not in artifact.attributes:
         raise NotFound(f"{artifact.path} is a {artifact.schema.kind}; it holds no fitted surrogate")
     if path.suffix == ".safetensors":
-        rows: list[tuple[str, str]] | None = _weights(artifact, path)
+        side = _free(str(path.with_suffix(".json")), (".json",), options.overwrite)
+        rows: list[tuple[str, str]] | None = _weights(artifact, path, side)
     else:
         known = _known(artifact, options)
         rows = registry().manager.hook.sciflow_export(
@@ -211,10 +212,9 @@ def _points(text: str | None) -> list[int] | None:
     return [int(p) for p in parts]
 
 
-def _weights(artifact: Artifact, path: Path) -> list[tuple[str, str]]:
+def _weights(artifact: Artifact, path: Path, side: Path) -> list[tuple[str, str]]:
     """The arrays and, beside them, what they belong to."""
     weights, about = artifact.file("model.safetensors"), artifact.file("model.json")
-    side = path.with_suffix(".json")
     document = {**json.loads(about.read_bytes()), "model": artifact.digest}
     for target, data in ((side, json.dumps(document, indent=1).encode()), (path, weights.read_bytes())):
         part = target.with_name(f".{target.name}.part")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -84,10 +86,14 @@ def read(path: Path, axes: Sequence[str]) -> Given:
 
 def _npz(path: Path) -> Given:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return Given(str(path), {name: file[name] for name in file.files})
-    except (ValueError, OSError) as error:
-        raise Invalid(f"{path}: {error}") from None
+        # Opened here: numpy leaves a file open that turns out to be damaged.
+        with path.open("rb") as data:
+            file = np.load(data, allow_pickle=False)
+            if not isinstance(file, np.ndarray):
+                return Given(str(path), {name: file[name] for name in file.files})
+    except (ValueError, OSError, EOFError, BadZipFile, zlib.error) as error:
+        raise Invalid(f"{path} cannot be read as .npz: {error}") from None
+    raise Invalid(f"{path} holds one array without a name; write named ones with numpy.savez")
 
 
 def _json(path: Path) -> Given:
@@ -212,7 +218,7 @@ def _same_domain(given: Given, signature: Signature) -> None:
             (v[0], v[-1] + ((v[-1] - v[0]) / (len(v) - 1) if axis in signature.periodic else 0.0))
             for v in (theirs, ours)
         ]
-        if np.abs(np.subtract(ends[0], ends[1])).max() > 1e-3 * (ends[1][1] - ends[1][0]):
+        if np.abs(np.subtract(ends[0], ends[1])).max() > 1e-3 * abs(ends[1][1] - ends[1][0]):
             raise Invalid(
                 f"{given.where}: the axis {axis!r} goes from {ends[0][0]:g} to {ends[0][1]:g}, that of the "
                 f"training samples from {ends[1][0]:g} to {ends[1][1]:g}"
@@ -239,6 +245,8 @@ def _batched(where: str, found: Mapping[str, np.ndarray], signature: Signature) 
     if len(set(sizes.values())) > 1:
         raise Invalid(f"{where}: these inputs have different numbers of samples: {sizes}")
     count = next(iter(sizes.values()), 1)
+    if not count:
+        raise Invalid(f"{where}: there are no samples in it")
     return {
         n: v if n in sizes else np.broadcast_to(v[None], (count, *v.shape))
         for n, v in ((n, np.asarray(v)) for n, v in found.items())

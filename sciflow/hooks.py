@@ -61,10 +61,10 @@ def sciflow_export(
 ) -> list[tuple[str, str]] | None:
     """Write a fitted model in a format that programs without sciflow read.
 
-    Called by ``sciflow export`` with the model's artifact and a path that does not exist; its suffix is
-    the format. ``points`` is the grid that the user asks for (None: that of the training samples),
-    ``known`` holds a few training inputs where they are at hand. Compare what was written with the model
-    and raise `sciflow.errors.Failed` where it answers otherwise; leave nothing behind then. Return pairs
-    of what was compared and how it came out, or None if this plugin does not write such a model in such
-    a format.
+    Called by ``sciflow export`` with the model's artifact and a path whose suffix is the format. A file
+    that is there the user wants to be replaced: do so once the new one is whole. ``points`` is the grid
+    that the user asks for (None: that of the training samples), ``known`` holds a few training inputs
+    where they are at hand. Compare what was written with the model and raise `sciflow.errors.Failed` where
+    it answers otherwise; leave nothing new behind then. Return pairs of what was compared and how it came
+    out, or None if this plugin does not write such a model in such a format.
     """

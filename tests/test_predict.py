@@ -11,7 +11,7 @@ import pytest
 import xarray as xr
 import zarr
 
-from sciflow import Field, Signature
+from sciflow import Field, Invalid, Signature
 from sciflow.cli import main
 from sciflow.flow import run
 from sciflow.given import Given, checked
@@ -112,6 +112,17 @@ def test_nothing_is_overwritten_in_silence(made, capsys):
     assert zarr.open_group("prediction.zarr")["u"].shape[0] == 2 < len(before)
 
 
+def test_what_an_export_writes_beside_the_weights_replaces_nothing_in_silence(made, capsys):
+    Path("net.json").write_text("mine")
+    export = ["export", str(made[1].path), "net.safetensors"]
+    assert main(export) == 1
+    assert "net.json is there already; give another name, or --overwrite" in capsys.readouterr().err
+    assert Path("net.json").read_text() == "mine"
+    assert not Path("net.safetensors").exists()
+    assert main([*export, "--overwrite"]) == 0
+    assert json.loads(Path("net.json").read_text())["model"] == made[1].digest
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -160,13 +171,22 @@ def test_what_does_not_fit_is_refused_with_file_and_reason(made, capsys, change,
         (["--members", "1"], "--members chooses from an ensemble"),
         (["broken.json"], "broken.json is not JSON"),
         (["ragged.json"], "ragged.json: 'a' is no number and no regular array"),
-        (["pickle.npz"], "pickle.npz: "),
+        (["pickle.npz"], "pickle.npz cannot be read as .npz: "),
+        (["cut.npz"], "cut.npz cannot be read as .npz: "),
+        (["nothing.npz"], "nothing.npz cannot be read as .npz: "),
+        (["single.npz"], "single.npz holds one array without a name; write named ones with numpy.savez"),
+        (["none.npz"], "none.npz: there are no samples in it"),
     ],
 )
 def test_wrong_arguments_are_refused(made, capsys, arguments, message):
     Path("broken.json").write_text("{")
     Path("ragged.json").write_text('{"a": [[1], [1, 2]]}')
     np.savez("pickle.npz", a=np.array([{}], dtype=object))
+    np.savez("none.npz", **{"u[0]": np.ones((0, 8)), "a": np.ones(0)})
+    Path("cut.npz").write_bytes(Path("none.npz").read_bytes()[:100])
+    Path("nothing.npz").touch()
+    with Path("single.npz").open("wb") as file:
+        np.save(file, np.ones(3))
     assert predict(made, *arguments) == 1
     assert message in capsys.readouterr().err
 
@@ -177,6 +197,16 @@ def test_units_in_a_file_are_compared(made, capsys):
     data.to_zarr("in.zarr", zarr_format=3, consolidated=False)
     assert predict(made, "in.zarr") == 1
     assert "'u_0' is in 'degC', the model takes 'K'; convert it" in capsys.readouterr().err
+
+
+def test_axes_that_go_downwards_are_compared_too():
+    down = Signature({"u": Field(("y",), "K")}, {"u": Field(("y",), "K")}, {"y": X[::-1]})
+    u = np.ones((2, 8))
+    assert checked(Given("here", {"u": u}, coordinates={"y": X[::-1]}), down, {})["u"] is u
+    with pytest.raises(
+        Invalid, match="the axis 'y' goes from 0 to 1, that of the training samples from 1 to 0"
+    ):
+        checked(Given("here", {"u": u}, coordinates={"y": X}), down, {})
 
 
 def test_coordinates_follow_the_grid_of_the_prediction():

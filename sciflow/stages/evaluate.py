@@ -61,6 +61,10 @@ class Evaluate(Stage):
     members: Literal["test", "all"] = "test"
     outputs_of: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        if self.members not in ("test", "all"):
+            raise Invalid(f"members {self.members!r} is not one of test, all")
+
     def check(self, inputs: Mapping[str, Artifact]) -> None:
         """Also refuse a model that was not trained on ``training``, and ``all`` on seen members."""
         super().check(inputs)
@@ -82,6 +86,10 @@ class Evaluate(Stage):
             raise Invalid(
                 "the model was trained on members of this ensemble; evaluate it with members='test'"
             )
+        known = [name for name, _ in model.attributes.get("signature", {}).get("outputs", ())]
+        for name in self.outputs_of:
+            if name not in known:
+                raise NotFound(f"{model.path} predicts no {name!r}. {nearest(name, known)}")
 
     def run(self, inputs: Mapping[str, Artifact], out: Writer, ctx: Context) -> None:
         """Predict and score."""
@@ -97,9 +105,6 @@ class Evaluate(Stage):
         predicted = model.predict(batch.x)
         ctx.progress(len(test), len(test), "test members")
         compared = self.outputs_of or tuple(model.signature.outputs)
-        for name in compared:
-            if name not in predicted:
-                raise NotFound(f"the model predicts no {name!r}. {nearest(name, list(predicted))}")
         predicted = {name: predicted[name] for name in compared}
         batch = Batch(batch.x, {name: batch.y[name] for name in compared})
         out.write("members", test.sample_members, EVALUATION["members"])

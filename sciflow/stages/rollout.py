@@ -92,6 +92,8 @@ class Rollout(Stage):
     batch: int = 16
 
     def __post_init__(self) -> None:
+        if self.members not in ("test", "all"):
+            raise Invalid(f"members {self.members!r} is not one of test, all")
         if self.start < 0:
             raise Invalid(f"start is a time level from 0 on, got {self.start}")
         if self.levels is not None and self.levels < 1:

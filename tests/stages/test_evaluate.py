@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from sciflow import NotFound, report, run
+from sciflow import Invalid, NotFound, report, run
 from sciflow.flow import Session, within
 from sciflow.registry import Plugin, registry
 from sciflow.stages.design import Design
@@ -122,6 +122,11 @@ def test_an_output_without_a_grid_has_no_boundary():
     assert "rmse_v_m1" in score.schema.fields
 
 
+def test_members_are_those_left_out_or_all():
+    with pytest.raises(Invalid, match="members 'tset' is not one of test, all"):
+        Evaluate(members="tset")  # type: ignore[arg-type]
+
+
 def test_some_outputs_alone_can_be_compared():
     components = pytest.importorskip("sciflow_operators.components")
     surrogate = components.MLP(width=8, layers=1, epochs=2, threads=1, device="cpu")
@@ -130,7 +135,7 @@ def test_some_outputs_alone_can_be_compared():
         data = await run(Simulate(Wave(), seed=1), design=await run(Design(problem=Wave(), count=20)))
         model = await run(Train(surrogate, ("a", "b"), ("u[0]", "u[-1]"), train=0.5), ensemble=data)
         given = {"model": model, "ensemble": data, "training": data}
-        with pytest.raises(NotFound, match="the model predicts no 'v'"):
+        with pytest.raises(NotFound, match="predicts no 'v'"):
             await run(Evaluate(outputs_of=("v",)), **given)
         return [await run(Evaluate(outputs_of=names), **given) for names in (("u[0]",), ("u[-1]",), ())]
 

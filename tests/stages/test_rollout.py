@@ -273,7 +273,16 @@ def test_what_is_refused(how, stage, message):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"limit": 1.0}, {"leads": ()}, {"leads": (0,)}, {"levels": 0}, {"start": -1}, {"batch": 0}]
+    "settings",
+    [
+        {"limit": 1.0},
+        {"members": "tset"},
+        {"leads": ()},
+        {"leads": (0,)},
+        {"levels": 0},
+        {"start": -1},
+        {"batch": 0},
+    ],
 )
 def test_stages_that_cannot_be(settings):
     with pytest.raises(Invalid):

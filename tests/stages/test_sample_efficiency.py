@@ -158,7 +158,14 @@ def test_what_cannot_be_compared_is_refused():
 
 @pytest.mark.parametrize(
     "arguments",
-    [((), (4, 8)), (("a", "a"), (4, 8)), (("a",), (8,)), (("a",), (8, 4)), (("a_score",), (4, 8))],
+    [
+        ((), (4, 8)),
+        (("a", "a"), (4, 8)),
+        (("a",), (8,)),
+        (("a",), (8, 4)),
+        (("a_score",), (4, 8)),
+        (("a",), (4, 8), 4, 1, "l2"),
+    ],
 )
 def test_stages_that_cannot_be(arguments):
     with pytest.raises(Invalid):

@@ -100,6 +100,10 @@ class Resolution(Stage):
         members = inputs["model"].read("test_members")
         for name in self.grids:
             members = np.intersect1d(members, inputs[name].members())
+        if not len(members):
+            raise Invalid(
+                "no member that training left out ended well on all grids; give ensembles that have one"
+            )
         grids = {n: samples_of(inputs["model"], model.signature, inputs[n], members) for n in names}
         reasons: dict[str, str] = {}
         rows = []
@@ -110,6 +114,8 @@ class Resolution(Stage):
             except Invalid as reason:
                 reasons[name] = str(reason)
                 rows.append(np.full(len(samples), np.nan))
+            if lost := int(np.isinf(rows[-1]).sum()):
+                reasons[name] = f"{lost} of {len(samples)} errors are not finite"
         ctx.progress(len(names), len(names), "grids")
         if len({len(row) for row in rows}) > 1:
             raise Invalid("the grids have different numbers of time levels; give them the same ones")
@@ -130,7 +136,7 @@ class Resolution(Stage):
             "points": np.array([max(_shape(samples), default=1) for samples in grids], dtype=np.int64),
             "error_mean": mean,
             "error_median": np.median(table, axis=1),
-            "ratio": mean / mean[0] if mean[0] > 0 else np.full(len(mean), math.nan),
+            "ratio": mean / mean[0] if 0 < mean[0] < math.inf else np.full(len(mean), math.nan),
             "relative_l2": table,
             "members": grids[0].sample_members,
         }
@@ -147,6 +153,8 @@ def _shape(samples: Stored) -> list[int]:
 def errors(model: Model, samples: Stored, batch: int) -> np.ndarray:
     """Relative L2 error of every sample, the root mean square over the outputs, shape (sample,).
 
+    That of a prediction that is not finite is inf.
+
     Raises
     ------
     Invalid
@@ -155,6 +163,7 @@ def errors(model: Model, samples: Stored, batch: int) -> np.ndarray:
     import numpy as np
 
     from sciflow.stages import metrics
+    from sciflow.stages.evaluate import finite
 
     found = []
     for one in samples.batches(batch, seed=None):
@@ -165,5 +174,6 @@ def errors(model: Model, samples: Stored, batch: int) -> np.ndarray:
                     f"{name!r} is predicted with the shape {predicted[name].shape[1:]}, not {truth.shape[1:]}"
                 )
         rows = [metrics.relative_l2(predicted[name], truth) for name, truth in one.y.items()]
-        found.append(np.sqrt(np.mean(np.square(rows), axis=0)))
+        whole = np.sqrt(np.mean(np.square(rows), axis=0))
+        found.append(np.where(finite(predicted, len(one)), whole, np.inf))
     return np.concatenate(found)

@@ -22,12 +22,14 @@ from tests.toys import Wave
 class Scaled(Model):
     """The last level is a factor times the first, point by point, on grids up to a size."""
 
-    def __init__(self, signature, factor, most):
-        self.signature, self.factor, self.most = signature, factor, most
+    def __init__(self, signature, factor, most, torn):
+        self.signature, self.factor, self.most, self.torn = signature, factor, most, torn
 
     def predict(self, x):
         if x["u[0]"].shape[1] > self.most:
             raise Invalid(f"made for {self.most} points")
+        if x["u[0]"].shape[1] == self.torn:
+            return {"u[-1]": np.where(x["u[0]"] == x["u[0]"].max(), np.nan, x["u[0]"])}
         return {"u[-1]": (self.factor * x["u[0]"]).astype("f4")}
 
     def state(self):
@@ -40,16 +42,17 @@ class Factor(Surrogate):
 
     name: ClassVar[str] = "toy_factor"
     most: int = 100
+    torn: int = 0
 
     def fit(self, samples, valid, ctx, resume=None):
         batch = next(samples.batches(len(samples), seed=None))
         a, b = batch.x["u[0]"].ravel().astype(float), batch.y["u[-1]"].ravel().astype(float)
         factor = float(a @ b / (a @ a))
         yield Report(1, 1, {"train_loss": 0.0}, lambda: {"factor": np.array([factor])})
-        return Scaled(samples.signature, factor, self.most)
+        return Scaled(samples.signature, factor, self.most, self.torn)
 
     def load(self, state, signature):
-        return Scaled(signature, float(state["factor"][0]), self.most)
+        return Scaled(signature, float(state["factor"][0]), self.most, self.torn)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -111,6 +114,21 @@ def test_a_grid_like_that_of_the_training_has_its_error():
         return await run(Resolution(("again",)), model=model, ensemble=grids[8], again=grids[8])
 
     assert asyncio.run(flow()).read("ratio").tolist() == [1.0, 1.0]
+
+
+def test_a_prediction_that_is_not_finite_has_an_infinite_error():
+    async def flow():
+        grids, model = await made(Factor(torn=16))
+        found = await run(Resolution(("fine",), batch=2), model=model, ensemble=grids[8], fine=grids[16])
+        return found, await report("Grids", found)
+
+    found, page = asyncio.run(flow())
+    errors = found.read("relative_l2")
+    assert np.isfinite(errors[0]).all()
+    assert np.isinf(errors[1]).any()
+    assert not np.isnan(errors).any()
+    assert np.isinf(found.read("error_mean")[1])
+    assert f"{np.isinf(errors[1]).sum()} of {errors.shape[1]} errors are not finite" in page.read_text()
 
 
 def test_what_is_refused():

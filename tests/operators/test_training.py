@@ -1,10 +1,12 @@
 import os
+import threading
 
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 from sciflow import Cancelled, Context, Diverged, Field, Invalid, Signature
+from sciflow.ahead import ahead
 from sciflow.context import SerialComm
 from sciflow.samples import Batch, Samples
 from sciflow_operators.components import FNO, RelativeL2, Squared
@@ -139,6 +141,30 @@ def test_a_loss_that_is_not_finite_ends_training_with_advice():
         fit(config, smoothing(20))
     with pytest.raises(Diverged, match="try a smaller learning_rate .now 1e.30.*No epoch was finished"):
         fit(config, smoothing(20))
+
+
+def test_an_update_that_spoils_the_weights_is_not_the_last_word():
+    """The losses of the only batch were finite; what the update made of the weights is not."""
+    config = SMALL.replace(learning_rate=1e30, clip=0.0, batch=20, epochs=1)
+    with pytest.raises(
+        Diverged, match="validation error is (nan|inf) at the end of epoch 1, .*learning_rate"
+    ):
+        fit(config, smoothing(20))
+
+
+def test_an_error_leaves_no_thread_behind_that_reads_ahead():
+    class Ahead(Memory):
+        def batches(self, size, *, seed, epoch=0, start=0):
+            yield from ahead(super().batches(size, seed=seed, epoch=epoch), 2)
+
+    samples = smoothing(40)
+    with pytest.raises(Diverged) as caught:
+        fit(
+            SMALL.replace(learning_rate=1e30, clip=0.0, batch=4),
+            Ahead(samples.x, samples.y, samples.signature),
+        )
+    assert caught.traceback, "who holds the error holds the frames it came from"
+    assert "ahead" not in {thread.name for thread in threading.enumerate()}
 
 
 @pytest.mark.parametrize("side", ["x", "y"])

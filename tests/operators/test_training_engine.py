@@ -7,6 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 from sciflow import Failed, Invalid
+from sciflow.samples import Batch
 from sciflow_operators.components import FNO, RollOut
 from sciflow_operators.training import precision
 from sciflow_operators.training.fitted import Fitted
@@ -32,6 +33,28 @@ def test_small_batches_that_are_accumulated_are_large_ones():
     other, _, _ = fit(PLAIN.replace(batch=4), samples)
     with pytest.raises(AssertionError):
         same(large, other, rtol=2e-3, atol=2e-5)
+
+
+def test_a_batch_without_samples_changes_nothing():
+    """A rank may have none of its own in a batch."""
+    memory = smoothing(16)
+
+    class Gaps(Memory):
+        def batches(self, size, *, seed, epoch=0, start=0):
+            for batch in super().batches(size, seed=seed, epoch=epoch):
+                yield batch
+                if seed is not None:
+                    nothing = ({n: v[:0] for n, v in part.items()} for part in (batch.x, batch.y))
+                    yield Batch(*nothing, members=batch.members[:0])
+
+        def feedback(self, losses):
+            told.append(len(losses))
+
+    told, config = [], PLAIN.replace(schedule="constant", epochs=2)
+    dense, _, _ = fit(config, memory)
+    gaps, _, _ = fit(config.replace(accumulate=2), Gaps(memory.x, memory.y, memory.signature), memory)
+    same(dense, gaps, rtol=2e-3, atol=2e-5)
+    assert told == [8, 0] * 4
 
 
 def test_each_batch_is_answered_before_the_next_is_drawn_though_updates_take_several():

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from sciflow.context import summed
-from sciflow.errors import Invalid
+from sciflow.errors import Diverged, Invalid
 from sciflow.surrogate import Arrays, Model, Report
 from sciflow_operators.fields.channels import scales
 from sciflow_operators.training import checkpoint
@@ -25,7 +25,7 @@ from sciflow_operators.training.fitted import PREDICT, Fitted, load, pick_device
 from sciflow_operators.training.optimiser import Average, adamw
 from sciflow_operators.training.precision import forward
 from sciflow_operators.training.start import begin
-from sciflow_operators.training.update import Run, Updates, noise
+from sciflow_operators.training.update import Run, Updates, advice, noise
 
 if TYPE_CHECKING:
     from sciflow.context import Context
@@ -136,8 +136,10 @@ def _epoch(now: Standing, run: Run) -> Iterator[int]:
     mine = np.array([course.total, course.count])
     updates = Updates(now, run)
     more = {"start": begin} if begin else {}
-    batches = run.samples.batches(run.size, seed=ctx.seed, epoch=course.epoch, **more)
-    for number, batch in enumerate(batches, begin):
+    # Not in a variable: an error would hold it, and with it a thread that reads ahead.
+    for number, batch in enumerate(
+        run.samples.batches(run.size, seed=ctx.seed, epoch=course.epoch, **more), begin
+    ):
         ctx.check_together()
         losses = updates.add(batch, number)
         mine += [losses.sum(dtype=np.float64), len(losses)]
@@ -159,6 +161,8 @@ def _validate(now: Standing, valid: Samples, ctx: Context) -> float:
     ------
     Invalid
         If samples hold numbers that are not finite.
+    Diverged
+        If they are finite and the error is not: the last update spoilt the weights, and no loss told.
     """
     fitted, layout = now.fitted, now.fitted.layout
     mine, fault = np.zeros(2), ""
@@ -173,6 +177,10 @@ def _validate(now: Standing, valid: Samples, ctx: Context) -> float:
     total, count = summed(mine, ctx.comm).tolist()
     if not math.isfinite(total):
         ctx.all_ok(Invalid(f"{fault}: validation samples must be finite numbers") if fault else None)
+        raise Diverged(
+            f"the validation error is {total} at the end of epoch {now.course.epoch + 1}, after losses that "
+            f"were finite; {advice(now)}"
+        )
     return total / count if count else math.nan
 
 

@@ -141,6 +141,9 @@ class Updates:
         now, run = self._now, self._run
         fitted, comm = now.fitted, run.ctx.comm
         epoch = now.course.epoch
+        if not len(batch):
+            # Transforms of nothing fail; the other ranks' samples decide this update.
+            return torch.zeros(0, device=fitted.device)
         draw = torch.Generator().manual_seed(seed(run.ctx.seed, epoch * run.batches + number, comm.rank))
         try:
             x = torch.from_numpy(fitted.layout.stack(batch.x, fitted.layout.inputs)).to(fitted.device)
@@ -209,14 +212,22 @@ class Updates:
         where = not_finite(batch, self._run.samples.signature)
         if where:
             return Invalid(f"{where}: training samples must be finite numbers")
-        course, config = self._now.course, self._config
+        course = self._now.course
         bad = float(losses[~np.isfinite(losses)][0])
         last = f"after {course.loss:.3g} in the one before" if course.epoch else "the first one"
         return Diverged(
             f"the loss is {bad} in epoch {course.epoch + 1} ({last}), at update {course.updates} with "
-            f"{whose(batch)}; the samples are finite: try a smaller learning_rate (now "
-            f"{config.learning_rate}) or clip (now {config.clip}). {_kept(course.epoch)}"
+            f"{whose(batch)}; {advice(self._now)}"
         )
+
+
+def advice(now: Standing) -> str:
+    """What to do where training on finite samples diverged, and what is left of it."""
+    config = now.fitted.config
+    return (
+        f"the samples are finite: try a smaller learning_rate (now {config.learning_rate}) or clip (now "
+        f"{config.clip}). {_kept(now.course.epoch)}"
+    )
 
 
 def _kept(epoch: int) -> str:

@@ -61,14 +61,16 @@ def _errors(
         errors = 100 * columns["error_mean"][at]
         spread = np.nan_to_num(100 * columns["error_mean_std"][at])
         ax.errorbar(errors, places, xerr=spread, fmt="o", color=BLUE, ecolor=INK, ms=7, label="measured")
-        rolled = 100 * columns["rollout_error"][at]
+        rolled, cited = (100 * columns[name][at] for name in ("rollout_error", "published"))
         ax.plot(rolled, places, "o", color=BLUE, mfc="none", ms=7, label="measured, whole roll-out")
-        ax.plot(100 * columns["published"][at], places, "D", color=ORANGE, ms=6, label="published")
+        ax.plot(cited, places, "D", color=ORANGE, ms=6, label="published")
         floor = 100 * columns["floor"][at][0]
         ax.axvline(floor if floor > 0 else np.nan, color=GREY, ls="--", lw=1.2, label="solver's own error")
-        ax.set_xscale("log")
-        ax.xaxis.set_major_locator(LogLocator(numticks=5))
-        ax.xaxis.set_minor_formatter(NullFormatter())
+        drawn = np.concatenate([errors, rolled, cited, [floor]])
+        if (drawn[np.isfinite(drawn)] > 0).any():
+            ax.set_xscale("log")
+            ax.xaxis.set_major_locator(LogLocator(numticks=5))
+            ax.xaxis.set_minor_formatter(NullFormatter())
         ax.set_yticks(places, [labels[i]["model"].replace("_", " ") for i in at], fontsize=8)
         ax.set_ylim(-0.6, len(at) - 0.4)
         ax.grid(axis="y", color=GREY, alpha=0.3, lw=0.6)

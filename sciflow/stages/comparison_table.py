@@ -121,6 +121,14 @@ class ComparisonTable(Stage):
         """A task may do without a convergence study."""
         return tuple(f"{task}_floor" for task in self.tasks)
 
+    def check(self, inputs: Mapping[str, Artifact]) -> None:
+        """Also refuse roll-outs of models that have no row."""
+        super().check(inputs)
+        for task, model in self.rollouts:
+            known = [name for name, _ in _models(inputs[task])]
+            if model not in known:
+                raise Invalid(f"a roll-out of {model!r} on {task}; its models are {', '.join(known)}")
+
     def run(self, inputs: Mapping[str, Artifact], out: Writer, ctx: Context) -> None:
         """Write the rows, and the same as ``files/table.md``."""
         import numpy as np
@@ -165,12 +173,14 @@ def _models(comparison: Artifact) -> Iterator[tuple[str, dict[str, float]]]:
         places.setdefault(match["model"] if match else name, []).append(place)
     for model, at in places.items():
         errors = columns["error_mean"][at]
+        # Infinite errors, of predictions that are not finite, have no spread.
+        many = len(at) > 1 and bool(np.isfinite(errors).all())
         yield (
             model,
             {
                 "seeds": len(at),
                 "error_mean": float(errors.mean()),
-                "error_mean_std": float(errors.std(ddof=1)) if len(at) > 1 else math.nan,
+                "error_mean_std": float(errors.std(ddof=1)) if many else math.nan,
                 "error_median": float(columns["error_median"][at].mean()),
                 "parameters": float(columns["parameters"][at].max()),
                 "operations": float(columns["operations"][at].max()),

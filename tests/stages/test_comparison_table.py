@@ -1,12 +1,15 @@
 """Models of several tasks in one table: seeds are one row, others' numbers stand beside ours."""
 
 import asyncio
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
 from sciflow import Invalid, report, run
 from sciflow.flow import Session, within
+from sciflow.registry import Plugin, registry
 from sciflow.stages.comparison_table import ComparisonTable, Published
 from sciflow.stages.convergence import Convergence
 from sciflow.stages.design import Design
@@ -16,7 +19,7 @@ from sciflow.stages.side_by_side import SideBySide
 from sciflow.stages.simulate import Simulate
 from sciflow.stages.train import Train
 from sciflow.store import Store
-from tests.toys import Least, Wave
+from tests.toys import Least, Line, Wave
 
 
 @pytest.fixture(autouse=True)
@@ -97,17 +100,58 @@ def test_what_makes_no_table_is_refused(fields, message):
 
 
 def test_a_rollout_stands_beside_the_error_of_one_step():
-    async def flow():
+    async def flow(name):
         design = await run(Design(problem=Wave(), count=20, seed=0))
         data = await run(Simulate(Wave(), seed=0), design=design)
         model = await run(Train(Least(), ("u",), ("u",), window=(1, 1)), ensemble=data)
         score = await run(Evaluate(), model=model, ensemble=data, training=data)
         rolled = await run(Rollout(), model=model, ensemble=data, training=data)
         both = await run(SideBySide(("m",), queries=1), ensemble=data, m=model, m_score=score)
-        table = await run(
-            ComparisonTable(("waves",), rollouts=(("waves", "m"),)), waves=both, waves_m_rollout=rolled
-        )
+        stage = ComparisonTable(("waves",), rollouts=(("waves", name),))
+        table = await run(stage, **{"waves": both, f"waves_{name}_rollout": rolled})
         return rolled, table
 
-    rolled, table = asyncio.run(flow())
+    with pytest.raises(Invalid, match="a roll-out of 'm_seed0' on waves; its models are m"):
+        asyncio.run(flow("m_seed0"))
+    rolled, table = asyncio.run(flow("m"))
     assert table.read("rollout_error")[0] == pytest.approx(rolled.read("relative_l2").mean())
+
+
+class Nothing(Line):
+    """Predicts nothing finite."""
+
+    def predict(self, x):
+        return {name: np.full_like(values, np.nan) for name, values in super().predict(x).items()}
+
+
+@dataclass(frozen=True)
+class Lost(Least):
+    """Linear, until it is asked."""
+
+    name: ClassVar[str] = "toy_lost"
+
+    def load(self, state, signature):
+        return Nothing(signature, np.asarray(state["weights"]))
+
+
+def test_models_that_predict_nothing_finite_have_a_row():
+    async def flow():
+        data = await run(Simulate(Wave()), design=await run(Design(problem=Wave(), count=20)))
+        given = {}
+        for seed in (0, 1):
+            stage = Train(Lost(), ("a",), ("u",), seed=seed, split_seed=0)
+            given[f"lost_seed{seed}"] = model = await run(stage, ensemble=data)
+            score = await run(Evaluate(), model=model, ensemble=data, training=data)
+            given[f"lost_seed{seed}_score"] = score
+        both = await run(SideBySide(("lost_seed0", "lost_seed1"), queries=1), ensemble=data, **given)
+        table = await run(ComparisonTable(("waves",)), waves=both)
+        return table, await report("All", table, both)
+
+    registry().add(Lost, Plugin("tests", __name__, "tests", "0"))
+    try:
+        table, page = asyncio.run(flow())
+    finally:
+        del registry()._classes["surrogate", Lost.name]
+    assert np.isinf(table.read("error_mean")).all()
+    assert np.isnan(table.read("error_mean_std")).all()
+    assert "All models on all tasks" in page.read_text()

@@ -12,7 +12,7 @@ from typing import Literal
 
 from prefect import flow
 
-from sciflow import Problem, Surrogate, report, run
+from sciflow import Invalid, Problem, Surrogate, report, run
 from sciflow.stages.comparison_table import ComparisonTable, Published
 from sciflow.stages.convergence import Convergence
 from sciflow.stages.design import Design
@@ -26,6 +26,7 @@ from sciflow_operators.components import FNO, MLP, MPPDE, EquiNO, Poseidon, Squa
 from sciflow_operators.poseidon.architecture import Architecture
 from sciflow_spectral.components import Burgers, KuramotoSivashinsky, NavierStokes, TwoPhaseDarcy
 
+TASKS = ("burgers", "darcy", "navier_stokes", "kuramoto_sivashinsky", "rve")
 PUBLISHED = (
     Published("burgers", "fno", 0.0149, "Li et al. 2021, table 1, 256 points"),
     Published("burgers", "fno_rerun", 0.0025, "neuraloperator issue 30, its later code, 1024 points"),
@@ -102,9 +103,27 @@ def task(name: str, at: int) -> Task:
     return Task(cell, finer, strain, answer, (40, 160, 160)[at], models, scored=mean)
 
 
+def chosen_of(it: Task, models: tuple[str, ...]) -> list[str]:
+    """The models of a task that are wanted; () wants all."""
+    return [label for label in it.models if label in models or not models]
+
+
+def refuse(tasks: tuple[str, ...], models: tuple[str, ...]) -> None:
+    """Refuse what cannot become a table, before anything is solved."""
+    for name in tasks:
+        if name not in TASKS:
+            raise Invalid(f"there is no task {name!r}; the tasks are {', '.join(TASKS)}")
+        it = task(name, 0)
+        if not chosen_of(it, models):
+            raise Invalid(
+                f"the task {name} has none of the models {', '.join(models)}; it has {', '.join(it.models)}. "
+                "Leave the task out, or add one of these"
+            )
+
+
 @flow
 async def operators_table(
-    tasks: tuple[str, ...] = ("burgers", "darcy", "navier_stokes", "kuramoto_sivashinsky", "rve"),
+    tasks: tuple[str, ...] = TASKS,
     size: Literal["ci", "cpu", "gpu"] = "ci",
     models: tuple[str, ...] = (),
     seeds: int = 1,
@@ -119,6 +138,7 @@ async def operators_table(
         seeds: Trainings of each model.
         checked: Members that are also solved more finely.
     """
+    refuse(tasks, models)
     compared, rolled = {}, {}
     for name in tasks:
         it = task(name, ("ci", "cpu", "gpu").index(size))
@@ -129,8 +149,7 @@ async def operators_table(
         floor = Convergence(it.scored or it.outputs)
         compared[f"{name}_floor"] = await run(floor, ensemble=pair[0], finer=pair[1])
         trained, scores = {}, {}
-        chosen = [label for label in it.models if label in models or not models]
-        for label, seed in ((label, seed) for label in chosen for seed in range(seeds)):
+        for label, seed in ((label, seed) for label in chosen_of(it, models) for seed in range(seeds)):
             stage = Train(it.models[label], it.inputs, it.outputs, window=it.window, seed=seed, split_seed=0)
             model = trained[f"{label}_seed{seed}"] = await run(stage, ensemble=data)
             given = {"model": model, "ensemble": data, "training": data}

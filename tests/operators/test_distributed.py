@@ -2,8 +2,10 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from sciflow import Invalid
 from sciflow.context import SerialComm
 from sciflow.jobs import JobSpec
 from sciflow.worker import communicator
+from sciflow_operators.training import distributed
 from sciflow_operators.training.launch import Launch, first_host, launched, tasks_of
 from tests.conftest import ROOT
 from tests.operators import ranks
@@ -104,6 +107,46 @@ def test_a_step_of_srun_needs_to_be_told(monkeypatch):
 
     assert sciflow_communicator(SRUN) is None
     assert sciflow_communicator(OPENMPI) is None
+
+
+def two_ranks(monkeypatch, others):
+    """This process as the first of two ranks; what the other one says to what this one says."""
+    comm = distributed.GlooComm.__new__(distributed.GlooComm)
+    comm.rank, comm.size = 0, 2
+    monkeypatch.setattr(distributed, "exchange", lambda comm, text: [text, others(text)])
+    monkeypatch.setattr(distributed, "_joined", [])
+    monkeypatch.delenv(distributed.CHOICE, raising=False)
+    return comm
+
+
+@pytest.mark.parametrize("one_machine", [True, False])
+def test_nccl_connects_over_the_loopback_where_all_ranks_are_on_one_machine(monkeypatch, one_machine):
+    """Each of the ranks sees one GPU alone, which is number 0 to both."""
+    here = socket.gethostname()
+    said = {here: here if one_machine else "elsewhere", "first": "second"}
+    comm, used = two_ranks(monkeypatch, said.__getitem__), []
+    monkeypatch.setattr(distributed, "backend", lambda: "cpu:gloo,cuda:nccl")
+    monkeypatch.setattr(distributed, "total", lambda v: used.append(os.environ.get("NCCL_SOCKET_IFNAME")))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: SimpleNamespace(uuid="first"))
+    monkeypatch.delenv("NCCL_SOCKET_IFNAME", raising=False)
+    assert distributed.reduces(comm, torch.device("meta"))
+    assert used == ["lo" if one_machine else None]
+    assert "NCCL_SOCKET_IFNAME" not in os.environ
+    said["first"] = "first"
+    distributed._joined.clear()
+    assert not distributed.reduces(comm, torch.device("meta")), "one GPU for both"
+
+
+def test_an_address_that_others_cannot_reach_is_refused(monkeypatch):
+    monkeypatch.setattr(socket, "gethostbyname", lambda name: "127.0.1.1")
+    comm = two_ranks(monkeypatch, lambda text: "10.0.0.2")
+    with (
+        pytest.raises(Invalid, match=r"own name the address 127.0.1.1, .*SCIFLOW_COLLECTIVES=mpi"),
+        distributed._meeting(comm, one_machine=False),
+    ):
+        pass
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import datetime
+import ipaddress
 import os
 import shutil
 import socket
@@ -215,16 +216,16 @@ def reduces(comm: Comm, device: torch.device) -> bool:
     if not wanted or not dist.is_available():
         return False
     if not _joined or _joined[-1][0] is not comm:
-        _joined[:] = [(comm, _join(comm))]
+        _joined[:] = [(comm, _join(comm, device))]
     return device.type == "cpu" or _joined[-1][1]
 
 
-def _join(comm: Comm) -> bool:
+def _join(comm: Comm, device: torch.device) -> bool:
     """Make the ranks of a communicator torch's process group; whether each has a GPU of its own."""
     _, hosts = places(comm)
-    mine = f"{torch.cuda.current_device()}" if torch.cuda.is_available() else ""
-    gpus = exchange(comm, mine)
-    own = all(gpus) and len(set(zip(hosts, gpus, strict=True))) == comm.size and "nccl" in backend()
+    gpus = exchange(comm, _gpu())
+    own = all(gpus) and len(set(gpus)) == comm.size and "nccl" in backend()
+    one = len(set(hosts)) == 1
     if dist.is_initialized() and not _joined and not isinstance(comm, GlooComm):
         # Somebody else made it, for a program around this one; it serves if it is of the same ranks.
         if (dist.get_rank(), dist.get_world_size()) != (comm.rank, comm.size):
@@ -235,14 +236,24 @@ def _join(comm: Comm) -> bool:
         return own and "nccl" in dist.get_backend_config()
     if not isinstance(comm, GlooComm):
         _leave()
-        one = len(set(hosts)) == 1
         with interface(one), _meeting(comm, one) as store:
             dist.init_process_group(
                 backend(), store=store, rank=comm.rank, world_size=comm.size, timeout=PATIENCE
             )
             comm.barrier()
         atexit.register(_leave)
+    if own and device.type != "cpu":
+        # NCCL opens its connections at the first sum and not before.
+        with interface(one):
+            total(torch.zeros(1, device=device))
     return own
+
+
+def _gpu() -> str:
+    """This rank's GPU, empty for none; its number would be 0 for each rank that sees one alone."""
+    if not torch.cuda.is_available():
+        return ""
+    return str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid)
 
 
 @contextlib.contextmanager
@@ -257,6 +268,12 @@ def _meeting(comm: Comm, one_machine: bool) -> Iterator[Any]:
         yield stores.FileStore(str(path), comm.size)
         return
     address = socket.gethostbyname(socket.gethostname())
+    hosts = exchange(comm, address)
+    if ipaddress.ip_address(hosts[0]).is_loopback:
+        raise Invalid(
+            f"rank 0's machine gives its own name the address {hosts[0]}, where the others cannot reach it: "
+            f"give it that of its network (/etc/hosts), or let MPI sum ({CHOICE}=mpi)"
+        )
     free = 0
     if comm.rank == 0:
         with socket.socket() as trial:

@@ -329,11 +329,11 @@ def _arguments(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> int:
     """Run one job file; the module's command line."""
     options = _arguments(arguments)
-    comm = communicator(options.ranks)
-    if options.leave_with_parent and comm.rank == 0:
-        _leave_with_parent()
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     try:
+        comm = communicator(options.ranks)
+        if options.leave_with_parent and comm.rank == 0:
+            _leave_with_parent()
         if options.ranks not in (0, comm.size):
             _strangers(options.job, options.ranks, comm)
         return _run(options.job, comm)

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 from sciflow import Invalid
 from sciflow.context import SerialComm
 from sciflow.jobs import JobSpec
-from sciflow.worker import communicator
+from sciflow.worker import communicator, main
 from sciflow_operators.training import distributed
 from sciflow_operators.training.launch import Launch, first_host, launched, tasks_of
 from tests.conftest import ROOT
@@ -99,6 +99,13 @@ def test_a_worker_that_is_to_be_alone_is(monkeypatch):
     for name, value in TORCHRUN.items():
         monkeypatch.setenv(name, value)
     assert isinstance(communicator(1), SerialComm)
+
+
+def test_a_worker_says_what_is_wrong_with_its_environment(monkeypatch, capsys, tmp_path):
+    for name, value in {**TORCHRUN, "WORLD_SIZE": "many"}.items():
+        monkeypatch.setenv(name, value)
+    assert main([str(tmp_path / "job.json")]) == 2
+    assert "sciflow: the environment variable WORLD_SIZE should be a number" in capsys.readouterr().err
 
 
 def test_a_step_of_srun_needs_to_be_told(monkeypatch):

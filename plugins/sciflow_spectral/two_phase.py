@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
@@ -80,8 +81,8 @@ class TwoPhaseDarcy(Problem):
             )
         if self.modes < 2:
             raise Invalid(f"modes must be at least 2, got {self.modes}")
-        if not min(self.high, self.low) > 0:
-            raise Invalid(f"permeabilities must be positive, got {self.high} and {self.low}")
+        if not all(0 < value < math.inf for value in (self.high, self.low)):
+            raise Invalid(f"permeabilities must be positive and finite, got {self.high} and {self.low}")
         if self.faces not in ("harmonic", "arithmetic"):
             raise Invalid(f"faces {self.faces!r} is not one of harmonic, arithmetic")
 

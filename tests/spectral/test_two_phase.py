@@ -117,6 +117,8 @@ def test_it_converges_although_the_medium_jumps():
         ({"points": 43, "solve_points": 22}, "multiple of points - 1"),
         ({"points": 2}, "at least 3"),
         ({"low": 0.0}, "must be positive"),
+        ({"low": float("nan")}, "must be positive and finite"),
+        ({"high": float("inf")}, "must be positive and finite"),
         ({"modes": 1}, "at least 2"),
         ({"faces": "geometric"}, "not one of"),
     ],

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from sciflow.errors import Invalid
 from sciflow.problem import Problem
@@ -18,6 +19,14 @@ if TYPE_CHECKING:
 
 Corrector = Literal["none", "newton", "magic"]
 Norm = Literal["energy", "stress"]
+Scaling = Literal["mode", "global"]
+Sampler = Literal["lhs", "sobol", "random"]
+_CHOICES = {
+    "corrector": get_args(Corrector),
+    "norm": get_args(Norm),
+    "scaling": get_args(Scaling),
+    "sampler": get_args(Sampler),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +103,7 @@ class EquiNO(Surrogate):
     modes: int = 16
     stress_modes: int = 0
     norm: Norm = "energy"
-    scaling: Literal["mode", "global"] = "mode"
+    scaling: Scaling = "mode"
     degree: int = 3
     network: bool = True
     width: int = 48
@@ -103,7 +112,7 @@ class EquiNO(Surrogate):
     polish: int = 0
     points: int = 512
     batch: int = 32
-    sampler: Literal["lhs", "sobol", "random"] = "lhs"
+    sampler: Sampler = "lhs"
     loss_points: int = 256
     learning_rate: float = 1e-2
     iterations: int = 50
@@ -119,7 +128,8 @@ class EquiNO(Surrogate):
         for name in ("stress_modes", "degree", "polish", "loss_points", "threads"):
             if getattr(self, name) < 0:
                 raise Invalid(f"{name} cannot be negative, got {getattr(self, name)}")
-        if self.learning_rate <= 0:
+        self._check_choices()
+        if not 0 < self.learning_rate < math.inf:
             raise Invalid(f"learning_rate must be positive, got {self.learning_rate}")
         if self.polish > self.epochs:
             raise Invalid(f"polish={self.polish} of epochs={self.epochs}: only rounds that there are")
@@ -130,6 +140,11 @@ class EquiNO(Surrogate):
             )
         if not self.network and self.epochs != 1:
             raise Invalid("without a network there is nothing to train: set epochs=1 and polish=0")
+
+    def _check_choices(self) -> None:
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise Invalid(f"{name} {getattr(self, name)!r} is not one of {', '.join(choices)}")
 
     @property
     def cell(self) -> CellProblem:

@@ -259,7 +259,7 @@ class Checkpoints:
         self._directory = directory
 
     def save(self, history: list[dict[str, float]], state: Arrays, batches: int = 0) -> None:
-        """Write one checkpoint whole or not at all, and drop the older ones.
+        """Write one checkpoint whole or not at all, and drop all others, also what a kill left half-written.
 
         Parameters
         ----------
@@ -277,8 +277,9 @@ class Checkpoints:
         path = self._directory / f"checkpoint-{len(history):06d}-{batches:08d}.safetensors"
         text = np.frombuffer(json.dumps(history).encode(), dtype=np.uint8)
         Disk().replace(path, tensors({"history": text, **{f"state:{k}": v for k, v in state.items()}}))
-        for old in sorted(self._directory.glob("checkpoint-*"))[:-1]:
-            old.unlink()
+        for old in self._directory.glob("checkpoint-*"):
+            if old != path:
+                old.unlink()
 
     def latest(self) -> tuple[list[dict[str, float]], dict[str, np.ndarray] | None]:
         """The newest readable checkpoint, or an empty history and None."""

@@ -189,6 +189,20 @@ def test_the_stage_keeps_updates_by_time_and_goes_on_from_them(tmp_path, monkeyp
     assert train.identity() == train.replace(**often).identity()
 
 
+def test_a_kill_amid_writing_costs_no_later_checkpoint(tmp_path):
+    """What is half-written has a name that sorts behind that of the whole file."""
+    kept, state = Checkpoints(tmp_path), {"weight": np.arange(3.0)}
+    kept.save([{"loss": 1.0}], state)
+    torn = tmp_path / "checkpoint-000002-00000000.safetensors.17-0123abcd.partial"
+    for history, batches in (([{"loss": 1.0}], 3), ([{"loss": 1.0}, {"loss": 0.5}], 0)):
+        torn.write_bytes(b"half")
+        kept.save(history, {"weight": state["weight"] + batches}, batches)
+        found, resume = kept.latest()
+        assert found == history
+        np.testing.assert_array_equal(resume["weight"], state["weight"] + batches)
+        assert len(list(tmp_path.iterdir())) == 1
+
+
 def test_a_training_that_diverges_leaves_the_last_good_checkpoint(tmp_path):
     kept, good = Checkpoints(tmp_path), smoothing(18)
 

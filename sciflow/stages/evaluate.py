@@ -96,6 +96,7 @@ class Evaluate(Stage):
         import numpy as np
 
         from sciflow.samples import Batch
+        from sciflow.stages.baselines import baselines
 
         model = load_model(inputs["model"])
         chosen = inputs["model"].read("test_members") if self.members == "test" else None
@@ -116,10 +117,11 @@ class Evaluate(Stage):
         if "training" in inputs:
             members = inputs["model"].read("train_members")
             seen = samples_of(inputs["model"], model.signature, inputs["training"], members)
-            baselines(seen.all(), batch, out)
+            columns = baselines(seen, batch, ctx)
         else:
-            for name in ("baseline_mean", "baseline_nearest"):
-                out.write(name, np.full(len(test), np.nan), EVALUATION[name])
+            columns = np.full(len(test), np.nan), np.full(len(test), np.nan)
+        for name, values in zip(("baseline_mean", "baseline_nearest"), columns, strict=True):
+            out.write(name, values, EVALUATION[name])
         examples(predicted, batch, test.signature, out)
         out.describe(
             model=inputs["model"].digest,
@@ -230,65 +232,6 @@ def _spread(values: np.ndarray, good: np.ndarray, lost: float = math.nan) -> np.
 def file_name(output: str) -> str:
     """The name of an output, such as ``u[-1]``, as a part of the name of a field."""
     return output.replace("[", "_").replace("]", "").replace("-", "m")
-
-
-def baselines(seen: Batch, batch: Batch, out: Writer) -> None:
-    """Write the relative L2 errors of the mean predictor and of the nearest training sample."""
-    import numpy as np
-
-    from sciflow.stages import metrics
-
-    nearest = nearest_member(seen.x, batch.x)
-    mean_rows, near_rows = [], []
-    for name, truth in batch.y.items():
-        centre = (
-            np.broadcast_to(seen.y[name].mean(axis=0), truth.shape) if same_grid(seen, batch, name) else None
-        )
-        if centre is None or nearest is None:
-            nothing = np.full(len(truth), np.nan)
-            mean_rows.append(nothing)
-            near_rows.append(nothing)
-            continue
-        mean_rows.append(metrics.relative_l2(centre, truth))
-        near_rows.append(metrics.relative_l2(seen.y[name][nearest], truth))
-    out.write("baseline_mean", np.sqrt(np.mean(np.square(mean_rows), axis=0)), EVALUATION["baseline_mean"])
-    out.write(
-        "baseline_nearest", np.sqrt(np.mean(np.square(near_rows), axis=0)), EVALUATION["baseline_nearest"]
-    )
-
-
-def same_grid(a: Batch, b: Batch, name: str) -> bool:
-    """Whether an output has the same shape in both batches."""
-    return a.y[name].shape[1:] == b.y[name].shape[1:]
-
-
-def nearest_member(seen: Mapping[str, np.ndarray], asked: Mapping[str, np.ndarray]) -> np.ndarray | None:
-    """Row of `seen` nearest to each row of `asked`, every input scaled by its spread.
-
-    Parameters
-    ----------
-    seen, asked : mapping of str to ndarray, shape (sample, ...)
-
-    Returns
-    -------
-    ndarray of int, shape (sample,), or None
-        None where the inputs are on different grids.
-    """
-    import numpy as np
-
-    total: np.ndarray | None = None
-    for name, values in asked.items():
-        if values.shape[1:] != seen[name].shape[1:]:
-            return None
-        a = values.reshape(len(values), -1).astype(np.float64)
-        b = seen[name].reshape(len(seen[name]), -1).astype(np.float64)
-        spread = b.std(axis=0)
-        scale = np.sqrt(np.mean(spread**2)) or 1.0
-        a, b = a / scale / np.sqrt(a.shape[1]), b / scale / np.sqrt(b.shape[1])
-        distance = (a**2).sum(1)[:, None] - 2 * a @ b.T + (b**2).sum(1)[None]
-        total = distance if total is None else total + distance
-    assert total is not None
-    return np.asarray(np.argmin(total, axis=1))
 
 
 def examples(predicted: Mapping[str, np.ndarray], batch: Batch, signature: Signature, out: Writer) -> None:

@@ -144,3 +144,40 @@ def test_some_outputs_alone_can_be_compared():
     squares = (first.read("relative_l2") ** 2 + last.read("relative_l2") ** 2) / 2
     np.testing.assert_allclose(both.read("relative_l2") ** 2, squares, rtol=1e-9)
     assert not np.allclose(first.read("relative_l2"), last.read("relative_l2"))
+
+
+@pytest.mark.parametrize("settings", [{}, {"window": (1, 1), "inputs": ("u", "a")}])
+def test_baselines_are_those_of_all_training_samples_at_once(settings, monkeypatch):
+    from sciflow.stages import baselines
+    from sciflow.stored import Stored
+
+    monkeypatch.setattr(baselines, "BYTES", 700)  # three members, or five windows
+    whole, plain = [], Stored.all
+    monkeypatch.setattr(Stored, "all", lambda self: whole.append(len(self)) or plain(self))
+    data, artifact, score, _, _ = learn(Least(), **settings)
+    signature = load_model(artifact).signature
+    seen, test = (
+        samples_of(artifact, signature, data, artifact.read(f"{p}_members")) for p in ("train", "test")
+    )
+    assert whole == [len(test)]
+    seen, test = seen.all(), test.all()
+    flat = [
+        np.concatenate(
+            [
+                v.reshape(len(v), -1)
+                / np.sqrt(seen.x[n].astype(float).reshape(len(seen), -1).var(0).mean())
+                / np.sqrt(v[0].size)
+                for n, v in part.x.items()
+            ],
+            axis=1,
+        )
+        for part in (test, seen)
+    ]
+    near = np.linalg.norm(flat[0][:, None] - flat[1], axis=2).argmin(axis=1)
+    size = np.linalg.norm(test.y["u"].reshape(len(test), -1), axis=1)
+    for name, guess in (
+        ("nearest", seen.y["u"][near]),
+        ("mean", seen.y["u"].astype(float).mean(axis=0)[None]),
+    ):
+        error = np.linalg.norm((guess - test.y["u"]).reshape(len(test), -1), axis=1) / size
+        np.testing.assert_allclose(score.read(f"baseline_{name}"), error, rtol=1e-5)

@@ -58,7 +58,9 @@ def ahead(source: Iterator[T], depth: int) -> Iterator[T]:
             del item  # a batch is as large as those in the queue: hold none while waiting
     finally:
         unwanted.set()
-        thread.join()
+        # Python may collect a forgotten loop in any thread, this one among them.
+        if thread is not threading.current_thread():
+            thread.join()
 
 
 def _produce(source: Iterator[T], ready: queue.Queue[T | _End], unwanted: threading.Event) -> None:

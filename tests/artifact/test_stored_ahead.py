@@ -1,5 +1,6 @@
 """Reading ahead in a thread: the same batches, no thread left behind, errors where they belong."""
 
+import gc
 import subprocess
 import sys
 import threading
@@ -138,3 +139,27 @@ def test_a_process_ends_amid_a_batch():
 def test_a_negative_number_is_refused(data):
     with pytest.raises(Invalid, match="read ahead"):
         Stored(data, ["u[0]"], ["q"], ahead=-1)
+
+
+def test_a_loop_may_be_collected_in_the_thread_itself(monkeypatch):
+    forgotten, collected, unraisable = threading.Event(), threading.Event(), []
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+
+    def source():
+        yield 0
+        forgotten.wait()
+        gc.collect()
+        collected.set()
+        yield 1
+
+    cycle = [ahead(source(), 1)]
+    assert next(cycle[0]) == 0
+    gc.disable()
+    try:
+        cycle.append(cycle)
+        del cycle
+        forgotten.set()
+        assert collected.wait(10)
+    finally:
+        gc.enable()
+    assert not unraisable

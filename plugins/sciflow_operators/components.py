@@ -71,10 +71,12 @@ def _trained(artifact: Artifact) -> bool:
 @hookimpl
 def sciflow_communicator(environ: Mapping[str, str]) -> Comm | None:
     """Ranks that torchrun started, over gloo."""
-    from sciflow_operators.training.launch import launched
+    from sciflow_operators.training.launch import ours
 
-    if launched(environ) is None:
+    # Decided without torch: every worker asks.
+    launch = ours(environ)
+    if launch is None:
         return None
     from sciflow_operators.training.distributed import communicator
 
-    return communicator(environ)
+    return communicator(launch)

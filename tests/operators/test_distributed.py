@@ -190,3 +190,15 @@ def test_ranks_of_torchrun_train_as_one_would(tmp_path, alone):
         with np.load(tmp_path / f"{choice}.npz") as state:
             for name, values in alone.items():
                 np.testing.assert_allclose(state[name], values, rtol=2e-4, atol=2e-6, err_msg=name)
+
+
+def test_a_worker_that_torch_does_not_start_loads_no_torch():
+    code = (
+        "import sys; from sciflow.worker import communicator; communicator(2); print('torch' in sys.modules)"
+    )
+    for variables in (SRUN, {}):
+        env = {k: v for k, v in os.environ.items() if k != "SCIFLOW_COLLECTIVES"} | dict(variables)
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
+        )
+        assert done.stdout.strip() == "False"

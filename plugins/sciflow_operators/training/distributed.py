@@ -11,7 +11,7 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +22,11 @@ from torch import Tensor
 
 from sciflow.context import exchange
 from sciflow.errors import Invalid, Missing
-from sciflow_operators.training.launch import Launch, launched
+from sciflow_operators.training.launch import CHOICE, Launch
 
 if TYPE_CHECKING:
     from sciflow.context import Comm
 
-CHOICE = "SCIFLOW_COLLECTIVES"
-"""Environment variable: ``auto``, ``torch`` (always gloo or NCCL) or ``mpi`` (always through the host)."""
 PATIENCE = datetime.timedelta(minutes=30)
 """How long a rank waits for the others; a batch of a slow source may be long in coming."""
 _INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
@@ -307,16 +305,8 @@ _world: list[Comm] = []
 """The processes this one was started with, once they have met."""
 
 
-def communicator(environ: Mapping[str, str]) -> Comm | None:
-    """A communicator for a process that torchrun started; see the hook ``sciflow_communicator``.
-
-    For one that srun started only where ``SCIFLOW_COLLECTIVES=torch`` asks for it: solvers need MPI.
-    """
-    launch = launched(environ)
-    if launch is None or launch.launcher not in ("torchrun", "srun"):
-        return None
-    if launch.launcher == "srun" and environ.get(CHOICE) != "torch":
-        return None
+def communicator(launch: Launch) -> Comm:
+    """A communicator over gloo for a process that `launch.ours` takes; the same one each time."""
     if not _world:
         _world.append(GlooComm(launch))
     return _world[0]

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from sciflow.errors import Invalid
 
+CHOICE = "SCIFLOW_COLLECTIVES"
+"""Environment variable: ``auto``, ``torch`` (always gloo or NCCL) or ``mpi`` (always through the host)."""
 PORTS = 20_000, 30_000
 """Where the meeting point of a Slurm step listens, by its number; below what systems give away."""
 
@@ -88,6 +90,18 @@ def launched(environ: Mapping[str, str]) -> Launch | None:
     if not (0 <= found.rank < found.size and 0 <= found.local_rank < found.local_size <= found.size):
         raise Invalid(f"the environment of {found.launcher} names ranks that cannot be: {found}")
     return found if found.size > 1 else None
+
+
+def ours(environ: Mapping[str, str]) -> Launch | None:
+    """Who started this process, where its ranks are to meet over torch's collectives and not over MPI.
+
+    Those of torchrun do; those of srun only where ``SCIFLOW_COLLECTIVES=torch`` asks for it, since
+    solvers need MPI.
+    """
+    launch = launched(environ)
+    if launch is None or launch.launcher == "mpirun":
+        return None
+    return launch if launch.launcher == "torchrun" or environ.get(CHOICE) == "torch" else None
 
 
 def _mpirun(environ: Mapping[str, str]) -> Launch | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from sciflow.errors import Invalid
 from sciflow.homogenisation import CellProblem, Homogenised
-from sciflow.registry import require
+from sciflow.registry import registry, require
 from sciflow.schema import Field, Schema
 from sciflow.stage import Stage
 from sciflow.stages.train import MODEL, load_model
@@ -105,9 +105,9 @@ class TwoScale(Stage):
         require(self.cell)
         if "model" in inputs:
             mine = self.cell.to_json()
-            for cell in _cells(inputs["model"].attributes.get("surrogate"), self.cell.name):
+            for cell in _cells(inputs["model"].attributes.get("surrogate")):
                 if cell != mine:
-                    changed = sorted(k for k in mine if cell.get(k) != mine[k])
+                    changed = sorted(k for k in {*mine, *cell} if cell.get(k) != mine.get(k))
                     raise Invalid(
                         f"{inputs['model'].path} is a model of another cell: {', '.join(changed)} differ"
                     )
@@ -187,13 +187,19 @@ class TwoScale(Stage):
         }
 
 
-def _cells(document: Any, name: str) -> Iterator[Mapping[str, Any]]:
-    """Configurations of the component `name` anywhere in that of another."""
+def _cells(document: Any) -> Iterator[Mapping[str, Any]]:
+    """Configurations of cell problems anywhere in that of another component."""
     if isinstance(document, Mapping):
-        if document.get("component") == name:
+        if _is_cell(document.get("component")):
             yield document
         for value in document.values():
-            yield from _cells(value, name)
+            yield from _cells(value)
+
+
+def _is_cell(name: object) -> bool:
+    """Whether a component of this name is a cell problem, as far as plugins that are installed tell."""
+    cells = (c for c, _ in registry().components() if issubclass(c, CellProblem))
+    return any(c.name == name for c in cells)
 
 
 def _beyond(row: Mapping[str, Any], components: tuple[str, ...], bounds: np.ndarray) -> str:

@@ -13,6 +13,7 @@ pytest.importorskip("dolfinx")
 from sciflow import Context, Diverged, Invalid, report, run
 from sciflow.executors.mpi import Mpi, environment
 from sciflow.homogenisation import Homogenised
+from sciflow.registry import Plugin, registry
 from sciflow.stages.design import Design
 from sciflow.stages.simulate import Simulate
 from sciflow.stages.train import Train
@@ -307,6 +308,22 @@ def test_a_model_of_another_cell_is_refused():
     Stage().check({"model": Artefact(TINY)})
     with pytest.raises(Invalid, match="a model of another cell: packing_seed, volume_fraction differ"):
         Stage().check({"model": Artefact(TINY.replace(volume_fraction=0.2, packing_seed=1))})
+
+
+@dataclass(frozen=True)
+class Foam(RVE):
+    """A cell of another kind."""
+
+    name: ClassVar[str] = "toy_foam"
+
+
+def test_a_model_of_another_kind_of_cell_is_refused():
+    registry().add(Foam, Plugin("tests", __name__, "tests", "0"))
+    try:
+        with pytest.raises(Invalid, match="a model of another cell: component differ"):
+            Stage().check({"model": Artefact(Foam(cells=4))})
+    finally:
+        del registry()._classes["problem", Foam.name]
 
 
 @pytest.mark.parametrize(

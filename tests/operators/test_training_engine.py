@@ -57,6 +57,24 @@ def test_a_batch_without_samples_changes_nothing():
     assert told == [8, 0] * 4
 
 
+def test_frozen_weights_stay_and_training_goes_on_from_a_checkpoint_without_them(monkeypatch):
+    real = FNO.module
+
+    def frozen(self, port):
+        net = real(self, port)
+        next(net.parameters()).requires_grad_(False)
+        return net
+
+    monkeypatch.setattr(FNO, "module", frozen)
+    samples, config = smoothing(16), PLAIN.replace(weight_decay=0.1, ema=0.5)
+    first, _, _ = fit(config.replace(epochs=1), samples)
+    whole, _, checkpoint = fit(config, samples, stop=1)
+    name = next(n for n in whole.state() if n.startswith("net."))
+    np.testing.assert_allclose(whole.state()[name], first.state()[name], rtol=1e-6)
+    resumed, _, _ = fit(config, samples, resume=checkpoint)
+    same(whole, resumed)
+
+
 def test_each_batch_is_answered_before_the_next_is_drawn_though_updates_take_several():
     memory, log = smoothing(26), []
 

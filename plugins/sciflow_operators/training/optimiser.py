@@ -60,11 +60,11 @@ def _cosine(begin: float, end: float, part: float) -> float:
 
 
 def adamw(config: Trained, net: nn.Module) -> torch.optim.AdamW:
-    """AdamW over `Trained.groups`."""
+    """AdamW over `Trained.groups`, without what is frozen (``requires_grad`` is False)."""
     groups = [
-        {"params": weights, "factor": factor, "weight_decay": decay * config.weight_decay}
+        {"params": learned, "factor": factor, "weight_decay": decay * config.weight_decay}
         for weights, factor, decay in config.groups(net)
-        if weights
+        if (learned := [p for p in weights if p.requires_grad])
     ]
     return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
 

@@ -93,7 +93,8 @@ class Updates:
     def __init__(self, now: Standing, run: Run) -> None:
         self.pending = 0
         self._now, self._run = now, run
-        self._config, self._weights = now.fitted.config, list(now.fitted.net.parameters())
+        self._config = now.fitted.config
+        self._weights = [p for p in now.fitted.net.parameters() if p.requires_grad]
         self._count = 0
         self._error: SciflowError | None = None
 

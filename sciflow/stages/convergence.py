@@ -114,6 +114,10 @@ class Convergence(Stage):
 
         same_members([inputs["ensemble"], inputs["finer"]])
         both = np.intersect1d(inputs["ensemble"].members(), inputs["finer"].members())
+        if not len(both):
+            raise Invalid(
+                f"{inputs['ensemble'].path} and {inputs['finer'].path} have no member that ended well in both"
+            )
         coarse, fine = (Stored(inputs[name], (), self.outputs_of, both) for name in ("ensemble", "finer"))
         ours, theirs = coarse.signature.coordinates, fine.signature.coordinates
         for name in self.outputs_of:

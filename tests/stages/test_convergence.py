@@ -90,6 +90,18 @@ def test_members_that_failed_in_one_of_the_two_are_left_out():
     assert found.read("members").tolist() == good.tolist()
 
 
+def test_ensembles_without_a_member_in_common_are_refused():
+    async def flow():
+        design = await run(Design(Wave(), count=3))
+        none = Wave(points=9, fail="diverge", above=0.0)
+        coarse = await run(Simulate(Wave(points=5), seed=1), design=design)
+        fine = await run(Simulate(none, seed=1, minimum=0.0), design=design)
+        await run(Convergence(("u",)), ensemble=coarse, finer=fine)
+
+    with pytest.raises(Invalid, match="have no member that ended well in both"):
+        asyncio.run(flow())
+
+
 def test_points_in_common_are_found_whatever_the_grids():
     rng = np.random.default_rng(0)
     for _ in range(50):

@@ -196,10 +196,15 @@ def test_a_member_that_goes_astray_is_stopped_and_kept_until_there(value, after)
     assert f"{lost.sum()} of {len(lost)} roll-outs went astray" in page.read_text()
 
 
-def test_a_roll_out_that_everybody_leaves_at_once_has_a_report():
-    _, _, found, page = rolled(Rollout(limit=1.001), window=(2, 1), inputs=("u",), problem=Turn(gain=1e-3))
-    assert found.read("kept").max() >= 0
-    assert "Roll-outs" in page.read_text()
+def test_a_roll_out_that_everybody_leaves_at_once_has_a_report(monkeypatch):
+    monkeypatch.setattr(
+        Broken, "predict", lambda self, x: {n: v * np.nan for n, v in Line.predict(self, x).items()}
+    )
+    _, _, found, page = rolled(Rollout(), Breaking(), window=(2, 1))
+    assert not found.read("kept").any()
+    assert np.isinf(found.read("relative_l2")).all()
+    count = len(found.read("members"))
+    assert f"{count} of {count} roll-outs went astray" in page.read_text()
 
 
 @pytest.mark.parametrize("kill", range(1, 9))

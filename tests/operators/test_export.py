@@ -15,7 +15,7 @@ from sciflow.flow import run
 from sciflow.stages.design import Design
 from sciflow.stages.simulate import Simulate
 from sciflow.stages.train import Train, load_model
-from sciflow_operators.components import FNO, MLP, MPPDE
+from sciflow_operators.components import FNO, MLP, MPPDE, Refiner
 from sciflow_operators.export import graphs
 from sciflow_operators.export.mapped import Mapped, graph_names
 from sciflow_spectral.components import NavierStokes
@@ -202,6 +202,15 @@ def test_a_graph_that_answers_otherwise_is_not_kept(stored, tmp_path, monkeypatc
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_answer_that_is_not_a_number_is_different():
+    good, bad = np.ones((2, 3)), np.array([[1, np.nan, 1], [1, 1, 1]])
+    for found, wanted in ((bad, good), (good, bad)):
+        for names in (("u", "v"), ("v", "u")):
+            x, y = dict(zip(names, (found, good), strict=True)), dict(zip(names, (wanted, good), strict=True))
+            assert np.isnan(graphs.difference(x, y))
+    assert graphs.difference({"u": 1.5 * good, "v": good}, {"u": good, "v": good}) == 0.5
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
@@ -230,6 +239,9 @@ def test_a_model_that_asks_its_network_twice_is_refused():
     twice = Twice(model.config, model.signature, model.layout, model.net, model.scales)
     with pytest.raises(Invalid, match="answers by more than one pass"):
         Mapped(twice)
+    with pytest.raises(Invalid, match="refiner answers by more than one pass"):
+        Mapped(fitted(Refiner.example().replace(epochs=1), samples))
+    Mapped(fitted(Refiner.example().replace(epochs=1, steps=0), samples))
 
 
 @onnx

@@ -222,12 +222,12 @@ def _compared(mapped: Mapped, replay: Replay, known: Arrays | None) -> Iterator[
 
 
 def difference(found: Arrays, wanted: Arrays) -> float:
-    """Largest difference over the largest value of a field, the worst of all fields."""
-    worst = 0.0
+    """Largest difference over the largest value of a field, the worst of all fields; NaN where one is."""
+    apart = []
     for name, values in wanted.items():
         largest = float(np.abs(values).max()) or 1.0
-        worst = max(worst, float(np.abs(found[name] - values).max()) / largest)
-    return worst
+        apart.append(float(np.abs(found[name] - values).max()) / largest)
+    return float(np.max(apart))
 
 
 @contextlib.contextmanager

@@ -31,7 +31,7 @@ class Mapped(nn.Module):
 
     def __init__(self, model: Fitted, points: Sequence[int] | None = None) -> None:
         super().__init__()
-        if type(model).predict is not Fitted.predict:
+        if type(model).predict is not Fitted.predict or model.passes > 1:
             raise Invalid(
                 f"{model.config.name} answers by more than one pass through its network, which an exported "
                 "graph does not hold; export the network it is made of, or use sciflow predict"

@@ -88,7 +88,11 @@ class Fitted(Model):
     ----------
     call : callable
         The network as it is to be called, also by objectives of their own; see `called_by`.
+    passes : int
+        Of the network for one prediction.
     """
+
+    passes: int = 1
 
     def __init__(
         self,

@@ -81,6 +81,7 @@ class Refined(Fitted):
     ) -> None:
         super().__init__(config, signature, layout, net, scales)
         self.steps = config.steps
+        self.passes = config.steps + 1
         self.beta, self.signal = schedule(max(1, config.steps), config.variance)
 
     def _pass(self, x: Tensor, noised: Tensor, level: Tensor) -> Tensor:

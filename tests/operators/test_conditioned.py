@@ -110,6 +110,18 @@ def test_parameters_that_were_not_seen_are_predicted():
     assert error(model, advection(50, seed=9)) < 0.1
 
 
+def test_modes_that_the_training_grid_does_not_carry_are_not_made():
+    """Their weights would stay random, and a finer grid would meet them."""
+    torch.manual_seed(0)
+    net = SMALL.replace(modes=32).module(Port((0,), (), 1, (8,), (True,), ("u",)))
+    short = torch.cos(2 * torch.pi * 6 * torch.arange(32) / 32)[None, :, None]
+    with torch.no_grad():
+        found = net.spectral(short, torch.zeros(1, 32, net.spectral.channels_out))
+    assert found.abs().max() < 1e-5
+    plane = SMALL.replace(modes=6).module(Port((0,), (), 1, (8, 4), (True, True), ("u",)))
+    assert plane.spectral.modes == (6, 4)
+
+
 def test_bad_configurations_are_refused():
     with pytest.raises(Invalid, match="kernel must be odd"):
         SMALL.replace(kernel=4)

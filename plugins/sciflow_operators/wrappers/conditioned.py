@@ -32,7 +32,8 @@ class Conditioned(Wrapped):
     kernel : int
         Points of the depth-wise convolution along each axis; odd.
     modes : int
-        Fourier modes of the spectral convolution along each axis, both signs counted.
+        Fourier modes of the spectral convolution along each axis, both signs counted; no more than the
+        training grid carries.
     pull : float
         Weight of the loss of the rough prediction.
 

@@ -74,7 +74,7 @@ class ConditionedNet(nn.Module):
     def __init__(self, config: Conditioned, port: Port) -> None:
         super().__init__()
         self.fields, self.scalars = list(port.fields), list(port.scalars)
-        count, d = len(self.fields), len(port.points)
+        count = len(self.fields)
         width = count * config.features
         self.masks = (
             nn.Sequential(
@@ -86,7 +86,8 @@ class ConditionedNet(nn.Module):
         self.constant = None if self.scalars else nn.Parameter(torch.zeros(3 * width))
         self.point = nn.Linear(count, width)
         self.local = DepthWise(count, config.features, config.kernel, port.periodic)
-        self.spectral = SpectralConv(count, width, [config.modes] * d)
+        # Modes that the training grid does not carry would stay random until a finer grid met them.
+        self.spectral = SpectralConv(count, width, [min(config.modes, n) for n in port.points])
         self.rough = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, port.channels_out))
         first = port.channels_in
         self.inner = config.inner.module(

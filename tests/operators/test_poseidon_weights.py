@@ -18,7 +18,7 @@ from sciflow.stages.simulate import Simulate
 from sciflow.stages.train import Train, load_model
 from sciflow_operators.components import Conditioned, Poseidon
 from sciflow_operators.poseidon import published
-from sciflow_operators.poseidon.blocks import TimeNorm
+from sciflow_operators.poseidon.blocks import Attention, TimeNorm
 from sciflow_operators.poseidon.scot import Embed, Recover, ScOT
 from sciflow_spectral.components import NavierStokes
 from tests.operators.test_poseidon import SMALL, TRAINED, trajectories
@@ -205,6 +205,7 @@ def test_tables_that_follow_from_the_window_are_not_missed_and_not_minded(tmp_pa
         ({"use_conditioning": False}, "use_conditioning is False, only True"),
         ({"residual_model": "resnet"}, "residual_model is 'resnet'"),
         ({"learn_residual": True}, "learn_residual is True"),
+        ({"layer_norm_eps": 1e-12}, "layer_norm_eps is 1e-12, only 1e-05"),
         ({"depths": None}, "does not describe a scOT"),
         ({"image_size": 18}, "multiple of 4"),
     ],
@@ -319,7 +320,8 @@ def test_what_is_new_and_what_knows_the_time_learns_faster_and_little_decays(wei
             elif isinstance(part, Embed | Recover):
                 assert found[id(p)] == (10.0, float(p.ndim > 1))
             else:
-                assert found[id(p)] == (1.0, float(p.ndim > 1))
+                bias = isinstance(part, Attention) and p is part.bias
+                assert found[id(p)] == (1.0, float(p.ndim > 1 and not bias))
     plain = config.replace(weights="", sha256="").groups(net)
     assert {factor for _, factor, _ in plain} == {1.0}
 

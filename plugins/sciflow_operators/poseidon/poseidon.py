@@ -118,9 +118,10 @@ class Poseidon(Gridded):
             for kind in ((Embed, Recover), TimeNorm)
         )
         kinds: dict[tuple[float, float], list[nn.Parameter]] = {}
-        for p in net.parameters():
+        for name, p in net.named_parameters():
             factor = ends if id(p) in of_ends else norms if id(p) in of_norms else 1.0
-            decay = float(p.ndim > 1 and id(p) not in of_norms)
+            # The biases of query and value are the rows of one array.
+            decay = float(p.ndim > 1 and id(p) not in of_norms and not name.endswith("bias"))
             kinds.setdefault((factor, decay), []).append(p)
         return [(parameters, factor, decay) for (factor, decay), parameters in kinds.items()]
 

@@ -27,6 +27,7 @@ FIXED = {
     "use_absolute_embeddings": (False, False),
     "qkv_bias": (True, True),
     "hidden_act": ("gelu", "gelu"),
+    "layer_norm_eps": (1e-5, 1e-5),
 }
 """What a file's settings must be, and what they are where it does not say."""
 
@@ -272,7 +273,6 @@ def write(net: ScOT, size: Architecture, directory: str) -> None:
         "skip_connections": list(size.skips),
         "window_size": size.window,
         "mlp_ratio": size.expansion,
-        "layer_norm_eps": 1e-5,
         "drop_path_rate": 0.0,
         **{key: needed for key, (needed, _) in FIXED.items()},
     }

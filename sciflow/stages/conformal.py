@@ -64,6 +64,7 @@ def quantile(scores: np.ndarray, members: np.ndarray, alpha: float) -> np.ndarra
     order = np.argsort(scores, axis=0, kind="stable")
     weight = 1 / counts[owner] / (len(counts) + 1)
     reached = np.cumsum(weight[order], axis=0) >= 1 - alpha - SLACK
+    reached[-1] = True  # all members together are enough, whatever the round-off of a long sum says
     first = np.argmax(reached, axis=0)[None]
     return np.asarray(np.take_along_axis(scores, np.take_along_axis(order, first, axis=0), axis=0)[0])
 

@@ -34,6 +34,17 @@ def test_too_few_members_are_refused_with_the_number_needed(alpha, needed):
         quantile(np.arange(2.0 * needed - 2), np.arange(needed - 1).repeat(2), alpha)
 
 
+def test_the_round_off_of_a_long_sum_makes_no_band_narrow(monkeypatch):
+    """The fewest members that suffice, each with many values: their weights add up to a little less."""
+    from sciflow.stages import conformal
+
+    monkeypatch.setattr(conformal, "SLACK", 0.0)
+    scores = np.arange(1.0, 9 * 70001 + 1)
+    owner = np.arange(9).repeat(70001)
+    assert np.cumsum(np.full(scores.size, 1 / 70001 / 10))[-1] < 0.9
+    assert quantile(scores, owner, 0.1) == scores[-1]
+
+
 def test_members_with_several_samples_count_once():
     """By the definition: the smallest score at which the mean share of each member, over K + 1, is enough."""
     rng = np.random.default_rng(0)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from sciflow import Field, Invalid, Signature
-from sciflow_operators.components import FNO, MultiGrid
+from sciflow_operators.components import FNO, Conditioned, MultiGrid, Refiner, Stagger
 from sciflow_operators.fourier.patches import Patched, inside, split, starts, stitch, window, windows
 from tests.operators.test_training import Memory, fit
 
@@ -187,3 +187,14 @@ def test_it_learns_a_local_operator_from_patches():
 def test_what_makes_no_sense_is_refused(change, message):
     with pytest.raises(Invalid, match=message):
         MultiGrid(**change).module(port((12, 12), (True, True)))
+
+
+def test_networks_that_are_trained_in_a_way_of_their_own_go_around_it_not_inside():
+    inner = FNO(width=4, modes=4, layers=1)
+    for kind in (Conditioned, Refiner):
+        with pytest.raises(
+            Invalid, match=f"{kind.name} is trained in a way of its own .* put multigrid inside"
+        ):
+            MultiGrid(inner=kind(inner=inner))
+        assert kind(inner=MultiGrid(inner=inner)).inner.name == "multigrid"
+    assert MultiGrid(inner=Stagger(inner=inner)).inner.name == "stagger"

@@ -3,7 +3,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 from sciflow import Field, Invalid, Signature
-from sciflow_operators.components import FNO, MPPDE
+from sciflow_operators.components import FNO, MLP, MPPDE, MultiGrid, Poseidon
 from sciflow_operators.fields.port import Port
 from sciflow_operators.wrappers.refiner import Refiner
 from sciflow_operators.wrappers.stagger import Stagger
@@ -140,6 +140,13 @@ def test_configurations_that_would_not_be_read_are_refused():
         Stagger(inner=INNER.replace(epochs=7, batch=3))
     with pytest.raises(Invalid, match="settings of training .resolutions."):
         Stagger(inner=INNER.replace(resolutions=(1, 2)))
+    with pytest.raises(Invalid, match="settings of training .embedding_factor, norm_factor."):
+        Stagger(inner=Poseidon(embedding_factor=3.0, norm_factor=3.0))
+    for outer in (Stagger, MultiGrid):
+        with pytest.raises(
+            Invalid, match=f"{outer.name}.inner must be a network of a regular grid.* got mlp"
+        ):
+            outer(inner=MLP())
     with pytest.raises(Invalid, match="refiner is trained in a way of its own"):
         Stagger(inner=Refiner(inner=INNER))
     with pytest.raises(Invalid, match="factor must be at least 2"):

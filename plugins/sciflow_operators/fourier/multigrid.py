@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 from sciflow.errors import Invalid
 from sciflow_operators.fields.port import Port
 from sciflow_operators.fourier.fno import FNO
-from sciflow_operators.training.trained import Gridded
+from sciflow_operators.training.trained import Gridded, Trained, on_a_grid
 
 if TYPE_CHECKING:
     from torch import nn
@@ -56,6 +56,13 @@ class MultiGrid(Gridded):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        on_a_grid(self.name, self.inner)
+        # An FNO that trains on several grids has an objective of its own and answers as any other.
+        if type(self.inner).fitted not in (Trained.fitted, FNO.fitted):
+            raise Invalid(
+                f"{self.inner.name} is trained in a way of its own and cannot be inside {self.name}; "
+                f"put {self.name} inside it"
+            )
         if not 0 <= self.levels <= 6:
             raise Invalid(f"levels must be 0 to 6, got {self.levels}")
         if not 0 <= self.halo < 0.5:

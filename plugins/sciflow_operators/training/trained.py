@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -106,10 +107,10 @@ class Trained(Surrogate):
             value = getattr(self, name, 1)
             if any(v < 1 for v in (value if isinstance(value, tuple) else (value,))):
                 raise Invalid(f"{name} must be at least 1, got {value}")
-        if self.learning_rate <= 0:
-            raise Invalid(f"learning_rate must be positive, got {self.learning_rate}")
+        if not 0 < self.learning_rate < math.inf:
+            raise Invalid(f"learning_rate must be positive and finite, got {self.learning_rate}")
         for name in ("padding", "radius", "weight_decay", "clip", "threads", *_NOT_NEGATIVE):
-            if getattr(self, name, 0) < 0:
+            if not getattr(self, name, 0) >= 0:
                 raise Invalid(f"{name} cannot be negative, got {getattr(self, name)}")
         for name in ("ema", "warmup"):
             if not 0 <= getattr(self, name) < 1:
@@ -198,3 +199,10 @@ class Gridded(Trained):
             able = " or ".join(map(str, self.dimensions))
             raise Invalid(f"{self.name} takes {able} spatial axes, these fields have {layout.space}")
         return layout, self.module(port(layout, signature))
+
+
+def on_a_grid(name: str, inner: Surrogate) -> None:
+    """Refuse as the inner network of `name` what is none of a regular grid."""
+    if not isinstance(inner, Gridded):
+        what = getattr(inner, "name", type(inner).__name__)
+        raise Invalid(f"{name}.inner must be a network of a regular grid, such as fno or unet; got {what}")

@@ -6,9 +6,9 @@ import dataclasses
 from dataclasses import dataclass
 
 from sciflow.errors import Invalid
-from sciflow_operators.training.trained import Gridded, Trained
+from sciflow_operators.training.trained import Gridded, Trained, on_a_grid
 
-ELSEWHERE = {"resolutions"}
+ELSEWHERE = {"resolutions", "embedding_factor", "norm_factor"}
 """Settings of single networks that only change how these are trained."""
 
 
@@ -27,6 +27,7 @@ class Wrapped(Gridded):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        on_a_grid(self.name, self.inner)
         kind = type(self.inner)
         if isinstance(self.inner, Wrapped) and kind.fitted is not Trained.fitted:
             raise Invalid(

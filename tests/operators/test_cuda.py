@@ -7,6 +7,7 @@ torch = pytest.importorskip("torch")
 if not torch.cuda.is_available():
     pytest.skip("torch sees no GPU", allow_module_level=True)
 
+from sciflow_operators.fourier.decompose import factorise
 from sciflow_operators.fourier.layers import FNONet
 from tests.operators.test_training import SMALL, fit, smoothing
 
@@ -24,6 +25,16 @@ def test_forward_and_gradients_agree_with_the_cpu(points, modes):
     torch.testing.assert_close(there.cpu(), here, rtol=1e-9, atol=1e-10)
     for a, b in zip(grads, others, strict=True):
         torch.testing.assert_close(b.cpu(), a, rtol=1e-7, atol=1e-8)
+
+
+@pytest.mark.parametrize("kind", ["tucker", "cp", "tt"])
+def test_weights_on_a_gpu_are_factorised_there(kind):
+    torch.manual_seed(0)
+    net = FNONet(1, 1, 4, (4, 4), 1, (True, True)).cuda()
+    x = torch.randn(1, 8, 8, 1, device="cuda")
+    made = factorise(net, kind, 1.0)
+    assert {p.device.type for p in made.parameters()} == {"cuda"}
+    assert made(x).shape == x.shape
 
 
 def test_training_on_a_gpu_learns_and_resumes_to_the_same_bits():

@@ -11,6 +11,7 @@ from sciflow.context import SerialComm
 from sciflow_operators.components import FNO
 from sciflow_operators.fields.channels import scales
 from sciflow_operators.fields.port import Port
+from sciflow_operators.fourier import dft
 from sciflow_operators.fourier.continuation import extend, extra_points
 from sciflow_operators.fourier.layers import FNONet
 from sciflow_operators.fourier.neuralop import from_neuraloperator, to_neuraloperator
@@ -109,6 +110,30 @@ def test_many_modes_take_fast_transforms_to_the_same_numbers(points, modes, monk
     torch.testing.assert_close(ours, matrices, rtol=1e-9, atol=1e-11)
     for a, b in zip(ga, torch.autograd.grad(matrices, [x, conv.weight], seed), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "padding", "weight_decay", "clip", "noise"])
+def test_settings_that_are_no_numbers_are_refused(name):
+    with pytest.raises(Invalid, match=f"{name} .*got nan"):
+        FNO(**{name: float("nan")})
+
+
+def test_matrices_that_a_prediction_kept_serve_a_training(monkeypatch):
+    net = FNONet(1, 1, 4, (4,), 1, (False,), padding=0.25, continuation=2)
+    monkeypatch.setattr(dft, "_KEPT", {})
+    with torch.inference_mode():
+        net(torch.randn(2, 23, 1))
+    assert dft._KEPT
+    net(torch.randn(2, 23, 1)).sum().backward()
+
+
+def test_only_so_many_matrices_are_kept(monkeypatch):
+    monkeypatch.setattr(dft, "_KEPT", {})
+    x = torch.zeros(1)
+    for n in range(8, 8 + 2 * dft.MOST):
+        made = dft.kept(dft.real_transform, (n, 4, True, False), x)
+    assert len(dft._KEPT) == dft.MOST
+    assert dft.kept(dft.real_transform, (n, 4, True, False), x) is made
 
 
 def test_the_spectral_layer_is_linear():

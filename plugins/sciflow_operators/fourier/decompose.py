@@ -61,7 +61,7 @@ def factorise(net: FNONet, factorisation: str, rank: float | Sequence[int]) -> F
             made = spectral(conv.channels_in, conv.channels_out, conv.modes, factorisation, rank)
         if not isinstance(made, Factorised):
             raise Invalid(f"{factorisation} is no factorisation; choose tucker, cp or tt")
-        whole = full(conv).to(torch.complex128)
+        whole = full(conv).to("cpu", torch.complex128)  # where the random factors of CP are
         parts = {"tucker": tucker, "cp": cp, "tt": train}[factorisation](whole, made.ranks)
         with torch.no_grad():
             for target, values in zip(made.parts, parts, strict=True):

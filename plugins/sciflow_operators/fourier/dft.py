@@ -93,6 +93,8 @@ def complex_transform(
 
 _KEPT: dict[tuple[object, ...], Tensor] = {}
 """Matrices that were made for one grid, dtype and device; a model is asked on few of them."""
+MOST = 128
+"""Matrices that are kept; the oldest go first."""
 
 
 def kept(make: Callable[..., Tensor], numbers: tuple[int, ...], like: Tensor) -> Tensor:
@@ -115,7 +117,10 @@ def kept(make: Callable[..., Tensor], numbers: tuple[int, ...], like: Tensor) ->
     key = (make, numbers, like.dtype, like.device)
     found = _KEPT.get(key)
     if found is None:
-        found = make(*numbers).to(dtype=like.dtype, device=like.device)
+        with torch.inference_mode(False):  # what is kept may serve a training later
+            found = make(*numbers).to(dtype=like.dtype, device=like.device)
+        while len(_KEPT) >= MOST:
+            del _KEPT[next(iter(_KEPT))]
         _KEPT[key] = found
     return found
 

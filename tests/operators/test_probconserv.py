@@ -59,6 +59,13 @@ def test_the_correction_is_conditioning_on_the_constraints(noise, count):
             np.testing.assert_allclose(left[i], expected[1], rtol=1e-9, atol=1e-12)
     with pytest.raises(Invalid, match="linearly dependent"):
         correct(mean, variance, np.ones((2, 12)), np.ones((4, 2)))
+    if count == 3:  # dependent but for round-off, and of very different size
+        again = np.vstack([rows, 1e4 * (0.1 * rows[0] + 0.7 * rows[1])])
+        with pytest.raises(Invalid, match="linearly dependent"):
+            correct(mean, variance, again, np.ones((4, 4)))
+        scaled = rows * np.array([[1e-6], [1.0], [1e6]])
+        new, _ = correct(mean, variance, scaled, values * np.array([1e-6, 1.0, 1e6]))
+        np.testing.assert_allclose(new @ rows.T, values, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -208,10 +215,17 @@ def test_what_cannot_be_conserved_is_refused():
         Conserved(inner=INNER, field="u").around(Known(odd, None))
     with pytest.raises(Invalid, match="nothing to integrate"):
         Conserved(inner=INNER, field="u").around(Known(Signature({}, {"u": Field((), "K")}, {}), None))
+    mesh = Field(("time", "dof"), "K")
+    numbered = Signature({"u": mesh}, {"u": mesh}, {"time": np.arange(2), "dof": np.arange(9)})
+    with pytest.raises(Invalid, match="axis 'dof', whose values are numbered .* regular grid"):
+        Conserved(inner=INNER, field="u").around(Known(numbered, None))
     with pytest.raises(Invalid, match="not both"):
         Conserved(inner=INNER, field="u", total="m", value=1.0)
-    with pytest.raises(Invalid, match="noise cannot be negative"):
-        Conserved(inner=INNER, field="u", noise=-1.0)
+    for noise in (-1.0, np.nan):
+        with pytest.raises(Invalid, match="noise cannot be negative"):
+            Conserved(inner=INNER, field="u", noise=noise)
+    with pytest.raises(Invalid, match="a finite number; got nan"):
+        Conserved(inner=INNER, field="u", value=float("nan"))
     stretched = Signature({}, {"u": Field(("x",), "K")}, {"x": np.array([0.0, 1.0, 3.0])}, ("x",))
     with pytest.raises(Invalid, match="not evenly spaced"):
         weights(stretched, ("x",), (3,))

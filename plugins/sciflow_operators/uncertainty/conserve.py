@@ -76,16 +76,22 @@ def correct(
     for i, (mu, s) in enumerate(zip(mean, variance, strict=True)):
         scaled = matrix * s[None, :]  # G S
         inner = np.asarray((scaled @ matrix.T).todense()) + noise**2 * np.eye(matrix.shape[0])
-        try:
-            both = np.linalg.solve(inner, np.column_stack([matrix @ mu - values[i], np.eye(len(inner))]))
-        except np.linalg.LinAlgError:
-            raise Invalid(
-                "the constraints are linearly dependent; leave some out, or give them noise"
-            ) from None
+        if _dependent(inner):
+            raise Invalid("the constraints are linearly dependent; leave some out, or give them noise")
+        both = np.linalg.solve(inner, np.column_stack([matrix @ mu - values[i], np.eye(len(inner))]))
         new[i] = mu - scaled.T @ both[:, 0]
         half = sparse.csr_array(both[:, 1:]) @ scaled
         left[i] = s - np.asarray((half * scaled).sum(axis=0)).ravel()
     return new, np.maximum(left, 0.0)
+
+
+def _dependent(gram: np.ndarray) -> bool:
+    """Whether a matrix of scalar products is singular up to round-off, whatever the size of its rows."""
+    size = np.sqrt(gram.diagonal())
+    if not size.all():
+        return True
+    smallest = np.linalg.eigvalsh(gram / np.outer(size, size))[0]
+    return bool(smallest < 16 * len(gram) * np.finfo(np.float64).eps)
 
 
 def weights(signature: Signature, axes: tuple[str, ...], shape: tuple[int, ...]) -> np.ndarray:

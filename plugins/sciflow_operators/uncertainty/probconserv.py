@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from sciflow.artifact import Artifact
     from sciflow.context import Context
     from sciflow.samples import Samples, Signature
+
+MESHED = frozenset({"dof", "node", "cell", "face", "edge", "point", "component", "step"})
+"""Axes that count values of a mesh or steps of a load, and are no axes of space."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +58,10 @@ class Conserved(Surrogate):
     def __post_init__(self) -> None:
         if self.value is not None and self.total:
             raise Invalid("give the integral as total (an input) or as value (a number), not both")
+        if self.value is not None and not math.isfinite(self.value):
+            raise Invalid(f"value is the integral of the field, a finite number; got {self.value}")
         for name in ("noise", "smoothing"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 raise Invalid(f"{name} cannot be negative, got {getattr(self, name)}")
 
     @classmethod
@@ -113,6 +119,12 @@ class Conserved(Surrogate):
         if not space:
             raise Invalid(
                 f"the output {self.field!r} has the axes {output.axes}: there is nothing to integrate"
+            )
+        meshed = [axis for axis in space if axis in MESHED]
+        if meshed:
+            raise Invalid(
+                f"the output {self.field!r} has the axis {meshed[0]!r}, whose values are numbered and not "
+                "evenly spaced in space: there are no quadrature weights; sample the field on a regular grid"
             )
         if self.value is not None:
             return

@@ -103,6 +103,14 @@ def test_without_coordinates_a_periodic_network_commutes_with_translation(points
         assert (apart < 1e-5) is not coordinates
 
 
+def test_a_pass_makes_no_tensor_on_the_host(monkeypatch):
+    net = MPPDENet([0], [], 1, 8, 2, 2, (True, False), coordinates=True)
+    assert not [name for name in net.state_dict() if "apart" in name]
+    for maker in ("tensor", "as_tensor", "from_numpy"):
+        monkeypatch.setattr(torch, maker, None)
+    assert net(torch.randn(1, 6, 5, 1)).shape == (1, 6, 5, 1)
+
+
 def test_nothing_is_heard_from_beyond_the_reach():
     """After three steps of radius 2, a point knows six points to each side and no more."""
     net = MPPDENet([0], [], 1, 8, 3, 2, (True,), coordinates=False)

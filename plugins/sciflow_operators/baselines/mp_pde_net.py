@@ -106,12 +106,16 @@ class MessageStep(nn.Module):
     the mean and is part of ``Q``.
     """
 
+    apart: Tensor
+
     def __init__(self, width: int, fields: int, scalars: int, offsets: Sequence[tuple[int, ...]]) -> None:
         super().__init__()
         self.receiver = nn.Linear(width, width)
         self.sender = nn.Linear(width, width, bias=False)
         self.difference = nn.Linear(fields, width, bias=False) if fields else None
         self.place = nn.Linear(len(offsets[0]), width, bias=False)
+        # Kept on the device: a tensor that a step makes on the host has to wait for the GPU.
+        self.register_buffer("apart", torch.tensor(offsets).to(torch.get_default_dtype()), persistent=False)
         self.known = nn.Linear(scalars, 2 * width, bias=False) if scalars else None
         self.own = nn.Linear(width, width)
         self.heard = nn.Linear(width, width, bias=False)
@@ -143,9 +147,9 @@ class MessageStep(nn.Module):
 
     def _messages(self, mine: Tensor, theirs: Tensor, graph: Neighbours) -> Tensor:
         """Mean over the neighbours."""
-        steps = torch.tensor(graph.offsets, dtype=mine.dtype, device=mine.device) / graph.reach
         total: Tensor | None = None
-        for i, (offset, place) in enumerate(zip(graph.offsets, self.place(steps), strict=True)):
+        places = self.place(self.apart / graph.reach)
+        for i, (offset, place) in enumerate(zip(graph.offsets, places, strict=True)):
             message = F.silu(mine + graph.shifted(theirs, offset) + place)
             if graph.masks is not None:
                 message = message * graph.masks[i]

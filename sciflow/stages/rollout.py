@@ -209,6 +209,8 @@ class Rollout(Stage):
 
     def _bounds(self, inputs: Mapping[str, Artifact], signature: Signature) -> dict[str, float]:
         """Largest root mean square that is let through, by output."""
+        import numpy as np
+
         from sciflow.stages.stepping import sizes
         from sciflow.stored import Stored
 
@@ -221,7 +223,9 @@ class Rollout(Stage):
         largest = dict.fromkeys(signature.outputs, 0.0)
         for batch in reference.batches(4, seed=None):
             largest = {n: max(v, float(sizes(batch.y[n]).max())) for n, v in largest.items()}
-        return {name: self.limit * value for name, value in largest.items()}
+        # What was zero throughout has no size; only what is not finite is then too large.
+        most = float(np.finfo(np.float64).max)
+        return {name: self.limit * value if value > 0 else most for name, value in largest.items()}
 
     def _create(self, ensemble: Artifact, signature: Signature, levels: int, out: Writer) -> None:
         """The arrays of the predictions, one file for each member."""

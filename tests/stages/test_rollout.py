@@ -75,8 +75,10 @@ class Breaking(Least):
 def known():
     registry().add(Breaking, Plugin("tests", __name__, "tests", "0"))
     registry().add(Turn, Plugin("tests", __name__, "tests", "0"))
+    registry().add(Rest, Plugin("tests", __name__, "tests", "0"))
     yield
     del registry()._classes["surrogate", Breaking.name], registry()._classes["problem", Turn.name]
+    del registry()._classes["problem", Rest.name]
 
 
 @pytest.fixture(autouse=True)
@@ -194,6 +196,24 @@ def test_a_member_that_goes_astray_is_stopped_and_kept_until_there(value, after)
     assert found.read("fell_below")[lost].all()
     np.testing.assert_allclose(found.read("time_below")[lost, 0], 0.5 * (2 * (after - 1) + 1))
     assert f"{lost.sum()} of {len(lost)} roll-outs went astray" in page.read_text()
+
+
+@dataclass(frozen=True)
+class Rest(Turn):
+    """Nothing moves."""
+
+    name: ClassVar[str] = "toy_rest"
+
+    def solve(self, mu, ctx):
+        for state in super().solve(mu, ctx):
+            yield State(state.time, {**state.fields, "u": np.zeros(6)})
+
+
+def test_a_field_that_was_zero_in_training_stops_nobody():
+    _, _, found, _ = rolled(Rollout(), Breaking(after=1, value="1e-9"), window=(2, 2), problem=Rest())
+    assert (found.read("kept") == 7).all()
+    _, _, found, _ = rolled(Rollout(), Breaking(after=1, value="inf"), window=(2, 2), problem=Rest())
+    assert not found.read("kept").all()
 
 
 def test_a_roll_out_that_everybody_leaves_at_once_has_a_report(monkeypatch):

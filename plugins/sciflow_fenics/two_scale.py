@@ -251,9 +251,13 @@ class TwoScaleComparison(Stage):
         return cls()
 
     def check(self, inputs: Mapping[str, Artifact]) -> None:
-        """Also refuse computations of different structures, cells or forces."""
+        """Also refuse a reference by a model, and computations of different structures, cells or forces."""
         super().check(inputs)
         one, other = inputs["reference"], inputs["other"]
+        if one.attributes["model"] is not None:
+            raise Invalid(
+                f"{one.path} is the computation of a model; give one without a model as the reference"
+            )
         for what in ("structure", "cell"):
             if one.attributes[what] != other.attributes[what]:
                 raise Invalid(f"{one.path} and {other.path} differ in their {what}")

@@ -206,6 +206,8 @@ def test_a_model_stands_in_for_the_cell_and_is_compared_with_it(plain, monkeypat
         full, fast = await run(Stage()), await run(Stage(), model=model)
         both = await run(TwoScaleComparison(), reference=full, other=fast)
         same = await run(TwoScaleComparison(), reference=full, other=full)
+        with pytest.raises(Invalid, match="give one without a model as the reference"):
+            await run(TwoScaleComparison(), reference=fast, other=full)
         return full, fast, both, same, await report("Two scales", both, full, fast)
 
     full, fast, both, same, page = asyncio.run(flow())

@@ -421,3 +421,14 @@ def test_a_gpu_that_is_not_there_is_refused():
         pytest.skip("there is one")
     with pytest.raises(Invalid, match="torch sees no GPU"):
         fit(SMALL.replace(device="cuda"), smoothing(8))
+    _, _, checkpoint = fit(SMALL, smoothing(8), stop=1)
+    with pytest.raises(Invalid, match="torch sees no GPU"):
+        fit(SMALL.replace(device="cuda"), smoothing(8), resume=checkpoint)
+
+
+def test_a_model_that_was_trained_on_a_gpu_answers_without_one(monkeypatch):
+    samples = smoothing(8)
+    model, _, _ = fit(SMALL, samples)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    again = SMALL.replace(device="cuda").load(model.state(), samples.signature)
+    np.testing.assert_array_equal(again.predict(samples.x)["v"], model.predict(samples.x)["v"])

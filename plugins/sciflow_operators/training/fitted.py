@@ -218,7 +218,9 @@ def load(config: Trained, state: Arrays, signature: Signature) -> Fitted:
     require(config.name, state, wanted)
     net.load_state_dict({k: torch.tensor(np.asarray(state[f"net.{k}"])) for k in net.state_dict()})
     ends = [Scale(*(np.array(state[f"{w}.{kind}"]) for kind in SCALES)) for w in ("input", "output")]
-    return config.fitted(signature, layout, net.to(pick_device(config.device)), (ends[0], ends[1]))
+    # Answers need no GPU, wherever the model was trained.
+    device = pick_device(config.device if torch.cuda.is_available() else "auto")
+    return config.fitted(signature, layout, net.to(device), (ends[0], ends[1]))
 
 
 def require(name: str, state: Arrays, wanted: Mapping[str, tuple[int, ...]]) -> None:

@@ -90,6 +90,7 @@ def _begin(
     config: Trained, samples: Samples, valid: Samples, ctx: Context, resume: Arrays | None
 ) -> tuple[Standing, Run]:
     """A model with random weights or those of a checkpoint, the same on all ranks."""
+    pick_device(config.device)
     take_gpu(ctx.comm, config.device)
     signature = valid.signature if config.horizon > 1 else samples.signature
     if resume is None:

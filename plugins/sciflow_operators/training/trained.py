@@ -77,7 +77,7 @@ class Trained(Surrogate):
     threads : int
         Torch threads; 0 takes all cores this process may use, or ``OMP_NUM_THREADS`` if that is fewer.
     device : {"auto", "cpu", "cuda"}
-        ``auto`` takes a GPU where there is one.
+        ``auto`` takes a GPU where there is one; ``cuda`` refuses to train without one.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("torch",)

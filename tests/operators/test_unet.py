@@ -101,6 +101,12 @@ def test_samples_of_a_batch_do_not_see_each_other():
     torch.testing.assert_close(net(x)[order], net(x[order]), rtol=1e-4, atol=1e-5)
 
 
+def test_one_sample_on_a_coarsest_grid_of_one_point_is_one_of_several():
+    net = make((3, 4), (False, True), width=2)
+    x = torch.randn(2, 3, 4, 2)
+    torch.testing.assert_close(net(x[:1]), net(x)[:1], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("film", [True, False])
 def test_scalars_reach_every_sample(film):
     net = make((8,), (True,), scalars=(2,), film=film)

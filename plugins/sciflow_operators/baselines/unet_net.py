@@ -70,6 +70,24 @@ class Conv(nn.Module):
         return result
 
 
+class Norm(nn.GroupNorm):
+    """A group norm of at most eight groups; one of a single number is its offset.
+
+    Torch refuses such groups for a single sample and takes them for several.
+
+    Parameters
+    ----------
+    channels : int
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(math.gcd(8, channels), channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shift and scale (batch, channel, *points)."""
+        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
 class Residual(nn.Module):
     """Two convolutions, each after a group norm and SiLU, added to what came in.
 
@@ -88,9 +106,9 @@ class Residual(nn.Module):
         self, channels_in: int, channels_out: int, periodic: Sequence[bool], replicate: bool, scalars: int
     ) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(math.gcd(8, channels_in), channels_in)
+        self.norm = Norm(channels_in)
         self.first = Conv(channels_in, channels_out, periodic, replicate)
-        self.between = nn.GroupNorm(math.gcd(8, channels_out), channels_out)
+        self.between = Norm(channels_out)
         self.second = Conv(channels_out, channels_out, periodic, replicate)
         one = CONVOLUTIONS[len(periodic)]
         self.past = nn.Identity() if channels_in == channels_out else one(channels_in, channels_out, 1)

@@ -1,6 +1,7 @@
 """Training on several ranks is training on one with all their samples; the same tests on one rank."""
 
 import hashlib
+import itertools
 
 import numpy as np
 import pytest
@@ -119,6 +120,34 @@ def test_going_on_from_a_checkpoint_gives_the_same_bits_on_every_rank():
     resumed, later, _, _ = fit(config, COMM, resume=kept)
     assert [r.epoch for r in later] == [3, 4]
     assert digests(whole) == digests(resumed)
+
+
+def test_going_on_amid_an_epoch_gives_the_same_bits_and_curves_on_every_rank():
+    class Again(Dealt):
+        resumable = True
+
+        def batches(self, size, *, seed, epoch=0, start=0):
+            return itertools.islice(super().batches(size, seed=seed, epoch=epoch), start, None)
+
+    config = CONFIGS["mlp"].replace(epochs=3, batch=8 * SIZE, report_every=1, threads=1, device="cpu")
+
+    def follow(resume=None):
+        samples, valid = (Again(n, RANK, SIZE, seed=n) for n in (70, 9))
+        run, found = config.fit(samples, valid, Context(seed=3, comm=COMM), resume), []
+        while True:
+            try:
+                report = next(run)
+            except StopIteration as end:
+                return end.value, found
+            kept = {k: np.array(v) for k, v in report.checkpoint().items()}
+            found.append((report.epoch, report.batches, report.metrics["train_loss"], kept))
+
+    whole, reports = follow()
+    for i, (_, batches, _, kept) in enumerate(reports):
+        if batches:
+            resumed, later = follow(kept)
+            assert digests(resumed) == digests(whole)
+            assert [r[:3] for r in later] == [r[:3] for r in reports[i + 1 :]]
 
 
 def test_a_rank_that_is_told_to_stop_stops_all():

@@ -48,7 +48,8 @@ class Evaluate(Stage):
     ----------
     members : {"test", "all"}
         ``test``: the members that training left out. ``all``: every member, for an ensemble
-        that training has not seen; refused for the one it has, and the only choice for a model that
+        that training has not seen; refused for the one it has and for members with the same
+        parameters and seed, and the only choice for a model that
         was trained while its solvers ran.
     outputs_of : tuple of str
         Outputs that are compared; empty for all that the model predicts.
@@ -86,6 +87,8 @@ class Evaluate(Stage):
             raise Invalid(
                 "the model was trained on members of this ensemble; evaluate it with members='test'"
             )
+        if self.members == "all" and training is not None:
+            refuse_seen(model, training, inputs["ensemble"])
         known = [name for name, _ in model.attributes.get("signature", {}).get("outputs", ())]
         for name in self.outputs_of:
             if name not in known:
@@ -129,6 +132,43 @@ class Evaluate(Stage):
             outputs=list(compared),
             signature=test.signature.to_json(),
             not_finite=np.unique(lost).tolist(),
+        )
+
+
+def refuse_seen(model: Artifact, training: Artifact, ensemble: Artifact) -> None:
+    """Refuse an ensemble with members that training has seen, such as the same ones on another grid.
+
+    Parameters
+    ----------
+    model : Artifact
+        Fitted to `training`.
+    training, ensemble : Artifact
+        A member is the same where its parameters and its seed are.
+
+    Raises
+    ------
+    Invalid
+        Naming some of them.
+    """
+    import numpy as np
+
+    def rows(of: Artifact, members: np.ndarray) -> list[tuple[float, ...]]:
+        table = np.column_stack([of.read("parameters")[members], of.read("seed")[members]])
+        return [tuple(row) for row in table.tolist()]
+
+    names = ("parameters", "seed")
+    if any(name not in one.schema.fields for one in (training, ensemble) for name in names):
+        return
+    if training.attributes.get("parameters") != ensemble.attributes.get("parameters"):
+        return
+    learned = np.concatenate([model.read("train_members"), model.read("valid_members")])
+    known, members = set(rows(training, learned)), ensemble.members()
+    again = [int(m) for m, row in zip(members, rows(ensemble, members), strict=True) if row in known]
+    if again:
+        named = ", ".join(map(str, again[:10]))
+        raise Invalid(
+            f"{len(again)} members of {ensemble.path} have the parameters and the seed of members that "
+            f"{model.path} was trained on ({named}): take members='test', or members of another seed"
         )
 
 

@@ -125,6 +125,10 @@ class Rollout(Stage):
             raise Invalid(
                 "the model was trained on members of this ensemble; roll it out with members='test'"
             )
+        if self.members == "all" and "training" in inputs:
+            from sciflow.stages.evaluate import refuse_seen
+
+            refuse_seen(inputs["model"], inputs["training"], inputs["ensemble"])
         if self.members == "test" and seen is None:
             raise Invalid(f"{inputs['model'].path} left no stored member out; take members='all'")
         from sciflow.samples import Signature

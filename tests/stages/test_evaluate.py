@@ -127,6 +127,24 @@ def test_members_are_those_left_out_or_all():
         Evaluate(members="tset")  # type: ignore[arg-type]
 
 
+def test_members_seen_in_training_are_refused_on_another_grid_too():
+    async def flow():
+        design = await run(Design(problem=Wave(), count=20))
+        data = await run(Simulate(Wave(), seed=1), design=design)
+        model = await run(Train(Least(), ("u[0]", "a"), ("u[-1]",), train=0.5), ensemble=data)
+        longer = await run(Simulate(Wave(pause=1e-6), seed=1), design=design)
+        fresh = await run(Simulate(Wave(), seed=2), design=design)
+        given = {"model": model, "training": data}
+        with pytest.raises(Invalid, match="11 members of .* parameters and the seed of members that"):
+            await run(Evaluate(members="all"), ensemble=longer, **given)
+        tested = await run(Evaluate(), ensemble=longer, **given)
+        return tested, await run(Evaluate(members="all"), ensemble=fresh, **given)
+
+    tested, whole = asyncio.run(flow())
+    assert len(tested.read("members")) == 9
+    assert len(whole.read("members")) == 20
+
+
 def test_some_outputs_alone_can_be_compared():
     components = pytest.importorskip("sciflow_operators.components")
     surrogate = components.MLP(width=8, layers=1, epochs=2, threads=1, device="cpu")

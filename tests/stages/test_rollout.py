@@ -314,6 +314,17 @@ def test_stages_that_cannot_be(settings):
         Rollout(**settings)
 
 
+def test_members_seen_in_training_are_refused_on_another_grid_too():
+    async def flow():
+        data, model = await learned(Least(), window=(1, 1))
+        design = await run(Design(problem=Turn(), count=16))
+        more = await run(Simulate(Turn(levels=11), seed=1), design=design)
+        await run(Rollout(members="all"), model=model, ensemble=more, training=data)
+
+    with pytest.raises(Invalid, match="parameters and the seed of members that"):
+        asyncio.run(flow())
+
+
 def test_steps_cover_the_levels_without_a_gap():
     times = np.arange(20.0) ** 2
     for window in ((1, 1), (3, 4), (2, 5)):

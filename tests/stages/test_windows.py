@@ -87,7 +87,8 @@ def test_a_model_without_a_training_ensemble_has_no_baselines(here):
     """As one that was trained while its solvers ran: the same arrays, no ensemble."""
 
     async def flow():
-        data, other = await simulated(Wave(), 12), await simulated(Wave(), 7)
+        data = await simulated(Wave(), 12)
+        other = await run(Simulate(Wave(), seed=5), design=await run(Design(problem=Wave(), count=7, seed=5)))
         model = await run(Train(Least(), ("a", "b"), ("u",)), ensemble=data)
         with pytest.raises(Invalid, match="give it as the input 'training'"):
             await run(Evaluate("all"), model=model, ensemble=other)

@@ -291,6 +291,8 @@ def test_what_has_no_counterpart_is_named():
         from_neuraloperator({**state, "fno_blocks.norm.0.weight": torch.ones(4)}, 1)
     with pytest.raises(Invalid, match=r"nothing for \['blocks\.0\.gate'\]"):
         network({k: v for k, v in state.items() if "skips.0.weight" not in k}, (True,))
+    with pytest.raises(Invalid, match=r"nothing for \['blocks\.0\.skip\.bias'\]"):
+        network({k: v for k, v in state.items() if k != "fno_blocks.convs.0.bias"}, (True,))
     with pytest.raises(Invalid, match="is the network separable"):
         network({**state, "fno_blocks.convs.0.weight": torch.randn(4, 3, dtype=torch.complex64)}, (True,))
     with pytest.raises(Invalid, match="1 axes, periodic is given for 2"):

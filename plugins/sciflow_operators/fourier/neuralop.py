@@ -118,7 +118,8 @@ def from_neuraloperator(state: Mapping[str, Any], layers: int) -> dict[str, Tens
             continue
         key = _our_name(name, layers, state)
         if key.endswith("conv.weight"):
-            axes = state[f"fno_blocks.convs.{key.split('.')[1]}.bias"].ndim - 1
+            bias = state.get(f"fno_blocks.convs.{key.split('.')[1]}.bias")
+            axes = value.ndim - 2 if bias is None else bias.ndim - 1  # without one it is refused below
             if value.ndim != axes + 2:
                 raise Invalid(
                     f"{name} has shape {tuple(value.shape)} for fields with {axes} axes, matrices for "

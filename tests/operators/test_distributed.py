@@ -156,6 +156,15 @@ def test_an_address_that_others_cannot_reach_is_refused(monkeypatch):
         pass
 
 
+def test_a_port_that_is_taken_is_named():
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(Invalid, match=rf"cannot meet at 127.0.0.1, port {port}: .*set MASTER_PORT"):
+            distributed._store("127.0.0.1", port, 0, 2)
+
+
 @pytest.fixture(scope="module")
 def alone():
     return ranks.train(SerialComm())

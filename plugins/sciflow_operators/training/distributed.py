@@ -289,8 +289,15 @@ def _store(address: str, port: int, rank: int, size: int) -> Any:
     # The socket is bound to one address here; by itself the store listens on all of them.
     listening = socket.socket()
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listening.bind((address, port))
-    listening.listen()
+    try:
+        listening.bind((address, port))
+        listening.listen()
+    except OSError as error:
+        listening.close()
+        raise Invalid(
+            f"the ranks cannot meet at {address}, port {port}: {error.strerror or error}; set MASTER_PORT to a "
+            "free port, the same for all ranks"
+        ) from None
     handle = listening.detach()
     return stores.TCPStore(address, port, size, True, PATIENCE, False, master_listen_fd=handle)
 

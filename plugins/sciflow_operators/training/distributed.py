@@ -295,8 +295,8 @@ def _store(address: str, port: int, rank: int, size: int) -> Any:
     except OSError as error:
         listening.close()
         raise Invalid(
-            f"the ranks cannot meet at {address}, port {port}: {error.strerror or error}; set MASTER_PORT to a "
-            "free port, the same for all ranks"
+            f"the ranks cannot meet at {address}, port {port}: {error.strerror or error}; set MASTER_PORT to "
+            "a free port, the same for all ranks"
         ) from None
     handle = listening.detach()
     return stores.TCPStore(address, port, size, True, PATIENCE, False, master_listen_fd=handle)

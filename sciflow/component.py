@@ -10,7 +10,7 @@ import re
 from abc import ABC
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
 
 from sciflow.errors import Invalid
 
@@ -129,6 +129,34 @@ def plain(value: Any) -> Any:
     if value is None or isinstance(value, str | bool | int | float):
         return value
     raise Invalid(f"{type(value).__name__} cannot be part of a configuration: {value!r}")
+
+
+@cache
+def _choices(cls: type) -> dict[str, tuple[Any, ...]]:
+    try:
+        hints = get_type_hints(cls)
+    # A type that only a type checker imports.
+    except NameError:
+        return {}
+    names = [f.name for f in dataclasses.fields(cls)]
+    return {name: get_args(hints[name]) for name in names if get_origin(hints[name]) is Literal}
+
+
+def check_choices(component: Component) -> None:
+    """Refuse a setting that is none of those its ``Literal`` names.
+
+    What comes from JSON is checked anyway; this is for what a Python program passes.
+
+    Raises
+    ------
+    Invalid
+        Naming the setting and the choices.
+    """
+    for name, choices in _choices(type(component)).items():
+        value = getattr(component, name)
+        if value not in choices:
+            known = ", ".join(map(str, choices))
+            raise Invalid(f"{component.name}: {name} {value!r} is not one of {known}")
 
 
 def check_class(cls: type[Component]) -> None:

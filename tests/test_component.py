@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sciflow.component import Component, canonical, check_class, digest_of
+from sciflow.component import Component, canonical, check_choices, check_class, digest_of
 from sciflow.errors import Invalid, NotFound
 from sciflow.executor import Executor
 from sciflow.executors.mpi import Mpi
@@ -54,6 +54,12 @@ def test_json_round_trip_is_the_identity(component):
 @given(samples, samples)
 def test_digests_are_equal_only_for_equal_configurations(one, other):
     assert (one.digest() == other.digest()) == (one.to_json() == other.to_json())
+
+
+def test_a_setting_that_is_none_of_its_choices_is_refused_in_python_too():
+    check_choices(Sample(mode="b"))
+    with pytest.raises(Invalid, match="sample: mode 'c' is not one of a, b"):
+        check_choices(Sample(mode="c"))
 
 
 def test_a_higher_revision_is_another_identity():

@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 from sciflow import Failed, Invalid
 from sciflow.samples import Batch
-from sciflow_operators.components import FNO, RollOut
+from sciflow_operators.components import FNO, Poseidon, RollOut, UNet
 from sciflow_operators.training import precision
 from sciflow_operators.training.fitted import Fitted
 from sciflow_operators.training.optimiser import Average, rate
@@ -21,6 +21,24 @@ PLAIN = SMALL.replace(epochs=3, weight_decay=0.0, batch=8)
 def same(one, other, rtol=0.0, atol=0.0):
     for name, values in one.state().items():
         np.testing.assert_allclose(other.state()[name], values, rtol=rtol, atol=atol, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("component", "setting"),
+    [
+        (FNO, {"device": "gpu"}),
+        (FNO, {"precision": "float16"}),
+        (FNO, {"keep": "worst"}),
+        (UNet, {"edges": "mirror"}),
+        (Poseidon, {"size": "XXL"}),
+        (RollOut, {"by": "chance"}),
+    ],
+)
+def test_a_choice_that_there_is_not_is_no_default(component, setting):
+    """A device of another name would train on the processor, and say nothing."""
+    ((name, value),) = setting.items()
+    with pytest.raises(Invalid, match=f"{name} '{value}' is not one of "):
+        component(**setting)
 
 
 def test_small_batches_that_are_accumulated_are_large_ones():

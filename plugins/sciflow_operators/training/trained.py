@@ -8,6 +8,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from sciflow.component import check_choices
 from sciflow.errors import Invalid
 from sciflow.surrogate import Arrays, Model, Report, Surrogate
 from sciflow_operators.fields.port import Port
@@ -103,6 +104,7 @@ class Trained(Surrogate):
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     def __post_init__(self) -> None:
+        check_choices(self)
         for name in ("width", "modes", "layers", "epochs", "batch", "accumulate"):
             value = getattr(self, name, 1)
             if any(v < 1 for v in (value if isinstance(value, tuple) else (value,))):

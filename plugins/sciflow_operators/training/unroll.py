@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from sciflow.component import Component
+from sciflow.component import Component, check_choices
 from sciflow.errors import Invalid
 
 if TYPE_CHECKING:
@@ -183,6 +183,7 @@ class RollOut(Unroll):
     truncate: int = 0
 
     def __post_init__(self) -> None:
+        check_choices(self)
         self._check(self.steps, self.ramp)
         if self.truncate < 0:
             raise Invalid(f"{self.name}: truncate cannot be negative, got {self.truncate}")

@@ -39,6 +39,7 @@ class Console:
         self._begin: dict[str, float] = {}
         self._tenth: dict[str, int] = {}
         self._note: dict[str, str] = {}
+        self._first: dict[str, tuple[float, float]] = {}
         self._drawn = ""
 
     def __call__(self, stage: str, event: Event) -> None:
@@ -46,6 +47,10 @@ class Console:
         kind = event["event"]
         with self._lock:
             if kind == "begin":
+                # The stage may have the name of one that ended.
+                self._tenth.pop(stage, None)
+                self._note.pop(stage, None)
+                self._first.pop(stage, None)
                 self._begin[stage] = time.monotonic()
             elif kind == "progress":
                 self._progress(stage, event)
@@ -59,14 +64,19 @@ class Console:
                 )
 
     def _progress(self, stage: str, event: Event) -> None:
-        passed = time.monotonic() - self._begin.get(stage, time.monotonic())
+        now = time.monotonic()
+        passed = now - self._begin.get(stage, now)
         total = max(1, event["total"])
+        since, before = self._first.setdefault(stage, (now, event["done"]))
         share = min(1.0, event["done"] / total)
         tenth = int(10 * share)
         if passed < PATIENCE or (not self._live and tenth <= self._tenth.get(stage, 0)):
             return
         self._tenth[stage] = tenth
-        left = f"{duration(passed / share * (1 - share))} left" if 0 < share < 1 else ""
+        left = ""
+        # What a start took, and what was there before it, tell nothing of the pace.
+        if before < event["done"] < total:
+            left = f"{duration((now - since) / (event['done'] - before) * (total - event['done']))} left"
         bar = "#" * round(24 * share) + "." * (24 - round(24 * share))
         note = self._note.get(stage, "")
         text = (

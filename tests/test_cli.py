@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import subprocess
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sciflow.cli import main
+from sciflow.console import Console
 from sciflow.loading import parameters_of
 from sciflow.stages.design import Design
 
@@ -25,6 +27,33 @@ async def small(problem: Wave = Wave(), count: int = 6) -> Path:
     data = await run(Simulate(problem), design=points)
     return await report("Small", data, points)
 """
+
+
+def test_every_stage_of_one_name_shows_progress_and_the_time_that_its_pace_leaves(monkeypatch):
+    """The second training too; neither a slow start nor what a killed one had done counts as pace."""
+    seen, clock = io.StringIO(), [0.0]
+    monkeypatch.setattr("sciflow.console.time.monotonic", lambda: clock[0])
+    show = Console(seen)
+    for _ in range(2):
+        show("train", {"event": "begin"})
+        for seconds, done in ((100.0, 90), (10.0, 92), (1.0, 100)):
+            clock[0] += seconds
+            show("train", {"event": "progress", "done": done, "total": 100, "what": "epochs"})
+        show("train", {"event": "end", "state": "computed", "seconds": 111.0, "detail": ""})
+    lines = seen.getvalue().splitlines()
+    assert lines[:3] == lines[3:]
+    assert "90/100 epochs" in lines[0]
+    assert "left" not in lines[0]
+    assert "100/100" in lines[1]
+
+    live = io.StringIO()
+    live.isatty = lambda: True
+    show = Console(live)
+    show("train", {"event": "begin"})
+    for seconds, done in ((100.0, 90), (10.0, 92)):
+        clock[0] += seconds
+        show("train", {"event": "progress", "done": done, "total": 100, "what": "epochs"})
+    assert "92/100 epochs  40.0 s left" in live.getvalue()
 
 
 @pytest.fixture

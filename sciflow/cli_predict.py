@@ -146,7 +146,7 @@ def _ensemble(options: argparse.Namespace) -> Artifact | None:
         return None
     found = resolve(_store(options), text)
     if found.schema.kind != "ensemble":
-        raise Invalid(f"{found.path} is a {found.schema.kind}, no ensemble")
+        raise Invalid(f"{found.path} is of kind {found.schema.kind}, no ensemble")
     return found
 
 
@@ -180,7 +180,7 @@ def _export(options: argparse.Namespace) -> int:
     path = _free(options.output, FORMATS, options.overwrite)
     artifact = resolve(_store(options), options.model)
     if artifact.schema.kind != "model" or "surrogate" not in artifact.attributes:
-        raise NotFound(f"{artifact.path} is a {artifact.schema.kind}; it holds no fitted surrogate")
+        raise NotFound(f"{artifact.path} is of kind {artifact.schema.kind}; it holds no fitted surrogate")
     if path.suffix == ".safetensors":
         side = _free(str(path.with_suffix(".json")), (".json",), options.overwrite)
         rows: list[tuple[str, str]] | None = _weights(artifact, path, side)
@@ -228,11 +228,14 @@ def _known(artifact: Artifact, options: argparse.Namespace) -> dict[str, np.ndar
     import numpy as np
 
     from sciflow.care import resolve
+    from sciflow.errors import Invalid
     from sciflow.given import of_ensemble
     from sciflow.samples import Signature
 
     if options.inputs:
         ensemble = resolve(_store(options), options.inputs)
+        if ensemble.schema.kind != "ensemble":
+            raise Invalid(f"--inputs: {ensemble.path} is of kind {ensemble.schema.kind}, no ensemble")
         members = ensemble.members()[:KNOWN]
     else:
         found = _training(artifact, options)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
-from zipfile import BadZipFile
+from zipfile import BadZipFile, is_zipfile
 
 import numpy as np
 
@@ -88,6 +88,9 @@ def _npz(path: Path) -> Given:
     try:
         # Opened here: numpy leaves a file open that turns out to be damaged.
         with path.open("rb") as data:
+            if not is_zipfile(data) and data.seek(0) == 0 and data.read(6) != b"\x93NUMPY":
+                raise ValueError("numpy.savez did not write it, or not to its end")
+            data.seek(0)
             file = np.load(data, allow_pickle=False)
             if not isinstance(file, np.ndarray):
                 return Given(str(path), {name: file[name] for name in file.files})
@@ -239,9 +242,8 @@ def _batched(where: str, found: Mapping[str, np.ndarray], signature: Signature) 
             sizes[name] = len(values)
         bad = np.argwhere(~np.isfinite(np.asarray(values, dtype=np.float64)))
         if len(bad):
-            raise Invalid(
-                f"{where}: {name!r} is not finite at {tuple(bad[0].tolist())} and {len(bad) - 1} more places"
-            )
+            more = f" and {len(bad) - 1} more places" if len(bad) > 1 else ""
+            raise Invalid(f"{where}: {name!r} is not finite at {tuple(bad[0].tolist())}{more}")
     if len(set(sizes.values())) > 1:
         raise Invalid(f"{where}: these inputs have different numbers of samples: {sizes}")
     count = next(iter(sizes.values()), 1)

@@ -123,6 +123,16 @@ def test_what_an_export_writes_beside_the_weights_replaces_nothing_in_silence(ma
     assert json.loads(Path("net.json").read_text())["model"] == made[1].digest
 
 
+def test_an_artifact_of_another_kind_is_refused_by_its_kind(made, capsys):
+    model = str(made[1].path)
+    assert main(["predict", model, model]) == 1
+    assert "is of kind model, no ensemble" in capsys.readouterr().err
+    assert main(["export", model, "net.pt2", "--inputs", model]) == 1
+    assert f"--inputs: {model} is of kind model, no ensemble" in capsys.readouterr().err
+    assert main(["export", str(made[0].path), "net.pt2"]) == 1
+    assert "is of kind ensemble; it holds no fitted surrogate" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -141,6 +151,7 @@ def test_what_an_export_writes_beside_the_weights_replaces_nothing_in_silence(ma
             "in.npz: these inputs have different numbers of samples: {'u[0]': 4, 'a': 5}",
         ),
         ({"u[0]": np.full((5, 8), np.nan)}, "in.npz: 'u[0]' is not finite at (0, 0) and 39 more places"),
+        ({"a": np.array([1, 1, np.inf, 1, 1])}, "in.npz: 'a' is not finite at (2,)\n"),
         ({"a": np.array(["x"] * 5)}, "in.npz: 'a' holds <U1, not numbers"),
         (
             {"x": X * 1000},
@@ -172,8 +183,9 @@ def test_what_does_not_fit_is_refused_with_file_and_reason(made, capsys, change,
         (["broken.json"], "broken.json is not JSON"),
         (["ragged.json"], "ragged.json: 'a' is no number and no regular array"),
         (["pickle.npz"], "pickle.npz cannot be read as .npz: "),
-        (["cut.npz"], "cut.npz cannot be read as .npz: "),
+        (["cut.npz"], "cut.npz cannot be read as .npz: numpy.savez did not write it, or not to its end"),
         (["nothing.npz"], "nothing.npz cannot be read as .npz: "),
+        (["text.npz"], "text.npz cannot be read as .npz: numpy.savez did not write it"),
         (["single.npz"], "single.npz holds one array without a name; write named ones with numpy.savez"),
         (["none.npz"], "none.npz: there are no samples in it"),
     ],
@@ -185,6 +197,7 @@ def test_wrong_arguments_are_refused(made, capsys, arguments, message):
     np.savez("none.npz", **{"u[0]": np.ones((0, 8)), "a": np.ones(0)})
     Path("cut.npz").write_bytes(Path("none.npz").read_bytes()[:100])
     Path("nothing.npz").touch()
+    Path("text.npz").write_text("u = 1, 2, 3")
     with Path("single.npz").open("wb") as file:
         np.save(file, np.ones(3))
     assert predict(made, *arguments) == 1

@@ -246,6 +246,12 @@ def test_evaluating_on_members_that_were_seen_is_refused(plain):
         asyncio.run(run(Evaluate(), model=model, ensemble=other, training=other))
 
 
+def test_one_name_in_place_of_a_tuple_is_refused():
+    """Its letters would be the names."""
+    with pytest.raises(Invalid, match=r"outputs_of is a tuple of names: write \('temperature',\)"):
+        Train(Least(), ("a",), "temperature")
+
+
 def test_unknown_fields_are_refused_before_training(plain):
     async def flow(inputs, outputs):
         design = await run(Design(problem=Wave(), count=5))

@@ -94,6 +94,9 @@ class Train(Stage):
                 "train and valid are fractions that leave some members for the test, "
                 f"got {self.train} and {self.valid}"
             )
+        for name in ("inputs_of", "outputs_of"):
+            if isinstance(value := getattr(self, name), str):
+                raise Invalid(f"{name} is a tuple of names: write ({value!r},)")
         if not self.inputs_of or not self.outputs_of:
             raise Invalid("name at least one input and one output field")
         if self.checkpoint_every < 1:

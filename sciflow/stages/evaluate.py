@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from sciflow.component import check_choices
 from sciflow.errors import Invalid, NotFound, nearest
 from sciflow.schema import Field, Schema
 from sciflow.stage import Stage
@@ -63,8 +64,7 @@ class Evaluate(Stage):
     outputs_of: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.members not in ("test", "all"):
-            raise Invalid(f"members {self.members!r} is not one of test, all")
+        check_choices(self)
 
     def check(self, inputs: Mapping[str, Artifact]) -> None:
         """Also refuse a model that was not trained on ``training``, and ``all`` on seen members."""

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
+from sciflow.component import check_choices
 from sciflow.errors import Invalid
 from sciflow.schema import Field, Schema
 from sciflow.stage import Stage
@@ -92,8 +93,7 @@ class Rollout(Stage):
     batch: int = 16
 
     def __post_init__(self) -> None:
-        if self.members not in ("test", "all"):
-            raise Invalid(f"members {self.members!r} is not one of test, all")
+        check_choices(self)
         if self.start < 0:
             raise Invalid(f"start is a time level from 0 on, got {self.start}")
         if self.levels is not None and self.levels < 1:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
+from sciflow.component import check_choices
 from sciflow.errors import Invalid
 from sciflow.schema import Field, Schema
 from sciflow.stage import Stage
@@ -88,10 +89,7 @@ class SampleEfficiency(Stage):
                 raise Invalid(f"{name!r} cannot be the name of a model here")
         if len(self.sizes) < 2 or min(self.sizes) < 1 or list(self.sizes) != sorted(set(self.sizes)):
             raise Invalid(f"sizes are at least two increasing numbers of members, got {self.sizes}")
-        if self.measure not in ("relative_l1", "relative_l2", "vrmse"):
-            raise Invalid(f"measure {self.measure!r} is not one of relative_l1, relative_l2, vrmse")
-        if self.statistic not in ("median", "mean"):
-            raise Invalid(f"statistic {self.statistic!r} is not one of median, mean")
+        check_choices(self)
         for number in (self.reference, self.accuracy_at):
             if number is not None and number < 1:
                 raise Invalid(f"reference and accuracy_at are numbers of members, got {number}")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal
 
+from sciflow.component import check_choices
 from sciflow.errors import Invalid
 from sciflow.problem import Problem
 from sciflow.surrogate import Arrays, Report, Surrogate
@@ -19,14 +20,6 @@ if TYPE_CHECKING:
 
 Corrector = Literal["none", "newton", "magic"]
 Norm = Literal["energy", "stress"]
-Scaling = Literal["mode", "global"]
-Sampler = Literal["lhs", "sobol", "random"]
-_CHOICES = {
-    "corrector": get_args(Corrector),
-    "norm": get_args(Norm),
-    "scaling": get_args(Scaling),
-    "sampler": get_args(Sampler),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +96,7 @@ class EquiNO(Surrogate):
     modes: int = 16
     stress_modes: int = 0
     norm: Norm = "energy"
-    scaling: Scaling = "mode"
+    scaling: Literal["mode", "global"] = "mode"
     degree: int = 3
     network: bool = True
     width: int = 48
@@ -112,7 +105,7 @@ class EquiNO(Surrogate):
     polish: int = 0
     points: int = 512
     batch: int = 32
-    sampler: Sampler = "lhs"
+    sampler: Literal["lhs", "sobol", "random"] = "lhs"
     loss_points: int = 256
     learning_rate: float = 1e-2
     iterations: int = 50
@@ -128,7 +121,7 @@ class EquiNO(Surrogate):
         for name in ("stress_modes", "degree", "polish", "loss_points", "threads"):
             if getattr(self, name) < 0:
                 raise Invalid(f"{name} cannot be negative, got {getattr(self, name)}")
-        self._check_choices()
+        check_choices(self)
         if not 0 < self.learning_rate < math.inf:
             raise Invalid(f"learning_rate must be positive, got {self.learning_rate}")
         if self.polish > self.epochs:
@@ -140,11 +133,6 @@ class EquiNO(Surrogate):
             )
         if not self.network and self.epochs != 1:
             raise Invalid("without a network there is nothing to train: set epochs=1 and polish=0")
-
-    def _check_choices(self) -> None:
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise Invalid(f"{name} {getattr(self, name)!r} is not one of {', '.join(choices)}")
 
     @property
     def cell(self) -> CellProblem:

@@ -56,6 +56,10 @@ class Cancelled(SciflowError, RuntimeError):
     """The run was cancelled; what was finished is kept."""
 
 
+LISTED = 24
+"""Names that a message lists."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A sentence that helps somebody who mistyped a name.
 
@@ -69,9 +73,15 @@ def nearest(name: str, known: Iterable[str]) -> str:
     Returns
     -------
     str
-        ``"Did you mean 'x'? "`` where one is close, followed by the list of what exists.
+        ``"Did you mean 'x'? "`` where one is close, followed by the list of what exists, of which the
+        closest `LISTED` if there are more.
     """
     names = sorted(set(known))
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     hint = f"Did you mean {close[0]!r}? " if close else ""
-    return f"{hint}There is: {', '.join(names) if names else 'nothing'}."
+    shown = names
+    if len(names) > LISTED:
+        close = difflib.get_close_matches(name, names, n=LISTED, cutoff=0.0)
+        shown = sorted(close)
+    more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
+    return f"{hint}There is: {', '.join(shown) if names else 'nothing'}{more}."

@@ -142,7 +142,9 @@ class Registry:
             raise NotFound(f"{name!r} is the name of several components ({kinds}): say which kind")
         names = [n for k, n in self._classes if kind in (None, k)]
         raise NotFound(
-            f"no {kind or 'component'} {name!r} is installed. {nearest(name, names)}{self._broken()}"
+            f"no {kind or 'component'} {name!r} is installed. {nearest(name, names)} One of your own "
+            "is found by jobs if its package is installed with an entry point of the group 'sciflow' "
+            f"(docs/first-plugin.md).{self._broken()}"
         )
 
     def build(self, document: Mapping[str, Any], *, kind: str | None = None) -> Component:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sciflow.component import Component, canonical, check_choices, check_class, digest_of
-from sciflow.errors import Invalid, NotFound
+from sciflow.errors import Invalid, NotFound, nearest
 from sciflow.executor import Executor
 from sciflow.executors.mpi import Mpi
 from sciflow.problem import Problem
@@ -54,6 +54,15 @@ def test_json_round_trip_is_the_identity(component):
 @given(samples, samples)
 def test_digests_are_equal_only_for_equal_configurations(one, other):
     assert (one.digest() == other.digest()) == (one.to_json() == other.to_json())
+
+
+def test_of_many_names_the_closest_are_listed():
+    names = [f"field_{i}" for i in range(99)]
+    said = nearest("field_7x", names)
+    assert said.startswith("Did you mean 'field_7'? There is: ")
+    assert said.endswith(" and 75 more.")
+    assert "field_77" in said
+    assert nearest("x", ["b", "a"]) == "There is: a, b."
 
 
 def test_a_setting_that_is_none_of_its_choices_is_refused_in_python_too():

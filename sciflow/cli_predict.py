@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,7 +108,11 @@ def _predict(options: argparse.Namespace) -> int:
     }
     parts = predicting.predictions(model, x, given.where)
     bad = _Finite()
-    shapes = predicting.write(path, bad.watch(parts), count, model.signature, given, about)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("default")
+        shapes = predicting.write(path, bad.watch(parts), count, model.signature, given, about)
+    for text in dict.fromkeys(str(w.message) for w in said):
+        print(f"sciflow: {text}", file=sys.stderr)
     for name, shape in shapes.items():
         print(f"{name}: {' x '.join(map(str, shape))}", file=sys.stderr)
     for name, samples in bad.counts.items():
@@ -192,7 +197,7 @@ def _export(options: argparse.Namespace) -> int:
     if rows is None:
         name = artifact.attributes["surrogate"]["component"]
         raise NotFound(
-            f"no plugin writes a {name} as {path.suffix}; its weights can be had as .safetensors, its "
+            f"no plugin writes {name} as {path.suffix}; its weights can be had as .safetensors, its "
             "answers with sciflow predict"
         )
     for what, value in rows:

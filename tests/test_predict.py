@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +122,22 @@ def test_what_an_export_writes_beside_the_weights_replaces_nothing_in_silence(ma
     assert not Path("net.safetensors").exists()
     assert main([*export, "--overwrite"]) == 0
     assert json.loads(Path("net.json").read_text())["model"] == made[1].digest
+
+
+def test_what_a_model_warns_of_is_said_once_and_without_a_place_in_the_source(made, capsys, monkeypatch):
+    np.savez("in.npz", **inputs(made)[0])
+    answer = type(made[2]).predict
+
+    def careful(self, x):
+        warnings.warn("a is outside of [0, 1]", stacklevel=2)
+        return answer(self, x)
+
+    monkeypatch.setattr("sciflow.predicting.AT_ONCE", 2)
+    monkeypatch.setattr(type(made[2]), "predict", careful)
+    assert predict(made, "in.npz") == 0
+    said = capsys.readouterr().err
+    assert said.count("sciflow: a is outside of [0, 1]\n") == 1
+    assert "Warning" not in said
 
 
 def test_an_artifact_of_another_kind_is_refused_by_its_kind(made, capsys):

@@ -214,7 +214,7 @@ def test_an_answer_that_is_not_a_number_is_different():
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("least", ["m.onnx"], "no plugin writes a toy_least as .onnx"),
+        ("least", ["m.onnx"], "no plugin writes toy_least as .onnx"),
         ("fno", ["m.pth"], "must end in .safetensors or .pt2 or .onnx"),
         ("fno", ["m.pt2", "--points", "32"], "give a number of points for each of y, x"),
         ("fno", ["m.pt2", "--points", "32by32"], "write 128 or 128x128"),

@@ -185,6 +185,8 @@ class Train(Stage):
         ctx.comm.barrier()
         if resume is not None:
             ctx.log.info("training goes on after epoch %d", len(history))
+        # The first epoch may take a while, and loading its libraries too.
+        ctx.progress(len(history), self.surrogate.epochs, "epochs")
         fit = self.surrogate.fit(samples, valid, ctx, resume)
         saved = time.monotonic()
         while True:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("prefect")
+pytest.importorskip("torch")
 from sciflow import Invalid
 
 

@@ -100,7 +100,7 @@ inside apt-get -q -q -o Dpkg::Use-Pty=0 install -y --no-install-recommends "${pa
 
 # Above Debian's packages, as .ci/setup does.
 inside python3 -m venv --system-site-packages /opt/venv
-inside /opt/venv/bin/python -m pip install -q google-crc32c hypothesis safetensors xarray zarr
+inside /opt/venv/bin/python -m pip install -q google-crc32c hypothesis matplotlib safetensors xarray zarr
 
 rm -rf "$tree/opt/sciflow"
 mkdir -p "$tree/opt/sciflow/plugins"

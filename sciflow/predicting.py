@@ -105,14 +105,19 @@ def write(
     dict of str to tuple of int
         The arrays that were written, with their shapes.
     """
-    part = path.with_name(f".{path.name}.part")
+    part, former = (path.with_name(f".{path.name}.{end}") for end in ("part", "former"))
     _remove(part)
     try:
         writer = _write_npz if path.suffix == ".npz" else _write_zarr
         shapes = writer(part, parts, count, signature, given, about)
-        _remove(path)
+        if path.is_dir():  # nothing can take the place of a folder in one step
+            _remove(former)
+            path.rename(former)
         part.replace(path)
+        _remove(former)
     finally:
+        if former.exists() and not path.exists():
+            former.rename(path)
         _remove(part)
     return shapes
 

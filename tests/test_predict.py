@@ -1,5 +1,6 @@
 """``sciflow predict``: what a model answers to files, and what it refuses."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -111,6 +112,28 @@ def test_nothing_is_overwritten_in_silence(made, capsys):
     np.savez("in.npz", **{k: v[:2] for k, v in x.items()})
     assert predict(made, "in.npz", "--overwrite") == 0
     assert zarr.open_group("prediction.zarr")["u"].shape[0] == 2 < len(before)
+
+
+@pytest.mark.parametrize("name", ["kept.zarr", "kept.npz"])
+def test_what_was_there_stays_if_its_successor_cannot_take_its_place(made, name, monkeypatch):
+    x, _ = inputs(made)
+    np.savez("in.npz", **x)
+    assert predict(made, "in.npz", "-o", name) == 0
+
+    def content():
+        return {p: p.read_bytes() for p in [Path(name), *Path(name).rglob("*")] if p.is_file()}
+
+    before = content()
+
+    def refuse(self, target):
+        raise OSError("no")
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with contextlib.suppress(OSError):
+        predict(made, "in.npz", "-o", name, "--overwrite")
+    assert before
+    assert content() == before
+    assert [p.name for p in Path().glob(f".{name}*")] == []
 
 
 def test_what_an_export_writes_beside_the_weights_replaces_nothing_in_silence(made, capsys):

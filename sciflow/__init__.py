@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sciflow.executor import Executor, Resources
     from sciflow.flow import report, run
     from sciflow.hooks import hookimpl
+    from sciflow.linear_solver import LinearSolver, Solving
     from sciflow.problem import Parameter, ParameterSpace, Part, Problem, State
     from sciflow.samples import Batch, Samples, Signature
     from sciflow.schema import Field, Schema
@@ -36,6 +37,7 @@ _WHERE = {
     "NotFound": "errors",
     "Executor": "executor",
     "Field": "schema",
+    "LinearSolver": "linear_solver",
     "Model": "surrogate",
     "Parameter": "problem",
     "ParameterSpace": "problem",
@@ -49,6 +51,7 @@ _WHERE = {
     "SciflowError": "errors",
     "Share": "artifact.share",
     "Signature": "samples",
+    "Solving": "linear_solver",
     "Stage": "stage",
     "State": "problem",
     "Store": "store",

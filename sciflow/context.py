@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sciflow.errors import Cancelled, Failed
+from sciflow.experience import Experience
 
 if TYPE_CHECKING:
     import numpy as np
@@ -111,6 +112,8 @@ class Context:
         Set when `check` is to raise.
     stopping : threading.Event
         Set when the scheduler asked this process to end soon.
+    experience : Experience
+        What the members of this ensemble learned about solving; keeps nothing outside of an ensemble.
     """
 
     seed: int = 0
@@ -122,6 +125,7 @@ class Context:
     resources: Resources | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
     stopping: threading.Event = field(default_factory=threading.Event)
+    experience: Experience = field(default_factory=Experience)
 
     def rng(self, *key: int) -> np.random.Generator:
         """A generator that depends on the seed and `key` alone.

@@ -1,0 +1,1 @@
+"""Learned control inside solvers: bandits for relaxation and solver choice, Krylov recycling."""

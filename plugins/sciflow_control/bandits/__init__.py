@@ -1,0 +1,1 @@
+"""Bandits: decisions from costs, with explicit state."""

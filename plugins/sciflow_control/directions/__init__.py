@@ -1,0 +1,1 @@
+"""Learned search directions for conjugate gradients."""

@@ -1,0 +1,1 @@
+"""What a tuner costs beside the best that it could have done."""

@@ -1,0 +1,1 @@
+"""Krylov methods that carry a subspace from one system to the next."""

@@ -1,0 +1,1 @@
+"""Sequences of linear systems to try solvers and tuners on."""

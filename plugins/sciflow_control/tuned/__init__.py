@@ -1,0 +1,1 @@
+"""PETSc solvers whose settings a controller chooses."""

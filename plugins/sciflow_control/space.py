@@ -49,7 +49,7 @@ class Relaxation(Space):
             raise Invalid(f"a choice needs at least two values, got count={self.count}")
 
     @cached_property
-    def arms(self) -> tuple[Values, ...]:  # type: ignore[override]
+    def arms(self) -> tuple[Values, ...]:
         """``{"omega": w}`` for every w."""
         step = (self.high - self.low) / (self.count - 1)
         return tuple({"omega": self.low + i * step} for i in range(self.count))
@@ -79,7 +79,7 @@ class Solvers(Space):
             raise Invalid(f"omegas must lie in (0, 2), got {self.omegas}")
 
     @cached_property
-    def arms(self) -> tuple[Values, ...]:  # type: ignore[override]
+    def arms(self) -> tuple[Values, ...]:
         """``{"method": m}`` or ``{"method": m, "omega": w}``."""
         found: list[Values] = []
         for method in self.methods:

@@ -41,6 +41,11 @@ class Controller(Component):
 
     kind: ClassVar[str] = "controller"
 
+    @property
+    def ranges(self) -> Mapping[str, tuple[float, float]]:
+        """The features that a decision needs, each with the range that it may lie in; none by default."""
+        return {}
+
     @abstractmethod
     def init(self, rng: np.random.Generator) -> Any:
         """The state before anything was seen."""

@@ -461,7 +461,8 @@ def check_controller(controller: Controller, *, steps: int = 20) -> None:
         waiting: list[int] = []
         for i in range(steps):
             before = copy.deepcopy(state)
-            proposal, after = controller.propose(state, {"step": float(i)})
+            known = {n: low + (high - low) * (i % 7) / 6 for n, (low, high) in controller.ranges.items()}
+            proposal, after = controller.propose(state, {"step": float(i), **known})
             assert _plain_state(state) == _plain_state(before), f"{name}: propose changes the state in place"
             state = after
             proposals.append(dict(proposal.values))

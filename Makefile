@@ -27,8 +27,9 @@ types: setup ## mypy --strict
 	@$(PY) -m mypy
 
 # Two at a time where no test waits for a clock; the others watch heartbeats, servers and a Slurm.
-TWO := $(addprefix tests/,artifact control fenics operators rom spectral stages online/test_comparison.py \
-	$(patsubst %,test_%.py,artifact care component conformance crate crate_validator docs experience predict provenance \
+TWO := $(addprefix tests/,artifact control fenics operators rom spectral stages parallel \
+	$(addprefix online/test_,comparison.py exactly_once.py roster.py steering.py wire.py) \
+	$(patsubst %,test_%.py,artifact care component conformance crate crate_validator docs experience flow predict provenance \
 	reporting site third_party))
 
 unit: setup ## pytest

@@ -1,0 +1,39 @@
+"""How kernels are compiled: once for a machine, and never in silence."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from numba import njit
+
+WAIT = 1.0
+"""Seconds after which a compilation is worth a line in the log."""
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """Compile at the first call, keep the machine code beside the source or in the user's cache.
+
+    Where neither can be written (a read-only installation without a home), it is compiled by every process.
+    """
+    try:
+        return njit(cache=True, nogil=True)(function)
+    except RuntimeError:
+        return njit(nogil=True)(function)
+
+
+@contextmanager
+def announced(log: logging.Logger) -> Iterator[None]:
+    """Say that kernels are compiled, if what is done inside takes longer than that should."""
+    timer = threading.Timer(
+        WAIT, log.info, ["compiling the relaxation kernels; takes some seconds, once for this machine"]
+    )
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

@@ -6,6 +6,10 @@ from sciflow.component import Component
 from sciflow.hooks import hookimpl
 from sciflow_control.bandits.thompson import Thompson
 from sciflow_control.space import Relaxation, Solvers
+from sciflow_control.systems.darcy import DarcySystems
+from sciflow_control.systems.helmholtz import HelmholtzSystems
+from sciflow_control.systems.poisson import PoissonSystems
+from sciflow_control.systems.thermal import ThermalSystems
 
 
 @hookimpl
@@ -15,4 +19,8 @@ def sciflow_components() -> list[type[Component]]:
         Relaxation,
         Solvers,
         Thompson,
+        DarcySystems,
+        HelmholtzSystems,
+        PoissonSystems,
+        ThermalSystems,
     ]

@@ -36,9 +36,10 @@ def gaussian_field(
 
     Notes
     -----
-    ``u = sum_k tau^(alpha-1) (|w_k|^2 + tau^2)^(-alpha/2) xi_k phi_k`` with ``w = 2 pi k`` (Fourier, real part
-    of a sum with complex xi, times sqrt 2) or ``pi k`` (cosines), phi orthonormal, xi standard normal; the
-    constant is left out. The variance averaged over the square is the sum of the squared weights, `variance`.
+    ``u = sum_k tau^(alpha-1) (|w_k|^2 + tau^2)^(-alpha/2) xi_k phi_k`` with ``w = 2 pi k`` (Fourier, the real
+    part of a sum with complex xi) or ``pi k`` (cosines), phi of mean square 1, xi standard normal; the
+    constant is left out. The variance averaged over the square is the sum of the squared weights,
+    `variance`.
     O(points^2 log points).
 
     References

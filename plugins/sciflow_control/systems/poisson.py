@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PoissonSystems(Systems):
-    """``-Laplace u = f(x)`` in the unit square with boundary values; Chebyshev series with random coefficients.
+    """``-Laplace u = f(x)`` in the unit square with boundary values: random Chebyshev series.
 
     Attributes
     ----------
@@ -83,7 +83,9 @@ class PoissonSystems(Systems):
 
         h = 1 / (self.size + 1)
         places = 2 * h * np.arange(1, self.size + 1) - 1
-        source, bottom, top, left, right = chebyshev.chebval(places, series.T)
+        # shape (degree + 1, point)
+        powers = chebyshev.chebvander(places, self.degree).T
+        source, bottom, top, left, right = np.asarray(series) @ powers
         load = np.tile(h**2 * source, (self.size, 1))
         load[0] += bottom
         load[-1] += top

@@ -92,8 +92,8 @@ def columns(coefficient: np.ndarray, shift: int = 0) -> Any:
 
     Notes
     -----
-    Without `shift` this is the Laplacian times diag(c), so that ``-Laplace(c u) = f`` is solved. With Jacobi's
-    preconditioner on the right all coefficients then have one and the same operator.
+    Without `shift` this is the Laplacian times diag(c), so that ``-Laplace(c u) = f`` is solved. With
+    Jacobi's preconditioner on the right all coefficients then have one and the same operator.
     """
     c = np.asarray(coefficient, dtype=np.float64)
     size = len(c) - 2

@@ -32,9 +32,15 @@ TWO := $(addprefix tests/,artifact control fenics operators rom spectral stages 
 	$(patsubst %,test_%.py,artifact care component conformance crate crate_validator docs experience flow predict provenance \
 	reporting site third_party))
 
+# A Slurm waits for its own clock most of the time: beside the rest.
+SLURM := tests/slurm tests/test_dask.py
+
 unit: setup ## pytest
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 $(TWO)
-	@$(PY) -m pytest $(addprefix --ignore=,$(TWO)) --ignore tests/formats
+	@mkdir -p build; $(PY) -m pytest $(SLURM) >build/slurm.log 2>&1 & slurm=$$!; \
+	$(PY) -m pytest $(addprefix --ignore=,$(TWO) $(SLURM)) --ignore tests/formats; rest=$$?; \
+	wait $$slurm; slurm=$$?; if [ $$slurm = 0 ]; then tail -n 2 build/slurm.log; else cat build/slurm.log; fi; \
+	exit $$((rest + slurm))
 	@$(PY) -m pytest tests/formats # alone: the HDF5 libraries of h5py and dolfinx do not share a process
 
 mpi: setup ## the tests that hold for any number of ranks, on two

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from sciflow.component import Component
 from sciflow.hooks import hookimpl
 from sciflow_control.bandits.thompson import Thompson
+from sciflow_control.directions.domains import Ball, Box, Obstacles
+from sciflow_control.directions.learned import LearnedDirections
+from sciflow_control.directions.train import TrainDirections
+from sciflow_control.harness.cost_table import CostTable
+from sciflow_control.harness.trial import Trial
+from sciflow_control.harness.tuner_table import TunerTable
 from sciflow_control.space import Relaxation, Solvers
 from sciflow_control.systems.darcy import DarcySystems
+from sciflow_control.systems.heat2d import HeatSequence
 from sciflow_control.systems.helmholtz import HelmholtzSystems
+from sciflow_control.systems.laplacian import ShiftedLaplacian
 from sciflow_control.systems.poisson import PoissonSystems
 from sciflow_control.systems.thermal import ThermalSystems
+
+if TYPE_CHECKING:
+    from sciflow.artifact import Artifact
 
 
 @hookimpl
@@ -19,8 +32,23 @@ def sciflow_components() -> list[type[Component]]:
         Relaxation,
         Solvers,
         Thompson,
+        CostTable,
+        Trial,
+        TunerTable,
+        ShiftedLaplacian,
+        HeatSequence,
         DarcySystems,
         HelmholtzSystems,
         PoissonSystems,
         ThermalSystems,
+        *(Ball, Box, Obstacles, LearnedDirections, TrainDirections),
     ]
+
+
+@hookimpl
+def sciflow_report(artifact: Artifact) -> list[tuple[str, str]] | None:
+    """What tuners and networks learned."""
+    from sciflow_control.directions import report as of_directions
+    from sciflow_control.harness import report as of_tuners
+
+    return [section for part in (of_tuners, of_directions) for section in part.sections(artifact) or []]

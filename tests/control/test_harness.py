@@ -1,0 +1,261 @@
+"""The harness: bounds that hold for any tuner, tables that are refused, replay, a kill in the middle."""
+
+import asyncio
+import re
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sciflow import Invalid, report, run
+from sciflow.flow import Session, within
+from sciflow.store import Store
+from sciflow_control.bandits.thompson import Thompson
+from sciflow_control.bandits.tuner import Bandit
+from sciflow_control.harness import cost_table as module
+from sciflow_control.harness.cost_table import CostTable, label
+from sciflow_control.harness.play import Prices, curves, figures, play, policies, pulls
+from sciflow_control.harness.table import Table, of_ensemble
+from sciflow_control.harness.trial import Trial
+from sciflow_control.harness.tuner_table import TunerTable
+from sciflow_control.space import Relaxation, Solvers
+from sciflow_control.systems.heat2d import HeatSequence
+from sciflow_control.systems.laplacian import ShiftedLaplacian
+
+SMALL = Relaxation(count=5)
+
+
+@dataclass(frozen=True)
+class Stubborn(Bandit):
+    """Always the same arm."""
+
+    name: ClassVar[str] = "stubborn"
+    space: Relaxation = SMALL
+    arm: int = 0
+
+    def empty(self):
+        return {}
+
+    def choose(self, sums, features, seed, index):
+        return self.arm, 1.0
+
+    def learn(self, sums, decision, cost, status):
+        return sums
+
+    def best(self, state, features):
+        return self.arm
+
+
+def table(cost, status=None, default=None):
+    cost = np.asarray(cost, dtype=float)
+    ends = np.zeros(cost.shape, dtype=int) if status is None else np.asarray(status)
+    return Table(cost, ends, {}, Relaxation(count=cost.shape[1]).arms, default)
+
+
+costs = st.integers(1, 12).flatmap(
+    lambda n: st.lists(st.lists(st.floats(0.1, 1e4), min_size=5, max_size=5), min_size=n, max_size=n)
+)
+
+
+@given(costs, st.integers(0, 4), st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+def test_nobody_beats_the_oracle_and_no_arm_the_best_fixed_one(cost, default, seed):
+    it, tuner = table(cost), Thompson(SMALL)
+    prices = Prices.of(it, tuner, default)
+    assert prices.best_fixed == min(range(5), key=lambda k: sum(row[k] for row in cost))
+    order = np.arange(len(cost))[None]
+    choice = play(tuner, it, order[0], np.random.default_rng(seed)).choice[None]
+    paid = policies(prices, order, choice, np.random.default_rng(seed))
+    assert all((values >= paid["oracle"]).all() for values in paid.values())
+    assert paid["best_fixed"].sum() == pytest.approx(min(map(sum, zip(*cost, strict=True))))
+    one = figures(paid["tuner"], paid["oracle"], paid["best_fixed"])
+    assert one["to_oracle"] >= 1 - 1e-12
+    assert one["p50"] <= one["p90"] <= one["max"]
+
+
+def test_the_regret_of_a_policy_that_never_learns_is_a_sum():
+    cost = np.random.default_rng(0).random((60, 5)) + 0.1
+    it, tuner = table(cost), Stubborn(arm=3)
+    order = np.random.default_rng(1).permutation(60)[None]
+    choice = play(tuner, it, order[0], np.random.default_rng(0)).choice[None]
+    paid = policies(Prices.of(it, tuner, 0), order, choice, np.random.default_rng(0))
+    at = pulls(60)
+    mean, regret = curves(paid, at)
+    expected = np.cumsum(cost[order[0], 3] - cost[order[0]].min(axis=1))
+    np.testing.assert_allclose(regret[0], expected[at - 1])
+    np.testing.assert_allclose(mean[0][-1], cost[:, 3].mean())
+    assert not regret[list(paid).index("oracle")].any()
+
+
+def test_a_failed_solve_pays_for_the_default_and_tempts_nobody():
+    cost = [[10.0, 1.0, 4.0], [10.0, 1.0, 4.0]]
+    status = [[0, 1, 0], [0, 1, 0]]
+    prices = Prices.of(table(cost, status), Thompson(Relaxation(count=3)), 0)
+    assert prices.best_fixed == 2
+    assert prices.oracle.tolist() == [2, 2]
+    assert prices.paid[0].tolist() == [10.0, 11.0, 4.0]
+    own = Prices.of(table(cost, status, np.array([3.0, 30.0])), Thompson(Relaxation(count=3)), 0)
+    assert own.paid[:, 1].tolist() == [4.0, 31.0]
+    assert own.best_fixed == 2
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -1.0])
+def test_costs_that_are_none_are_refused(wrong):
+    with pytest.raises(Invalid, match=r"system 1, arm 2: a cost must be finite and not negative"):
+        table([[1, 1, 1], [1, 1, wrong]])
+    with pytest.raises(Invalid, match="default solver"):
+        table([[1, 1, 1]], default=np.array([wrong]))
+    with pytest.raises(Invalid, match="no table"):
+        table(np.empty((0, 3)))
+
+
+def test_what_does_not_fit_is_said():
+    with pytest.raises(Invalid, match=r"no arm \{'omega': 1.02"):
+        table([[1.0] * 20]).places(Relaxation(count=39).arms)
+    assert table([[1.0] * 39]).places(Relaxation().arms).tolist() == list(range(0, 39, 2))
+    for wrong, message in (
+        ({"count": 0}, "count=0"),
+        ({"space": Solvers()}, "takes arms like"),
+    ):
+        with pytest.raises(Invalid, match=message):
+            CostTable(**wrong)
+    for wrong, message in (({"seeds": 0}, "at least one play"), ({"default": 20}, "default=20")):
+        with pytest.raises(Invalid, match=message):
+            Trial(**wrong)
+    with pytest.raises(Invalid, match="different names"):
+        TunerTable(("a", "a"))
+    assert label(CostTable(HeatSequence(nx=5))) == "cost_table(systems=heat_sequence(nx=5))"
+
+
+SEQUENCE = CostTable(ShiftedLaplacian(size=5), SMALL, count=40)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A table, a trial on it and both again in another store."""
+    pytest.importorskip("numba")
+    found = []
+    for name in ("one", "two"):
+        with within(Session(Store(tmp_path_factory.mktemp(name)))):
+            costs = asyncio.run(run(SEQUENCE))
+            found.append((costs, asyncio.run(run(Trial(Thompson(SMALL), shuffle=True), table=costs))))
+    return found
+
+
+def test_a_trial_replays(made):
+    (costs, first), (again, second) = made
+    for name in ("cost", "status", "features"):
+        np.testing.assert_array_equal(costs.read(name), again.read(name))
+    for name in ("order", "choice", "paid", "regret"):
+        np.testing.assert_array_equal(first.read(name), second.read(name))
+    orders = first.read("order")
+    assert sorted(orders[1]) == list(range(40))
+    assert not np.array_equal(orders[0], orders[1])
+    expected = costs.read("cost")[orders, first.read("choice")]
+    np.testing.assert_array_equal(first.read("paid"), expected)
+
+
+def test_the_table_holds_what_the_solver_needs(made):
+    from sciflow_control.kernels.relaxation import sor
+
+    costs = made[0][0]
+    systems = list(SEQUENCE.systems.draw(40, 0))
+    for i in (0, 39):
+        a = systems[i].matrix
+        counts = [
+            sor(a.indptr, a.indices, a.data, systems[i].rhs, np.zeros(25), arm["omega"]).iterations
+            for arm in SMALL.arms
+        ]
+        assert costs.read("cost")[i].tolist() == counts
+        assert costs.read("features")[i] == systems[i].features["c"]
+    assert (costs.read("seconds") > 0).all()
+
+
+def test_a_killed_table_goes_on_where_it_was(tmp_path, monkeypatch, made):
+    monkeypatch.setattr(module, "SAVED", -1.0)
+    solved = []
+
+    class Killed(BaseException):
+        pass
+
+    def draw(self, count, seed, whole=ShiftedLaplacian.draw):
+        for i, system in enumerate(whole(self, count, seed)):
+            if i == 25 and not solved:
+                solved.append(i)
+                raise Killed
+            yield system
+
+    counted = []
+    before = CostTable._solver
+
+    def solver(self):
+        inner = before(self)
+
+        def solve(system):
+            counted.append(1)
+            return inner(system)
+
+        return solve
+
+    monkeypatch.setattr(ShiftedLaplacian, "draw", draw)
+    monkeypatch.setattr(CostTable, "_solver", solver)
+    with within(Session(Store(tmp_path))):
+        with pytest.raises(Killed):
+            asyncio.run(run(SEQUENCE))
+        assert len(counted) == 25
+        again = asyncio.run(run(SEQUENCE))
+    assert len(counted) == 40
+    np.testing.assert_array_equal(again.read("cost"), made[0][0].read("cost"))
+    np.testing.assert_array_equal(again.read("features"), made[0][0].read("features"))
+
+
+def test_trials_stand_side_by_side_and_in_the_report(made, tmp_path):
+    costs, trial = made[0]
+    with within(Session(Store(tmp_path))):
+        other = asyncio.run(run(Trial(Thompson(Relaxation(count=3, high=1.475))), table=costs))
+        both = asyncio.run(run(TunerTable(("few", "all")), few=other, all=trial))
+        page = asyncio.run(report("Tuners", both, trial)).read_text()
+    rows = [r["policy"] for r in both.attributes["rows"]]
+    assert rows == ["few", "all", "oracle", "best_fixed", "default", "random"]
+    assert "| shifted_laplacian(size=5) | best fixed |" in both.file("table.md").read_text()
+    for text in ("Tuners side by side", "What thompson learned", "best fixed: omega", "µs per decision"):
+        assert text in page
+    assert len(re.findall("data:image/png", page)) == 3
+
+
+class Sealed:
+    """An ensemble's log columns, as `of_ensemble` reads them."""
+
+    path = "here"
+
+    def __init__(self, **columns):
+        self.columns = {f"decision_{k}": np.asarray(v) for k, v in columns.items()}
+        self.schema = type("S", (), {"fields": self.columns})
+
+    def read(self, name):
+        return self.columns[name]
+
+
+def test_an_ensemble_that_tried_every_arm_is_a_table():
+    arm = [-1, 0, 1] * 3
+    member, solve = [0] * 6 + [2] * 3, [0, 0, 0, 1, 1, 1, 0, 0, 0]
+    cost = [9.0, 1.0, 2.0, 9.0, 3.0, 4.0, 8.0, 5.0, 6.0]
+    shuffled = np.random.default_rng(0).permutation(9)
+    columns = {
+        "member": member, "solve": solve, "arm": arm, "cost": cost, "status": [0, 0, 1] * 3,
+        "feature_dt": [0.1] * 3 + [0.2] * 3 + [0.3] * 3,
+    }  # fmt: skip
+    found = of_ensemble(Sealed(**{k: np.asarray(v)[shuffled] for k, v in columns.items()}), "cost")
+    assert found.cost.tolist() == [[1, 2], [3, 4], [5, 6]]
+    assert found.status.tolist() == [[0, 1]] * 3
+    assert found.default.tolist() == [9, 9, 8]
+    assert found.features["dt"].tolist() == [0.1, 0.2, 0.3]
+    with pytest.raises(Invalid, match="20 arms on a table of 2"):
+        found.places(Relaxation().arms)
+    with pytest.raises(Invalid, match="system 1 has no cost, or NaN, for arm 1"):
+        of_ensemble(Sealed(**{k: np.delete(v, 5) for k, v in columns.items()}), "cost")
+    with pytest.raises(Invalid, match=r"no fields decision_seconds.*EveryArm"):
+        of_ensemble(Sealed(**columns), "seconds")

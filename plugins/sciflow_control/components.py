@@ -6,14 +6,18 @@ from typing import TYPE_CHECKING
 
 from sciflow.component import Component
 from sciflow.hooks import hookimpl
+from sciflow_control.bandits.binned import Binned
+from sciflow_control.bandits.fixed import Fixed, Random
 from sciflow_control.bandits.thompson import Thompson
+from sciflow_control.bandits.tsallis import Tsallis
 from sciflow_control.directions.domains import Ball, Box, Obstacles
 from sciflow_control.directions.learned import LearnedDirections
 from sciflow_control.directions.train import TrainDirections
 from sciflow_control.harness.cost_table import CostTable
 from sciflow_control.harness.trial import Trial
 from sciflow_control.harness.tuner_table import TunerTable
-from sciflow_control.space import Relaxation, Solvers
+from sciflow_control.recycling.order_design import OrderDesign
+from sciflow_control.space import Joined, Options, Relaxation, Solvers
 from sciflow_control.systems.darcy import DarcySystems
 from sciflow_control.systems.heat2d import HeatSequence
 from sciflow_control.systems.helmholtz import HelmholtzSystems
@@ -31,12 +35,19 @@ def sciflow_components() -> list[type[Component]]:
     return [
         Relaxation,
         Solvers,
+        Options,
+        Joined,
         Thompson,
+        Tsallis,
+        Binned,
+        Fixed,
+        Random,
         CostTable,
         Trial,
         TunerTable,
         ShiftedLaplacian,
         HeatSequence,
+        OrderDesign,
         DarcySystems,
         HelmholtzSystems,
         PoissonSystems,

@@ -24,6 +24,7 @@ from sciflow_control.systems.helmholtz import HelmholtzSystems
 from sciflow_control.systems.laplacian import ShiftedLaplacian
 from sciflow_control.systems.poisson import PoissonSystems
 from sciflow_control.systems.thermal import ThermalSystems
+from sciflow_control.tuned.solver import EveryArm, Tuned
 
 if TYPE_CHECKING:
     from sciflow.artifact import Artifact
@@ -52,6 +53,8 @@ def sciflow_components() -> list[type[Component]]:
         HelmholtzSystems,
         PoissonSystems,
         ThermalSystems,
+        Tuned,
+        EveryArm,
         *(Ball, Box, Obstacles, LearnedDirections, TrainDirections),
     ]
 

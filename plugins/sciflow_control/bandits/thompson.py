@@ -2,65 +2,93 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from types import ModuleType
+from typing import TYPE_CHECKING, ClassVar
 
 from sciflow.controller import Features
-from sciflow_control.bandits.tuner import SCALE, Bandit, Decision, Sums
+from sciflow_control.bandits.tuner import Bandit, Decision, State, Sums
 from sciflow_control.space import Relaxation, Space
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True)
 class Thompson(Bandit):
-    """Plays the arm whose log cost, drawn from what is believed of it, is the smallest.
+    """Plays the arm whose mean cost, drawn from what is believed of it, is the smallest.
 
     Attributes
     ----------
     space : Space
         What it chooses from.
+
+    Notes
+    -----
+    With n log costs of an arm, their mean m and sum of squares about it S, the variance is believed to be
+    v = (2 v0 + S) / (2 + n), v0 = 0.1, and the logarithm of the mean cost to be m + v/2 (as of a log-normal
+    cost), give or take sqrt(v/n). To each such mean a normal number times its deviation is added, and the arm
+    with the smallest sum is played. The unit of the cost does not matter.
+
+    At the start the middle arm of each family (`Space.families`) is tried. An arm that was never tried is
+    believed to cost what its neighbours do, with a deviation that grows with the square root of the distance:
+    between bad arms it is tried late, or never.
+
+    Outcomes that failed or were censored are lower bounds, see `sciflow_control.bandits.beliefs.with_losses`.
     """
 
     name: ClassVar[str] = "thompson"
-    requires: ClassVar[tuple[str, ...]] = ()
     space: Space = Relaxation()
 
     def empty(self) -> Sums:
-        """Pulls, sum and sum of squares of the log cost of every arm."""
-        import numpy as np
+        """Table of sums, and what is believed; this follows from the table, and every decision needs it."""
+        return self._known(self._beliefs().empty(len(self.arms)))
 
-        return {k: np.zeros(len(self.arms), dtype=np.int64) for k in ("pulls", "sum", "squares")}
+    def combine(self, first: Sums, second: Sums) -> Sums:
+        """See `Additive.combine`."""
+        return self._known(first["table"] + second["table"])
+
+    def fade(self, sums: Sums, factor: float) -> Sums:
+        """See `Additive.fade`."""
+        return self._known((sums["table"] * factor).round().astype("int64"))
 
     def choose(self, sums: Sums, features: Features, seed: int, index: int) -> tuple[int, float]:
-        """See `Bandit.choose`."""
-        import numpy as np
-
+        """See `Additive.choose`."""
         from sciflow_control.bandits.draws import normals
 
-        pulls = sums["pulls"]
-        if not pulls.all():
-            return int(np.argmin(pulls)), 1.0
-        mean = sums["sum"] / (pulls * SCALE)
-        variance = np.maximum(sums["squares"] / (pulls * SCALE) - mean**2, 1e-4)
-        drawn = mean + np.sqrt(variance / pulls) * normals(seed, index, len(pulls))
-        return int(np.argmin(drawn)), 1.0
+        mean, deviation, _ = view = sums["view"]
+        arm = int((mean + deviation * normals(seed, index, mean.size)).argmin())
+        # The smallest of numbers among which there are NaN is NaN: a family of which nothing is known.
+        if mean[arm] != mean[arm]:
+            new = self._beliefs().strangers(view, self.space.families)
+            arm = new[(seed + index) % len(new)]
+        return arm, 1.0
 
-    def learn(self, sums: Sums, decision: Decision, cost: float, status: str) -> Mapping[str, Any]:
-        """See `Bandit.learn`."""
-        y = math.log(max(cost, 1e-12))
-        if status != "ok":
-            y += 1.0
-        after = {k: v.copy() for k, v in sums.items()}
-        after["pulls"][decision.arm] += 1
-        after["sum"][decision.arm] += round(y * SCALE)
-        after["squares"][decision.arm] += round(y * y * SCALE)
-        return after
+    def learn(self, sums: Sums, decision: Decision, cost: float, status: str) -> Sums:
+        """See `Additive.learn`."""
+        beliefs = self._beliefs()
+        table = beliefs.note(sums["table"], decision.arm, cost, status)
+        losses = sums["losses"] + (status != "ok")
+        view = beliefs.refreshed(sums["view"], table, decision.arm, losses, self.space.families)
+        return {"table": table, "view": view, "losses": losses}
 
-    def best(self, state: dict[str, Any], features: Features) -> int:
-        """See `Tuner.best`."""
+    def best(self, state: State, features: Features) -> int:
+        """See `Tuner.best`; without any outcome the first arm."""
         import numpy as np
 
-        pulls = state["sums"]["pulls"]
-        mean = np.where(pulls > 0, state["sums"]["sum"] / np.maximum(pulls, 1), np.inf)
-        return int(np.argmin(mean))
+        mean = state["sums"]["view"][0]
+        return int(np.where(np.isnan(mean), np.inf, mean).argmin())
+
+    def _known(self, table: np.ndarray) -> Sums:
+        beliefs = self._beliefs()
+        return {
+            "table": table,
+            "view": beliefs.view(table, self.space.families),
+            "losses": beliefs.losses(table),
+        }
+
+    @staticmethod
+    def _beliefs() -> ModuleType:
+        from sciflow_control.bandits import beliefs
+
+        return beliefs

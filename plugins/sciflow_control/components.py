@@ -17,6 +17,7 @@ from sciflow_control.harness.cost_table import CostTable
 from sciflow_control.harness.trial import Trial
 from sciflow_control.harness.tuner_table import TunerTable
 from sciflow_control.recycling.order_design import OrderDesign
+from sciflow_control.recycling.recycling import Recycling
 from sciflow_control.space import Joined, Options, Relaxation, Solvers
 from sciflow_control.systems.darcy import DarcySystems
 from sciflow_control.systems.heat2d import HeatSequence
@@ -49,6 +50,7 @@ def sciflow_components() -> list[type[Component]]:
         ShiftedLaplacian,
         HeatSequence,
         OrderDesign,
+        Recycling,
         DarcySystems,
         HelmholtzSystems,
         PoissonSystems,

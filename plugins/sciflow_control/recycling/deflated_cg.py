@@ -1,0 +1,363 @@
+"""Deflated CG: conjugate gradients beside a space that earlier systems left."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from scipy.linalg import blas
+
+from sciflow_control.recycling.blocks import DEPENDENT, Block, Reduction, add, dots, orthonormal
+
+REASONS = {
+    "rtol": 2,
+    "atol": 3,
+    "its": -3,
+    "breakdown": -5,
+    "indefinite_pc": -8,
+    "nan": -9,
+    "indefinite": -10,
+}
+"""PETSc's numbers for why an iteration ended."""
+
+
+class Ritz:
+    """Ritz vectors of ``M^-1 A`` that CG comes by on its way, in a window of bounded size.
+
+    Parameters
+    ----------
+    rows : int
+        Of this rank.
+    count : int
+        Ritz vectors that are wanted, those with the smallest values.
+    width : int
+        Of the window, more than ``2 count``.
+
+    Notes
+    -----
+    The scaled preconditioned residuals of CG are M-orthonormal and ``V^T A V`` is the tridiagonal matrix
+    of its coefficients. When the window is full it is replaced by the Ritz vectors of its last two
+    steps, with which the rest of the recurrence still goes (eigCG [1]_): they come close to those of
+    the whole, unbounded history. A window costs one product of width x 2 count, per
+    ``width - 2 count`` iterations.
+
+    References
+    ----------
+    .. [1] A. Stathopoulos, K. Orginos, "Computing and deflating eigenvalues while solving multiple
+       right-hand side linear systems", SIAM J. Sci. Comput. 32 (2010), 439-462, algorithm 2.1.
+    """
+
+    def __init__(self, rows: int, count: int, width: int) -> None:
+        self.count, self.width = count, width
+        self._window = np.zeros((rows, width), order="F")
+        self._matrix = np.zeros((width, width))
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget what was gathered."""
+        self._used, self._diagonal = 0, 0.0
+        self._coupling = np.zeros(0)
+
+    def gather(self, z: np.ndarray, length: float, step: float, before: float, beta: float) -> None:
+        """One iteration of CG.
+
+        Parameters
+        ----------
+        z : ndarray, shape (local row,)
+            Preconditioned residual, without its part in the deflation space.
+        length : float
+            Its M-norm.
+        step, before, beta : float
+            alpha of this iteration and the last one, and beta between them (0 in the first).
+        """
+        if self._used == self.width:
+            self._restart()
+        j = self._used
+        self._window[:, j] = z / length
+        self._matrix[j, :], self._matrix[:, j] = 0.0, 0.0
+        if beta:
+            self._matrix[j, :j] = self._matrix[:j, j] = -np.sqrt(beta) / before * self._last()
+        self._matrix[j, j] = 1 / step + (beta / before if beta else 0.0)
+        self._coupling = np.zeros(0)
+        self._used += 1
+
+    def _last(self) -> np.ndarray:
+        """How the vectors that are there hold the one before the next."""
+        if len(self._coupling):
+            return self._coupling
+        found = np.zeros(self._used)
+        found[-1] = 1.0
+        return found
+
+    def _restart(self) -> None:
+        w, k = self.width, self.count
+        now = np.linalg.eigh(self._matrix)[1][:, :k]
+        before = np.zeros((w, k))
+        before[:-1] = np.linalg.eigh(self._matrix[:-1, :-1])[1][:, :k]
+        left, sizes, _ = np.linalg.svd(np.hstack([now, before]), full_matrices=False)
+        both = left[:, sizes > 1e-12]
+        values, turn = np.linalg.eigh(both.T @ self._matrix @ both)
+        both = both @ turn
+        n = both.shape[1]
+        self._window[:, :n] = self._window @ both
+        self._matrix[:] = 0.0
+        self._matrix[range(n), range(n)] = values
+        self._used, self._coupling = n, both[-1].copy()
+
+    def vectors(self) -> np.ndarray:
+        """The Ritz vectors, shape (local row, at most count)."""
+        n = self._used
+        y = np.linalg.eigh(self._matrix[:n, :n])[1][:, : self.count] if n else np.zeros((0, 0))
+        return np.asarray(self._window[:, :n] @ y)
+
+
+class DeflatedCG:
+    """Preconditioned CG on the complement of a small space, for symmetric positive definite operators.
+
+    Parameters
+    ----------
+    matrix : petsc4py.PETSc.Mat
+        Operator that tells layout and communicator; `solve` takes the one to solve with.
+    m : int
+        Vectors beside 2 k in the window that Ritz vectors are gathered in.
+    k : int
+        Largest dimension of the space; 0 is CG.
+    refresh : int
+        Systems between two updates of the space; 0 keeps that of the first system.
+
+    Attributes
+    ----------
+    iterations, reason : int
+        Of the last solve; `reason` as PETSc numbers it.
+    products : int
+        Products with the operator in the last solve, those for the space included.
+    history : list of float
+        Residual norms of the last solve.
+
+    Notes
+    -----
+    With W such that ``W^T A W = I``, CG runs on the residuals that are orthogonal to W [1]_:
+    ``p = z - W (A W)^T z + beta p`` with ``z = M^-1 r``. To the iteration the eigenvalues that belong to
+    W are not there: the condition number is that of the rest. Per iteration beside CG: two gemv over k
+    vectors, no further sum over the ranks.
+
+    References
+    ----------
+    .. [1] Y. Saad, M. Yeung, J. Erhel, F. Guyomarc'h, "A deflated version of the conjugate gradient
+       algorithm", SIAM J. Sci. Comput. 21 (2000), 1909-1926, algorithm 3.5.
+    .. [2] J. M. Tang, R. Nabben, C. Vuik, Y. A. Erlangga, "Comparison of two-level preconditioners
+       derived from deflation, domain decomposition and multigrid methods", J. Sci. Comput. 39 (2009).
+    """
+
+    def __init__(self, matrix: Any, m: int = 40, k: int = 20, refresh: int = 0) -> None:
+        self.k, self.every = k, refresh
+        self.ranks = Reduction(matrix.getComm())
+        self._space, self._image, self._work = Block(matrix, k), Block(matrix, k), Block(matrix, 4)
+        self._ritz = Ritz(len(self._work.values), k, 2 * k + m) if k else None
+        self.size = self._systems = 0
+        self.iterations = self.products = self.reason = 0
+        self.history: list[float] = []
+
+    def space(self) -> np.ndarray:
+        """The space W, shape (local row, at most k)."""
+        return self._space.values[:, : self.size]
+
+    def seed(self, space: np.ndarray) -> None:
+        """Deflate this space from now on; with dependent columns or more than k of them, less of it.
+
+        Parameters
+        ----------
+        space : ndarray, shape (local row, c)
+            This rank's rows, in units of the solution.
+        """
+        kept, _ = orthonormal(np.asarray(space, dtype=np.float64)[:, : self.k], self.ranks)
+        self.size = kept.shape[1]
+        self._space.values[:, : self.size] = kept
+        self._systems = max(self._systems, 1)
+
+    def state(self) -> Mapping[str, np.ndarray]:
+        """This rank's arrays; `restore` goes on from them with the same bits."""
+        n = self.size
+        return {
+            "space": self._space.values[:, :n].copy(),
+            "image": self._image.values[:, :n].copy(),
+            "counts": np.array([self._systems], dtype=np.int64),
+        }
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Take up what `state` gave."""
+        self.size = n = state["space"].shape[1]
+        self._space.values[:, :n] = state["space"]
+        self._image.values[:, :n] = state["image"]
+        self._systems = int(state["counts"][0])
+
+    def solve(
+        self,
+        matrix: Any,
+        apply: Any,
+        b: np.ndarray,
+        x: np.ndarray,
+        *,
+        tolerances: tuple[float, float],
+        limit: int,
+        same: bool = False,
+    ) -> int:
+        """Solve ``A x = b`` from the guess in `x`; collective; see `GCRODR.solve`."""
+        self._matrix, self._apply = matrix, apply
+        self.iterations = self.products = 0
+        norm = float(np.sqrt(self._sum(b @ b)))
+        self.history = [norm]
+        if not np.isfinite(norm):
+            return self._end("nan")
+        if norm == 0:
+            x[:] = 0.0
+            return self._end("atol")
+        target = max(tolerances[0] * norm, tolerances[1])
+        if self.size and not same:
+            self._project()
+        why = "rtol" if target > tolerances[1] else "atol"
+        gathers = self._ritz is not None and self._due()
+        if gathers and self._ritz is not None:
+            self._ritz.begin()
+        reason = self._iterate(b, x, target, limit, why, gathers)
+        if gathers and reason > 0:
+            self._update()
+        self._systems += 1
+        return reason
+
+    def _due(self) -> bool:
+        return not self.size or bool(self.every and self._systems % self.every == 0)
+
+    def _end(self, why: str) -> int:
+        self.reason = REASONS[why]
+        return self.reason
+
+    def _sum(self, value: float) -> float:
+        return float(value) if self.ranks.size == 1 else float(self.ranks.sum(np.array([value]))[0])
+
+    def _project(self) -> None:
+        """``A W`` for a new operator, with W such that ``W^T A W = I``."""
+        n = self.size
+        for j in range(n):
+            self._space.touch(j)
+            self._matrix.mult(self._space.vectors[j], self._image.vectors[j])
+        self.products += n
+        space, image = self._space.values[:, :n], self._image.values[:, :n]
+        energy = self.ranks.sum(space.T @ image)
+        if not np.isfinite(energy).all():
+            self.size = 0
+            return
+        factor = _energy_orthonormal((energy + energy.T) / 2)
+        self.size = factor.shape[1]
+        self._space.values[:, : self.size] = space @ factor
+        self._image.values[:, : self.size] = image @ factor
+
+    def _correct(self, b: np.ndarray, x: np.ndarray, r: np.ndarray) -> float:
+        """The residual itself, made orthogonal to W; its norm."""
+        if x.any() or self.ranks.size > 1:
+            self._work.values[:, 1] = x
+            self._work.touch(1)
+            self._matrix.mult(self._work.vectors[1], self._work.vectors[2])
+            self.products += 1
+            np.subtract(b, self._work.values[:, 2], out=r)
+        else:
+            r[:] = b
+        if self.size:
+            y = self.ranks.sum(dots(self._space.values[:, : self.size], r))
+            add(x, self._space.values[:, : self.size], y)
+            add(r, self._image.values[:, : self.size], y, -1.0)
+        return float(np.sqrt(self._sum(r @ r)))
+
+    def _iterate(
+        self, b: np.ndarray, x: np.ndarray, target: float, limit: int, why: str, gathers: bool
+    ) -> int:
+        """Rounds of CG; the residual that a round believes in is checked after it."""
+        r = self._work.values[:, 0]
+        self.history[0] = norm = self._correct(b, x, r)
+        for _ in range(6):
+            if not np.isfinite(norm):
+                return self._end("nan")
+            if norm <= target:
+                return self._end(why)
+            if self.iterations >= limit:
+                return self._end("its")
+            broken = self._round(x, target, limit, gathers and not self.iterations)
+            if broken:
+                return self._end(broken)
+            norm = self._correct(b, x, r)
+        return self._end("breakdown")
+
+    def _round(self, x: np.ndarray, target: float, limit: int, gathers: bool) -> str:
+        (r, z, q, p), (vr, vz, vq, vp) = self._work.values.T, self._work.vectors
+        space, image = self._space.values[:, : self.size], self._image.values[:, : self.size]
+        p[:] = 0.0
+        past = before = 0.0
+        while self.iterations < limit:
+            vr.stateIncrease()
+            self._apply(vr, vz)
+            found = np.append(dots(image, z), r @ z)
+            found = self.ranks.sum(found)
+            mu, length = found[:-1], float(found[-1])
+            if not length > 0:
+                return "nan" if np.isnan(length) else "indefinite_pc" if length < 0 or r.any() else ""
+            add(z, space, mu, -1.0)
+            beta = length / past if past else 0.0
+            blas.dscal(beta, p)
+            blas.daxpy(z, p)
+            vp.stateIncrease()
+            self._matrix.mult(vp, vq)
+            self.products += 1
+            energy = self._sum(p @ q)
+            if not energy > 0:
+                return "nan" if np.isnan(energy) else "indefinite"
+            step = length / energy
+            if gathers and self._ritz is not None:
+                self._ritz.gather(z, np.sqrt(length), step, before, beta)
+            blas.daxpy(p, x, a=step)
+            blas.daxpy(q, r, a=-step)
+            self.iterations += 1
+            past, before = length, step
+            self.history.append(float(np.sqrt(self._sum(r @ r))))
+            if self.history[-1] <= target:
+                break
+        return ""
+
+    def _update(self) -> None:
+        """The best k of the space and the Ritz vectors of this system."""
+        if self._ritz is None:
+            return
+        found = self._ritz.vectors()
+        if self.size:
+            found = self._best(np.hstack([self.space(), found]))
+        self.size = found.shape[1]
+        self._space.values[:, : self.size] = found
+        self._project()
+
+    def _best(self, vectors: np.ndarray) -> np.ndarray:
+        """Of their span, the harmonic Ritz vectors of ``M^-1 A`` with the smallest values."""
+        image, back = np.empty_like(vectors), np.empty_like(vectors)
+        v, av, mav = (self._work.vectors[i] for i in (1, 2, 3))
+        for j in range(vectors.shape[1]):
+            self._work.values[:, 1] = vectors[:, j]
+            v.stateIncrease()
+            self._matrix.mult(v, av)
+            self._apply(av, mav)
+            image[:, j], back[:, j] = self._work.values[:, 2], self._work.values[:, 3]
+        self.products += vectors.shape[1]
+        energy = self.ranks.sum(vectors.T @ image)
+        factor = _energy_orthonormal((energy + energy.T) / 2)
+        pencil = factor.T @ self.ranks.sum(image.T @ back) @ factor
+        y = np.linalg.eigh((pencil + pencil.T) / 2)[1][:, : self.k]
+        return np.asarray(vectors @ (factor @ y))
+
+
+def _energy_orthonormal(energy: np.ndarray) -> np.ndarray:
+    """F with ``F^T E F = I``, without directions that depend on the others."""
+    scale = np.sqrt(np.maximum(energy.diagonal(), 0.0))
+    used = np.flatnonzero(scale > 0)
+    values, vectors = np.linalg.eigh(energy[np.ix_(used, used)] / np.outer(scale[used], scale[used]))
+    kept = values > DEPENDENT * max(float(values.max(initial=0.0)), 0.0)
+    factor = np.zeros((len(energy), int(kept.sum())))
+    factor[used] = vectors[:, kept] / np.sqrt(values[kept]) / scale[used, None]
+    return factor

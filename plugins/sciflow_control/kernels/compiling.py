@@ -17,12 +17,24 @@ WAIT = 1.0
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile at the first call, keep the machine code beside the source or in the user's cache.
 
-    Where neither can be written (a read-only installation without a home), it is compiled by every process.
+    Where neither can be written (a read-only installation without a home), every process compiles.
     """
+    return _compiled(function, False)
+
+
+def reordered(function: Callable[..., Any]) -> Any:
+    """`kernel` for sums whose terms may be taken in any order, several at once.
+
+    For norms alone: their last bits then depend on the processor.
+    """
+    return _compiled(function, {"reassoc"})
+
+
+def _compiled(function: Callable[..., Any], fast: bool | set[str]) -> Any:
     try:
-        return njit(cache=True, nogil=True)(function)
+        return njit(cache=True, nogil=True, fastmath=fast)(function)
     except RuntimeError:
-        return njit(nogil=True)(function)
+        return njit(nogil=True, fastmath=fast)(function)
 
 
 @contextmanager

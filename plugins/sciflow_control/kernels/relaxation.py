@@ -221,9 +221,15 @@ def _omega(omega: float) -> float:
 
 
 def sweep(
-    indptr: np.ndarray, indices: np.ndarray, data: np.ndarray, b: np.ndarray, x: np.ndarray, omega: float
+    indptr: np.ndarray,
+    indices: np.ndarray,
+    data: np.ndarray,
+    b: np.ndarray,
+    x: np.ndarray,
+    omega: float,
+    count: int = 1,
 ) -> float:
-    """One forward sweep of SOR, in place.
+    """Forward sweeps of SOR, in place.
 
     Parameters
     ----------
@@ -233,11 +239,13 @@ def sweep(
         Right-hand side; unknowns, overwritten.
     omega : float
         In (0, 2).
+    count : int
+        Sweeps; the matrix is looked through once before the first.
 
     Returns
     -------
     float
-        The free residual, see Notes.
+        The free residual of the last sweep, see Notes.
 
     Raises
     ------
@@ -253,7 +261,10 @@ def sweep(
     norm of its inverse. `sor` stops by the residual itself.
     """
     at = _checked(indptr, indices, data, b, x)
-    return float(_sweep(indptr, indices, data, b, x, _omega(omega) / data[at]))
+    weight, free = _omega(omega) / data[at], math.nan
+    for _ in range(count):
+        free = float(_sweep(indptr, indices, data, b, x, weight))
+    return free
 
 
 def sor(

@@ -50,10 +50,10 @@ class HeatSequence(Systems):
     tolerance: float = 1e-8
 
     def __post_init__(self) -> None:
-        if self.nx < 2 or not self.dt > 0 or not 0 < self.tolerance < 1:
-            raise Invalid(
-                f"nx={self.nx} must be at least 2, dt={self.dt} positive, tolerance={self.tolerance} in (0, 1)"
-            )
+        if self.nx < 2:
+            raise Invalid(f"nx={self.nx} must be at least 2")
+        if not self.dt > 0 or not 0 < self.tolerance < 1:
+            raise Invalid(f"dt={self.dt} must be positive and tolerance={self.tolerance} in (0, 1)")
 
     def diffusion(self, time: float) -> float:
         """The coefficient kappa at a time."""

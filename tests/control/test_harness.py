@@ -121,16 +121,16 @@ def test_what_does_not_fit_is_said():
         ({"space": Solvers()}, "takes arms like"),
     ):
         with pytest.raises(Invalid, match=message):
-            CostTable(**wrong)
+            CostTable(HeatSequence(5), **wrong)
     for wrong, message in (({"seeds": 0}, "at least one play"), ({"default": 20}, "default=20")):
         with pytest.raises(Invalid, match=message):
             Trial(**wrong)
     with pytest.raises(Invalid, match="different names"):
         TunerTable(("a", "a"))
-    assert label(CostTable(HeatSequence(nx=5))) == "cost_table(systems=heat_sequence(nx=5))"
+    assert label(CostTable(HeatSequence(5), count=7)) == "cost_table(systems=heat_sequence(nx=5), count=7)"
 
 
-SEQUENCE = CostTable(ShiftedLaplacian(size=5), SMALL, count=40)
+SEQUENCE = CostTable(ShiftedLaplacian(0.5, 1.5, size=5), SMALL, count=40)
 
 
 @pytest.fixture(scope="module")
@@ -216,11 +216,11 @@ def test_trials_stand_side_by_side_and_in_the_report(made, tmp_path):
     costs, trial = made[0]
     with within(Session(Store(tmp_path))):
         other = asyncio.run(run(Trial(Thompson(Relaxation(count=3, high=1.475))), table=costs))
-        both = asyncio.run(run(TunerTable(("few", "all")), few=other, all=trial))
+        both = asyncio.run(run(TunerTable(("it_few", "it_all")), it_few=other, it_all=trial))
         page = asyncio.run(report("Tuners", both, trial)).read_text()
     rows = [r["policy"] for r in both.attributes["rows"]]
     assert rows == ["few", "all", "oracle", "best_fixed", "default", "random"]
-    assert "| shifted_laplacian(size=5) | best fixed |" in both.file("table.md").read_text()
+    assert "| shifted_laplacian(a=0.5, b=1.5, size=5) | best fixed |" in both.file("table.md").read_text()
     for text in ("Tuners side by side", "What thompson learned", "best fixed: omega", "µs per decision"):
         assert text in page
     assert len(re.findall("data:image/png", page)) == 3
@@ -259,3 +259,15 @@ def test_an_ensemble_that_tried_every_arm_is_a_table():
         of_ensemble(Sealed(**{k: np.delete(v, 5) for k, v in columns.items()}), "cost")
     with pytest.raises(Invalid, match=r"no fields decision_seconds.*EveryArm"):
         of_ensemble(Sealed(**columns), "seconds")
+
+
+def test_rows_are_called_by_what_differs_in_the_names_of_their_trials():
+    titles = TunerTable._titles
+    one = {"heat_25_cheb": "h", "heat_25_oracle": "h", "heat_50_cheb": "g", "beta": "b"}
+    assert titles(one) == {
+        "heat_25_cheb": "cheb",
+        "heat_25_oracle": "oracle (a tuner)",
+        "heat_50_cheb": "heat_50_cheb",
+        "beta": "beta",
+    }
+    assert titles({"a": "s", "a_b": "s"}) == {"a": "a", "a_b": "a_b"}

@@ -9,7 +9,7 @@ from sciflow import Invalid
 from sciflow_control.systems.heat2d import HeatSequence
 from sciflow_control.systems.laplacian import ShiftedLaplacian, square_laplacian
 
-SEQUENCES = [ShiftedLaplacian(size=6), HeatSequence(nx=7)]
+SEQUENCES = [ShiftedLaplacian(0.5, 1.5, size=6), HeatSequence(nx=7)]
 
 
 @pytest.mark.parametrize("systems", SEQUENCES, ids=lambda s: s.name)
@@ -40,7 +40,7 @@ def test_the_shift_and_the_right_hand_side_have_their_laws():
 
 
 def test_young_s_omega_follows_from_the_spectrum_of_jacobi():
-    law = ShiftedLaplacian(size=6)
+    law = ShiftedLaplacian(0.5, 1.5, size=6)
     for system in law.draw(3, 0):
         a = system.matrix.toarray()
         radius = np.abs(np.linalg.eigvals(np.eye(36) - a / np.diag(a)[:, None])).max()
@@ -80,9 +80,9 @@ def test_heat_steps_converge_with_second_order():
 
 def test_what_is_no_sequence_is_refused():
     with pytest.raises(Invalid, match="positive parameters"):
-        ShiftedLaplacian(a=0.0)
+        ShiftedLaplacian(0.0, 1.0)
     with pytest.raises(Invalid, match="no positive definite matrix"):
-        ShiftedLaplacian(size=30)
+        ShiftedLaplacian(0.5, 1.5, size=30)
     with pytest.raises(Invalid, match="at least 2"):
         HeatSequence(nx=1)
 

@@ -65,7 +65,7 @@ class CostTable(Stage):
     name: ClassVar[str] = "cost_table"
     requires: ClassVar[tuple[str, ...]] = ("numba", "scipy")
     output: ClassVar[Schema] = COST_TABLE
-    systems: Systems = ShiftedLaplacian()
+    systems: Systems
     space: Space = Relaxation()
     method: Literal["sor", "ssor_cg"] = "sor"
     count: int = 1000
@@ -87,7 +87,7 @@ class CostTable(Stage):
     @classmethod
     def example(cls) -> Self:
         """A small one."""
-        return cls(ShiftedLaplacian(size=4), Relaxation(count=4), count=5)
+        return cls(ShiftedLaplacian(0.5, 1.5, size=4), Relaxation(count=4), count=5)
 
     def run(self, inputs: Mapping[str, Artifact], out: Writer, ctx: Context) -> None:
         """Write the table; a killed run goes on behind the systems that it had saved."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sciflow.reporting import BLUE, GREY, INK, ORANGE, figure
+from sciflow_control.harness.tuner_table import OTHERS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,6 +49,8 @@ def learned(policies: Sequence[str], pulls: np.ndarray, mean: np.ndarray, regret
     for ax, what in zip(axes[0], ("mean cost so far", "cost so far beyond the oracle"), strict=True):
         ax.set_xscale("log")
         ax.set_yscale("log" if what.startswith("mean") else "symlog")
+        if not what.startswith("mean"):
+            ax.set_ylim(bottom=0)
         ax.set_xlabel("solves", fontsize=9)
         ax.set_ylabel(what, fontsize=9)
     axes[0, 0].legend(frameon=False, fontsize=8)
@@ -55,7 +58,9 @@ def learned(policies: Sequence[str], pulls: np.ndarray, mean: np.ndarray, regret
 
 
 def chosen(artifact: Artifact, most: int = 1500) -> Figure | None:
-    """Arms of the last play's second half and the best arms, against each feature that varies.
+    """Arms of the last play's second half and the best arms, against each feature that the tuner looks at.
+
+    For a tuner that looks at none, against all.
 
     Parameters
     ----------
@@ -67,12 +72,13 @@ def chosen(artifact: Artifact, most: int = 1500) -> Figure | None:
     Returns
     -------
     Figure or None
-        None where there is no such feature.
+        None where no feature varies.
     """
     about = artifact.attributes
     features, order = artifact.read("features"), artifact.read("order")[-1]
     choice, best = artifact.read("choice")[-1], artifact.read("oracle")
-    shown = [i for i in range(features.shape[1]) if np.ptp(features[:, i]) > 0][:3]
+    names, used = about["features"], about["looks_at"]
+    shown = [i for i, n in enumerate(names) if (n in used or not used) and np.ptp(features[:, i]) > 0][:3]
     if not shown:
         return None
     half = np.arange(len(order) // 2, len(order))
@@ -84,7 +90,7 @@ def chosen(artifact: Artifact, most: int = 1500) -> Figure | None:
         x = features[systems, place]
         ax.plot(x, omegas[best[systems]], "x", color=INK, ms=4, mew=0.7, label="best")
         ax.plot(x, omegas[choice[turns]], "o", mfc="none", mec=BLUE, ms=4, mew=0.7, label="chosen")
-        ax.set_xlabel(about["features"][place].replace("_", " "), fontsize=9)
+        ax.set_xlabel(names[place].replace("_", " "), fontsize=9)
         ax.set_ylabel(word, fontsize=9)
     axes[0, 0].legend(frameon=False, fontsize=8)
     axes[0, 0].set_title("second half of the last play")
@@ -109,10 +115,10 @@ def beside(rows: Sequence[Mapping[str, str]], pulls: np.ndarray, mean: np.ndarra
         See `sciflow_control.harness.tuner_table.TUNER_TABLE`.
     """
     sequences = list(dict.fromkeys(row["sequence"] for row in rows))
-    made, axes = figure(columns=len(sequences), width=max(4.6 * len(sequences), 6), height=4.2)
+    made, axes = figure(columns=len(sequences), width=max(4.6 * len(sequences), 6), height=5.0)
     for ax, sequence in zip(axes[0], sequences, strict=True):
         mine = [i for i, row in enumerate(rows) if row["sequence"] == sequence]
-        tuners = [i for i in mine if rows[i]["policy"] not in STYLES]
+        tuners = [i for i in mine if rows[i]["policy"] not in OTHERS]
         for i in mine:
             name, there = rows[i]["policy"], pulls[i] > 0
             style = STYLES[name] if i not in tuners else _style(tuners.index(i))
@@ -121,7 +127,7 @@ def beside(rows: Sequence[Mapping[str, str]], pulls: np.ndarray, mean: np.ndarra
         ax.set_yscale("log")
         ax.set_title(sequence)
         ax.set_xlabel("solves", fontsize=9)
-        ax.legend(frameon=False, fontsize=7)
+        ax.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncol=3)
     axes[0, 0].set_ylabel("mean cost so far", fontsize=9)
     return made
 

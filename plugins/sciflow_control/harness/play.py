@@ -134,8 +134,10 @@ class Prices:
 
     @property
     def oracle(self) -> np.ndarray:
-        """The best arm of every system, the first of equals; shape (system,)."""
-        found: np.ndarray = self.paid.argmin(axis=1)
+        """The best arm of every system, the one in the middle of equals; shape (system,)."""
+        best = self.paid == self.paid.min(axis=1, keepdims=True)
+        middle = (best.sum(axis=1, keepdims=True) + 1) // 2
+        found: np.ndarray = (best & (best.cumsum(axis=1) == middle)).argmax(axis=1)
         return found
 
     @property

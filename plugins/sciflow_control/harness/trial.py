@@ -174,6 +174,7 @@ class Trial(Stage):
             "tuner": label(self.tuner),
             "arms": [dict(arm) for arm in self.tuner.arms],
             "features": features,
+            "looks_at": list(self.tuner.ranges),
             "policies": names,
             "figures": list(FIGURES),
             "best_fixed": prices.best_fixed,

@@ -38,7 +38,8 @@ class TunerTable(Stage):
     Attributes
     ----------
     trials : tuple of str
-        Names under which the trials are passed in; they label the rows.
+        Names under which the trials are passed in; they label the rows, without what the names on one
+        sequence begin with in common (``heat_thompson``, ``heat_tsallis``).
     """
 
     name: ClassVar[str] = "tuner_table"
@@ -70,13 +71,14 @@ class TunerTable(Stage):
         rows: list[dict[str, str]] = []
         found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         names: list[str] = inputs[self.trials[0]].attributes["figures"]
+        titles = self._titles({label: inputs[label].attributes["sequence"] for label in self.trials})
         for label in self.trials:
             about = inputs[label].attributes
             figures, pulls, mean = (inputs[label].read(n) for n in ("figures", "pulls", "running_mean"))
             known = [r["policy"] for r in rows if r["sequence"] == about["sequence"]]
             for place, policy in enumerate(about["policies"]):
-                title = label if policy == "tuner" else policy
-                if title not in known or policy == "tuner":
+                if policy == "tuner" or policy not in known:
+                    title = titles[label] if policy == "tuner" else policy
                     rows.append({"sequence": about["sequence"], "policy": title, "tuner": about["tuner"]})
                     found.append((figures[place], pulls, mean[place]))
         order = sorted(range(len(rows)), key=lambda i: (self._first(rows, i), rows[i]["policy"] in OTHERS, i))
@@ -89,6 +91,19 @@ class TunerTable(Stage):
         out.write("running_mean", curves, TUNER_TABLE["running_mean"])
         out.describe(rows=rows, figures=names)
         out.write_file("table.md", markdown(rows, names, table).encode())
+
+    @staticmethod
+    def _titles(sequences: Mapping[str, str]) -> dict[str, str]:
+        """What the trials are called within their sequences."""
+        found = {}
+        for label, sequence in sequences.items():
+            alike = [other.split("_") for other in sequences if sequences[other] == sequence]
+            first, shared = label.split("_"), 0
+            while len(alike) > 1 and all(w[: shared + 1] == first[: shared + 1] != w for w in alike):
+                shared += 1
+            title = "_".join(first[shared:])
+            found[label] = f"{title} (a tuner)" if title in OTHERS else title
+        return found
 
     @staticmethod
     def _first(rows: list[dict[str, str]], place: int) -> int:

@@ -139,6 +139,7 @@ class _Packed:
         self._u, self._omega, self._columns = u, float(omega), f.shape[1]
         self._f, self.packed = _pack(f), _pack(u)
         self._lack = np.empty(self._f.shape[2])
+        self._c: Any
         if all(np.ndim(c) == 0 for c in (centre, kx, ky)):
             self._call, self._c = _sweep_constant, (float(centre), float(kx), float(ky))
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from sciflow.errors import Invalid
 from sciflow_control.systems.laplacian import square_laplacian
@@ -45,7 +45,7 @@ class HeatSequence(Systems):
 
     name: ClassVar[str] = "heat_sequence"
     requires: ClassVar[tuple[str, ...]] = ("scipy",)
-    nx: int = 25
+    nx: int
     dt: float = 1e-3
     tolerance: float = 1e-8
 
@@ -54,6 +54,11 @@ class HeatSequence(Systems):
             raise Invalid(f"nx={self.nx} must be at least 2")
         if not self.dt > 0 or not 0 < self.tolerance < 1:
             raise Invalid(f"dt={self.dt} must be positive and tolerance={self.tolerance} in (0, 1)")
+
+    @classmethod
+    def example(cls) -> Self:
+        """A small one."""
+        return cls(6)
 
     def diffusion(self, time: float) -> float:
         """The coefficient kappa at a time."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from sciflow.errors import Invalid
 from sciflow_control.systems.system import System, Systems
@@ -36,8 +36,8 @@ class ShiftedLaplacian(Systems):
 
     name: ClassVar[str] = "shifted_laplacian"
     requires: ClassVar[tuple[str, ...]] = ("scipy",)
-    a: float = 0.5
-    b: float = 1.5
+    a: float
+    b: float
     size: int = 10
     tolerance: float = 1e-8
 
@@ -48,6 +48,11 @@ class ShiftedLaplacian(Systems):
             raise Invalid(f"size={self.size} must be positive and tolerance={self.tolerance} in (0, 1)")
         if 4 - 4 * math.cos(math.pi / (self.size + 1)) <= 0.15:
             raise Invalid(f"with size={self.size} the shift -0.15 leaves no positive definite matrix")
+
+    @classmethod
+    def example(cls) -> Self:
+        """A small one."""
+        return cls(0.5, 1.5, size=5)
 
     def draw(self, count: int, seed: int) -> Iterator[System]:
         """See `Systems.draw`."""

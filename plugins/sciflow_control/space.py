@@ -89,8 +89,8 @@ class Relaxation(Space):
     @cached_property
     def arms(self) -> tuple[Values, ...]:
         """``{"omega": w}`` for every w, both ends among them."""
-        last = self.count - 1
-        return tuple({"omega": ((last - i) * self.low + i * self.high) / last} for i in range(self.count))
+        shares = [i / (self.count - 1) for i in range(self.count)]
+        return tuple({"omega": (1 - s) * self.low + s * self.high} for s in shares)
 
 
 @dataclass(frozen=True)

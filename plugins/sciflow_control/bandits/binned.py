@@ -79,10 +79,6 @@ class Binned(Additive):
         """See `Additive.combine`."""
         return {b: self.inner.combine(first[b], second[b]) for b in first}
 
-    def fade(self, sums: Sums, factor: float) -> Sums:
-        """See `Additive.fade`."""
-        return {b: self.inner.fade(s, factor) for b, s in sums.items()}
-
     def decide(self, sums: Sums, features: Features, seed: int, index: int) -> Decision:
         """See `Additive.decide`."""
         return self.inner.decide(sums[self.bin(features)], features, seed, index)

@@ -66,12 +66,3 @@ def value(row: np.ndarray) -> float:
     for limb, worth in zip(row.tolist(), _WORTH, strict=True):
         found += limb * worth
     return found
-
-
-def scaled(rows: np.ndarray, factor: float) -> np.ndarray:
-    """The sums times a factor in [0, 1], rounded to floating-point numbers."""
-    found = np.zeros_like(rows)
-    flat = found.reshape(-1, LIMBS)
-    for row, value in zip(flat, values(rows).ravel().tolist(), strict=True):
-        add(row, value * factor)
-    return found

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 STEPS = 64
 """Newton steps at most; ten are many."""
+NEAR = 1e-10
+"""How much more than one the sum may be before it is divided by."""
 
 
 def probabilities(losses: np.ndarray, rate: float) -> np.ndarray:
@@ -35,15 +39,11 @@ def probabilities(losses: np.ndarray, rate: float) -> np.ndarray:
     a = (losses - losses.min()) * (rate / 2)
     u = 1.0
     for _ in range(STEPS):
-        r = 1 / (a + u)
-        squares = r * r
-        total = float(squares.sum())
-        if total <= 1 + 1e-13:
+        r = np.reciprocal(a + u)
+        total = float(r.dot(r))
+        if total <= 1 + NEAR:
             break
-        # h = total**-0.5, h' = total**-1.5 * sum(r**3), step = (1 - h) / h'.
-        step = total * (total**0.5 - 1) / float((squares * r).sum())
-        if u + step == u:
-            break
-        u += step
-    found: np.ndarray = squares / total
+        # h = total^(-1/2), h' = total^(-3/2) sum(r^3); the step is (1 - h) / h'.
+        u += total * (math.sqrt(total) - 1) / float((r * r).dot(r))
+    found: np.ndarray = r * r / total
     return found

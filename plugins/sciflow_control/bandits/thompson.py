@@ -48,10 +48,6 @@ class Thompson(Bandit):
         """See `Additive.combine`."""
         return self._known(first["table"] + second["table"])
 
-    def fade(self, sums: Sums, factor: float) -> Sums:
-        """See `Additive.fade`."""
-        return self._known((sums["table"] * factor).round().astype("int64"))
-
     def choose(self, sums: Sums, features: Features, seed: int, index: int) -> tuple[int, float]:
         """See `Additive.choose`."""
         from sciflow_control.bandits.draws import normals

@@ -80,6 +80,7 @@ class Tsallis(Bandit):
             "exact": np.zeros((7, arms, LIMBS), dtype=np.int64),
             "weighted": np.zeros((7, arms)),
             "total": np.zeros(LIMBS, dtype=np.int64),
+            "outcomes": 0,
             "pulls": np.zeros((3, arms), dtype=np.int64),
             "shifted": np.zeros(arms, dtype=np.int64),
             "least": np.array([np.inf]),
@@ -96,15 +97,6 @@ class Tsallis(Bandit):
         found["least"] = np.minimum(first["least"], second["least"])
         return found
 
-    def fade(self, sums: Sums, factor: float) -> Sums:
-        """See `Additive.fade`."""
-        from sciflow_control.bandits import exact
-        from sciflow_control.bandits.tuner import faded
-
-        found = faded({k: sums[k] for k in ("pulls", "shifted")}, factor)
-        found |= {k: exact.scaled(sums[k], factor) for k in ("exact", "total")}
-        return {**found, "weighted": exact.values(found["exact"]), "least": sums["least"]}
-
     def estimates(self, sums: Sums) -> np.ndarray:
         """Estimated total loss of every arm, shape (arm,), up to a common shift."""
         import numpy as np
@@ -120,7 +112,7 @@ class Tsallis(Bandit):
             cut, lost = self._bounds(weighted, least)
             loss = loss + weighted[CENSORED + 1] * cut + weighted[FAILED + 1] * lost
             spent += float((pulls[1] * cut + pulls[2] * lost).sum())
-        scale = spent / max(complete + sum(bounds), 1)
+        scale = spent / max(sums["outcomes"], 1)
         if scale <= 1e-12 * (scale + least):
             return np.zeros(len(loss))
         found: np.ndarray = loss / scale + (sums["shifted"] - weighted[SHIFTED])
@@ -130,7 +122,7 @@ class Tsallis(Bandit):
         """That every arm would be drawn with now, shape (arm,)."""
         from sciflow_control.bandits import simplex
 
-        rate = (4 if self.estimator == "rv" else 2) / math.sqrt(int(sums["pulls"].sum()) + 1)
+        rate = (4 if self.estimator == "rv" else 2) / math.sqrt(sums["outcomes"] + 1)
         return simplex.probabilities(self.estimates(sums), rate)
 
     def decide(self, sums: Sums, features: Features, seed: int, index: int) -> Decision:
@@ -140,8 +132,9 @@ class Tsallis(Bandit):
         p = self.probabilities(sums)
         below = p.cumsum()
         arm = int(below.searchsorted(uniform(seed, index) * below[-1], side="right"))
+        arm = min(arm, len(p) - 1)
         known = dict(features)
-        t = int(sums["pulls"].sum()) + 1
+        t = sums["outcomes"] + 1
         if self.estimator == "rv" and t >= 16:
             known |= _packed(p >= 16 / t)
         return Decision(arm, float(p[arm]), known)
@@ -162,7 +155,8 @@ class Tsallis(Bandit):
         if self.log:
             loss = math.log(loss / exact.SMALLEST)
         weight = 1 / max(decision.probability, 2.0**-64)
-        after = {**sums, **{k: sums[k].copy() for k in ("exact", "weighted", "pulls")}}
+        after = {**sums, "outcomes": sums["outcomes"] + 1}
+        after |= {k: sums[k].copy() for k in ("exact", "weighted", "pulls")}
         row = {"ok": OK, "censored": CENSORED}.get(status, FAILED)
         pieces = [(row, loss * weight), (row + 1, weight)]
         after["pulls"][row // 2, arm] += 1
@@ -190,10 +184,8 @@ class Tsallis(Bandit):
         """Losses that a censored and a failed outcome of every arm count as, each of shape (arm,)."""
         import numpy as np
 
-        with np.errstate(invalid="ignore"):
-            own, cut, lost = (
-                np.nan_to_num(weighted[r] / weighted[r + 1], nan=0.0) for r in (OK, CENSORED, FAILED)
-            )
+        # A weight is at least one, or there was no outcome.
+        own, cut, lost = (weighted[r] / np.maximum(weighted[r + 1], 1) for r in (OK, CENSORED, FAILED))
         cut, lost = np.maximum(cut, own), np.maximum(lost, own.max())
         if self.log:
             return cut + 1 - least, lost + 1 - least
@@ -204,7 +196,7 @@ def _packed(mask: np.ndarray) -> dict[str, float]:
     """Bits as numbers of `WORD` bits each."""
     bits = mask.tolist()
     return {
-        f"shifted_{k // WORD}": float(sum(1 << i for i, bit in enumerate(bits[k : k + WORD]) if bit))
+        f"shifted_{k // WORD}": float(int("".join("01"[b] for b in reversed(bits[k : k + WORD])), 2))
         for k in range(0, len(bits), WORD)
     }
 
@@ -216,4 +208,6 @@ def _unpacked(features: Features, count: int) -> np.ndarray | None:
     if "shifted_0" not in features:
         return None
     words = [int(features.get(f"shifted_{k // WORD}", 0)) for k in range(0, count, WORD)]
-    return np.array([words[i // WORD] >> (i % WORD) & 1 for i in range(count)], dtype=np.int64)
+    places = np.arange(WORD)
+    bits: np.ndarray = (np.array(words)[:, None] >> places & 1).ravel()[:count]
+    return bits

@@ -134,10 +134,6 @@ class Additive(Tuner):
         """What two sums know together; associative and commutative to the bit."""
         return added(first, second)
 
-    def fade(self, sums: Sums, factor: float) -> Sums:
-        """The sums with the weight of everything seen so far multiplied by `factor`, in [0, 1]: to forget."""
-        return faded(sums, factor)
-
     def init(self, rng: np.random.Generator) -> State:
         """See `Controller.init`."""
         return {"seed": int(rng.integers(2**63)), "count": 0, "open": {}, "sums": self.empty()}
@@ -228,19 +224,6 @@ class Bandit(Additive):
 def added(first: Sums, second: Sums) -> dict[str, Any]:
     """Two sums as one: arrays add, mappings go by their keys."""
     return {k: added(v, second[k]) if isinstance(v, Mapping) else v + second[k] for k, v in first.items()}
-
-
-def faded(sums: Sums, factor: float) -> dict[str, Any]:
-    """Integers times a factor, rounded; other numbers as they are, mappings go by their keys."""
-    found: dict[str, Any] = {}
-    for k, v in sums.items():
-        if isinstance(v, Mapping):
-            found[k] = faded(v, factor)
-        elif isinstance(v, int):
-            found[k] = round(v * factor)
-        else:
-            found[k] = (v * factor).round().astype(v.dtype) if v.dtype.kind == "i" else v
-    return found
 
 
 def checked(cost: float | None, name: str) -> float:

@@ -18,6 +18,7 @@ from sciflow_control.harness.trial import Trial
 from sciflow_control.harness.tuner_table import TunerTable
 from sciflow_control.recycling.order_design import OrderDesign
 from sciflow_control.recycling.recycling import Recycling
+from sciflow_control.recycling.trial import RecyclingTrial
 from sciflow_control.space import Joined, Options, Relaxation, Solvers
 from sciflow_control.systems.darcy import DarcySystems
 from sciflow_control.systems.heat2d import HeatSequence
@@ -50,6 +51,7 @@ def sciflow_components() -> list[type[Component]]:
         ShiftedLaplacian,
         HeatSequence,
         OrderDesign,
+        RecyclingTrial,
         Recycling,
         DarcySystems,
         HelmholtzSystems,
@@ -66,5 +68,7 @@ def sciflow_report(artifact: Artifact) -> list[tuple[str, str]] | None:
     """What tuners and networks learned."""
     from sciflow_control.directions import report as of_directions
     from sciflow_control.harness import report as of_tuners
+    from sciflow_control.recycling import trial_report as of_recycling
 
-    return [section for part in (of_tuners, of_directions) for section in part.sections(artifact) or []]
+    parts = (of_tuners, of_directions, of_recycling)
+    return [section for part in parts for section in part.sections(artifact) or []]

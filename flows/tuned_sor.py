@@ -49,15 +49,19 @@ def tuners(feature: str, low: float, high: float) -> dict[str, Tuner]:
 
 
 @flow
-async def tuned_sor(size: Literal["ci", "full"] = "ci", seeds: int = 3, seed: int = 0) -> Path:
+async def tuned_sor(
+    size: Literal["ci", "full"] = "ci", count: int = 0, seeds: int = 3, seed: int = 0
+) -> Path:
     """Let tuners choose the omega of SOR and SSOR-CG, and compare them with those who know the best.
 
     Args:
-        size: ci takes a minute; full is that of the paper, half an hour.
+        size: ci takes a minute; full is that of the paper, a quarter of an hour.
+        count: Systems of each sequence; 0 leaves that to the size.
         seeds: How often each tuner plays.
         seed: Of the systems and the draws.
     """
-    count, grids = (1000, (25,)) if size == "ci" else (5000, (25, 50, 100))
+    full = size == "full"
+    count, grids = count or (5000 if full else 1000), (25, 50, 100) if full else (25,)
     sequences = {
         f"beta_{name}": CostTable(ShiftedLaplacian(a, b), OMEGAS, count=count, seed=seed)
         for name, a, b in (("wide", 0.5, 1.5), ("narrow", 2.0, 6.0))

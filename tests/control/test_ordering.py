@@ -131,6 +131,12 @@ def test_sorted_points_of_a_square_are_far_nearer_to_each_other():
     assert pieces < hilbert
 
 
+def test_a_greedy_way_that_is_longer_than_the_given_one_is_not_taken():
+    rows = np.array([[0.0], [-1.5], [1.0], [3.0]])
+    assert nearest_first(rows, 0).tolist() == [0, 2, 3, 1]
+    assert order(rows, "greedy").tolist() == [0, 1, 2, 3]
+
+
 def test_groups_are_followed_one_after_the_other():
     rows = np.random.default_rng(3).random((300, 3))
     found = order(rows, "greedy", 50)

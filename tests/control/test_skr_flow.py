@@ -182,6 +182,18 @@ def test_a_factorisation_follows_the_operator(method):
         np.testing.assert_allclose(x.array, spsolve(system.matrix.tocsc(), system.rhs), rtol=1e-10)
 
 
+def test_factors_are_kept_only_where_that_is_asked_for():
+    system = next(PoissonSystems(6).draw(1, 0))
+    PETSc.Log.begin()
+    event = PETSc.Log.Event("MatCholFctrNum")
+    for method, wanted in (("direct", 3), ("direct_kept", 1)):
+        solver, matrix = contender(method, "", SHARED), matrix_of(system.matrix, True)
+        before = event.getPerfInfo()["count"]
+        for same in (False, True, True):
+            solved(solver, matrix, system, same)
+        assert event.getPerfInfo()["count"] - before == wanted
+
+
 def test_a_package_that_is_missing_gives_way_to_petsc(monkeypatch):
     monkeypatch.setitem(contenders.FACTORS, "cholesky", ("no_such_package", "petsc"))
     solver, system = contender("direct", "", SHARED), next(DarcySystems(6).draw(1, 0))
@@ -221,6 +233,8 @@ def test_failures_are_recorded_and_shown(tmp_path, monkeypatch):
     ((_, body),) = sections(found)
     assert "7 (3)<br>" in body
     assert "bcgs with none: PETSc error 76" in body
+    assert "Fastest of all: direct" in body
+    assert "Fastest with GCRO-DR" not in body
     # No ratio to what was not solved, and no iteration is the fastest.
     assert ratios(rows, "none")[1:] == ["–"] * 7
 

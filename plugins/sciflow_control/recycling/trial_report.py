@@ -193,6 +193,7 @@ def _sequence(artifact: Artifact, names: list[str]) -> Figure:
                 places = np.arange(1, len(values) + 1)
                 ax.plot(places, values, color=colour, ls=style, lw=1.4, label=METHODS[row["method"]])
         ax.set_yscale("log")
+        ax.tick_params(which="minor", labelsize=7)
         ax.set_title(name)
         ax.set_xlabel("system in the sequence", fontsize=9)
     axes[0, 0].set_ylabel("products with the operator", fontsize=9)

@@ -6,8 +6,14 @@ from typing import TYPE_CHECKING
 
 from sciflow.component import Component
 from sciflow.hooks import hookimpl
+from sciflow_control.bandits.bayes_chebyshev import BayesChebyshev
 from sciflow_control.bandits.binned import Binned
+from sciflow_control.bandits.chebcb import ChebCB
+from sciflow_control.bandits.discounted import Discounted
 from sciflow_control.bandits.fixed import Fixed, Random
+from sciflow_control.bandits.held import Held
+from sciflow_control.bandits.keyed import Keyed
+from sciflow_control.bandits.relaxation_model import RelaxationModel
 from sciflow_control.bandits.thompson import Thompson
 from sciflow_control.bandits.tsallis import Tsallis
 from sciflow_control.directions.domains import Ball, Box, Obstacles
@@ -43,6 +49,7 @@ def sciflow_components() -> list[type[Component]]:
         Thompson,
         Tsallis,
         Binned,
+        *(ChebCB, BayesChebyshev, RelaxationModel, Held, Keyed, Discounted),
         Fixed,
         Random,
         CostTable,

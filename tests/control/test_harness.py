@@ -248,17 +248,23 @@ def test_an_ensemble_that_tried_every_arm_is_a_table():
         "member": member, "solve": solve, "arm": arm, "cost": cost, "status": [0, 0, 1] * 3,
         "feature_dt": [0.1] * 3 + [0.2] * 3 + [0.3] * 3,
     }  # fmt: skip
-    found = of_ensemble(Sealed(**{k: np.asarray(v)[shuffled] for k, v in columns.items()}), "cost")
+    two = ({"method": "cg+icc"}, {"method": "cholesky"})
+    mixed = Sealed(**{k: np.asarray(v)[shuffled] for k, v in columns.items()})
+    found = of_ensemble(mixed, "cost", two)
     assert found.cost.tolist() == [[1, 2], [3, 4], [5, 6]]
     assert found.status.tolist() == [[0, 1]] * 3
     assert found.default.tolist() == [9, 9, 8]
     assert found.features["dt"].tolist() == [0.1, 0.2, 0.3]
-    with pytest.raises(Invalid, match="20 arms on a table of 2"):
-        found.places(Relaxation().arms)
+    three = of_ensemble(mixed, "cost", (*two, {"method": "given"}))
+    assert three.cost.tolist() == [[1, 2, 9], [3, 4, 9], [5, 6, 8]]
+    with pytest.raises(Invalid, match="solved with 2 arms, the tuner has 1"):
+        of_ensemble(mixed, "cost", two[:1])
+    with pytest.raises(Invalid, match="system 0 has no cost, or NaN, for arm 2"):
+        of_ensemble(mixed, "cost", (*two, {"method": "lu"}))
     with pytest.raises(Invalid, match="system 1 has no cost, or NaN, for arm 1"):
-        of_ensemble(Sealed(**{k: np.delete(v, 5) for k, v in columns.items()}), "cost")
+        of_ensemble(Sealed(**{k: np.delete(v, 5) for k, v in columns.items()}), "cost", two)
     with pytest.raises(Invalid, match=r"no fields decision_seconds.*EveryArm"):
-        of_ensemble(Sealed(**columns), "seconds")
+        of_ensemble(Sealed(**columns), "seconds", two)
 
 
 def test_rows_are_called_by_what_differs_in_the_names_of_their_trials():

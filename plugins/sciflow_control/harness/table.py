@@ -31,8 +31,8 @@ class Table:
         Index into `sciflow_control.bandits.tuner.STATUSES`.
     features : mapping of str to ndarray, shape (system,)
         What is known of a system before it is solved.
-    arms : tuple of mapping, or None
-        The settings; None where the source does not tell them.
+    arms : tuple of mapping
+        The settings.
     default : ndarray, shape (system,), or None
         What the solver costs that is used where nobody chooses; None: that is one of the arms.
 
@@ -45,7 +45,7 @@ class Table:
     cost: np.ndarray
     status: np.ndarray
     features: Mapping[str, np.ndarray]
-    arms: tuple[Values, ...] | None = None
+    arms: tuple[Values, ...]
     default: np.ndarray | None = None
 
     def __post_init__(self) -> None:
@@ -67,10 +67,6 @@ class Table:
         Invalid
             If one is not in the table.
         """
-        if self.arms is None:
-            if len(arms) != self.cost.shape[1]:
-                raise Invalid(f"a tuner of {len(arms)} arms on a table of {self.cost.shape[1]}")
-            return np.arange(len(arms))
         known = {_key(arm): place for place, arm in enumerate(self.arms)}
         missing = [dict(arm) for arm in arms if _key(arm) not in known]
         if missing:
@@ -96,7 +92,7 @@ def of_cost_table(artifact: Artifact, cost: str) -> Table:
     return Table(artifact.read(cost), artifact.read("status").astype(int), features, arms)
 
 
-def of_ensemble(artifact: Artifact, cost: str) -> Table:
+def of_ensemble(artifact: Artifact, cost: str, arms: Sequence[Values]) -> Table:
     """The table of an ensemble whose systems were all solved with every arm.
 
     Parameters
@@ -106,11 +102,13 @@ def of_ensemble(artifact: Artifact, cost: str) -> Table:
         solver), ``decision_status``, ``decision_<cost>`` and ``decision_feature_<name>``.
     cost : str
         The column that is the cost.
+    arms : sequence of mapping
+        What the arms are; one of the method ``given`` is the problem's own solver.
 
     Raises
     ------
     Invalid
-        If a field is missing, or a system was not solved with every arm.
+        If a field is missing, there are other arms, or a system was not solved with every arm.
     """
     needed = [LOG + n for n in ("member", "solve", "arm", "status", cost)]
     lacking = [n for n in needed if n not in artifact.schema.fields]
@@ -121,27 +119,31 @@ def of_ensemble(artifact: Artifact, cost: str) -> Table:
         )
     member, solve, arm, status, costs = (artifact.read(n) for n in needed)
     arm = arm.astype(int)
+    if arm.size and arm.max() >= len(arms):
+        raise Invalid(f"{artifact.path} was solved with {arm.max() + 1} arms, the tuner has {len(arms)}")
     _, system = np.unique(np.stack([member, solve]), axis=1, return_inverse=True)
     system = system.reshape(-1)
-    shape = (int(system.max()) + 1 if len(system) else 0, int(arm.max()) + 1 if len(arm) else 0)
-    table, ends = np.full(shape, np.nan), np.zeros(shape, dtype=int)
+    count = int(system.max()) + 1 if system.size else 0
+    values, ends = np.full((count, len(arms)), np.nan), np.zeros((count, len(arms)), dtype=int)
     own, chosen = arm < 0, arm >= 0
-    table[system[chosen], arm[chosen]] = costs[chosen]
+    values[system[chosen], arm[chosen]] = costs[chosen]
     ends[system[chosen], arm[chosen]] = status[chosen]
-    if len(arm) and np.isnan(table).any():
-        where, which = map(int, np.argwhere(np.isnan(table))[0])
+    default = np.full(count, np.nan)
+    default[system[own]] = costs[own]
+    for place, settings in enumerate(arms):
+        if settings.get("method") == "given":
+            values[:, place] = default
+    missing = np.argwhere(np.isnan(values))
+    if len(missing):
+        where, which = map(int, missing[0])
         raise Invalid(f"{artifact.path}: system {where} has no cost, or NaN, for arm {which}")
-    default = None
-    if own.any():
-        default = np.full(shape[0], np.nan)
-        default[system[own]] = costs[own]
     features = {}
     for name in artifact.schema.fields:
         if name.startswith(LOG + "feature_"):
-            values = np.full(shape[0], np.nan)
-            values[system] = artifact.read(name)
-            features[name.removeprefix(LOG + "feature_")] = values
-    return Table(table, ends, features, None, default)
+            known = np.full(count, np.nan)
+            known[system] = artifact.read(name)
+            features[name.removeprefix(LOG + "feature_")] = known
+    return Table(values, ends, features, tuple(arms), default if own.any() else None)
 
 
 OK = STATUSES.index("ok")

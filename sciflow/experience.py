@@ -2,16 +2,131 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import base64
+import re
+import time
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from sciflow.errors import Invalid
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from sciflow.artifact.disk import Disk
+
+T = TypeVar("T")
+Columns: TypeAlias = "Mapping[str, np.ndarray]"
+
 FOLDER = "experience"
+_NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """Where a log lies: a whole line of a journal."""
+
+    member: int
+    key: str
+    time: float
+    file: Path
+    start: int
+    size: int
+
+
+class _Reader:
+    """The logs in a folder, of which every byte is read once while they come in.
+
+    Every process that adds logs has a file of its own that only grows; a line that is not whole yet is
+    looked at again, one that is damaged is passed over.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._ends: dict[Path, int] = {}
+        self.entries: list[_Entry] = []
+        self._recent: dict[_Entry, Columns] = {}
+
+    def refresh(self) -> None:
+        """Take in what was added; the logs that came together in the order of their members."""
+        found: dict[_Entry, Columns] = {}
+        for file in sorted(self._folder.glob("*.log")):
+            start = self._ends.get(file, 0)
+            if file.stat().st_size > start:
+                found.update(self._appended(file, start))
+        if found:
+            self._recent = found
+            self.entries += sorted(found, key=lambda e: (e.member, e.time, e.file.name, e.start))
+
+    def _appended(self, file: Path, start: int) -> dict[_Entry, Columns]:
+        from sciflow.artifact.journal import parse
+
+        with file.open("rb") as handle:
+            handle.seek(start)
+            lines = handle.read().split(b"\n")[:-1]
+        found = {}
+        for line in lines:
+            size = len(line) + 1
+            if (record := parse(line)) is not None:
+                entry = _Entry(int(record["member"]), record["key"], record["time"], file, start, size)
+                found[entry] = _arrays(record["columns"])
+            start += size
+        self._ends[file] = start
+        return found
+
+    def columns(self, entry: _Entry) -> Columns:
+        """A log, from memory if it came in last."""
+        known = self._recent.get(entry)
+        if known is not None:
+            return known
+        from sciflow.artifact.journal import parse
+
+        with entry.file.open("rb") as handle:
+            handle.seek(entry.start)
+            record = parse(handle.read(entry.size)[:-1])
+        assert record is not None, "it was whole when it came in"
+        return _arrays(record["columns"])
+
+
+@dataclass
+class _Folded:
+    """What `Experience.fold` keeps: a value, and what went into it."""
+
+    value: Any
+    mark: int = 0
+    members: set[int] = field(default_factory=set)
+
+
+class _Memory:
+    """What a process knows of the logs in a folder, whichever member it is solving."""
+
+    def __init__(self, folder: Path, disk: Disk | None) -> None:
+        from sciflow.artifact.disk import Disk
+        from sciflow.artifact.journal import Journal
+
+        self.journal = Journal(folder, disk or Disk("none"))
+        self.reader = _Reader(folder)
+        self.folded: dict[Hashable, _Folded] = {}
+
+    def entries(self) -> list[_Entry]:
+        """All logs so far."""
+        self.reader.refresh()
+        return self.reader.entries
+
+    def columns(self, entries: Iterable[_Entry]) -> dict[int, Columns]:
+        """One log for each member."""
+        return {e.member: self.reader.columns(e) for e in _last(entries)}
+
+    def add(self, kept: _Folded, entries: list[_Entry], step: Callable[[T, Columns], T]) -> T:
+        """Fold in what is new."""
+        new, kept.mark = entries[kept.mark :], len(entries)
+        for entry in _last(e for e in new if e.member not in kept.members):
+            kept.value = step(kept.value, self.reader.columns(entry))
+            kept.members.add(entry.member)
+        value: T = kept.value
+        return value
 
 
 class Experience:
@@ -26,44 +141,131 @@ class Experience:
         Shared by all jobs of the ensemble.
     member : int
         Whose log `note` writes; its earlier log, of a killed attempt, is not among the others.
+    disk : Disk or None
+        Whether logs survive a power cut; None: they do not.
     """
 
-    def __init__(self, folder: Path | None = None, member: int = -1) -> None:
-        self._folder, self.member = folder, member
+    def __init__(self, folder: Path | None = None, member: int = -1, disk: Disk | None = None) -> None:
+        self._memory = _Memory(folder, disk) if folder is not None else None
+        self.member, self._noted = member, ""
 
-    def others(self) -> dict[int, dict[str, np.ndarray]]:
-        """The logs of the other members, in the order of their indices."""
-        import numpy as np
+    def of(self, member: int) -> Experience:
+        """The same for another member, without reading again what this process has read."""
+        other = Experience(None, member)
+        other._memory = self._memory
+        return other
 
-        from sciflow.artifact.journal import Torn, read
-
-        if self._folder is None:
+    def others(self) -> dict[int, Columns]:
+        """The logs of the other members by their indices, in order; all are read: see `fold`."""
+        if self._memory is None:
             return {}
-        found: dict[int, dict[str, np.ndarray]] = {}
-        for record in read(self._folder):
-            if not isinstance(record, Torn) and record["member"] != self.member:
-                found[record["member"]] = {k: np.asarray(v) for k, v in record["columns"].items()}
-        return dict(sorted(found.items()))
+        return self._memory.columns(e for e in self._memory.entries() if e.member != self.member)
 
-    def note(self, columns: Mapping[str, np.ndarray]) -> None:
-        """Keep the log of this member; called once, when it is solved.
+    def logs(self, records: Mapping[int, Mapping[str, Any]]) -> dict[int, Columns]:
+        """One log for each committed member that has one, in the order of their indices.
+
+        Parameters
+        ----------
+        records : mapping of int to mapping
+            Of the ensemble's journal; ``experience`` in one names the log of the attempt that was
+            committed. Without it the log that was noted last is taken.
+        """
+        if self._memory is None:
+            return {}
+        entries = [e for e in self._memory.entries() if e.member in records]
+        here = {(e.member, e.key) for e in entries}
+        keys = {m: r.get("experience", "") for m, r in records.items()}
+        named = {m for m, key in keys.items() if (m, key) in here}
+        return self._memory.columns(e for e in entries if e.member not in named or e.key == keys[e.member])
+
+    def fold(self, key: Hashable, start: Callable[[], T], step: Callable[[T, Columns], T]) -> T:
+        """What the logs of the other members come to; what this process has folded is kept.
+
+        Parameters
+        ----------
+        key : hashable
+            Says what is folded; equal keys mean equal functions.
+        start : callable
+            Gives the value before any log.
+        step : callable
+            Gives the value after one more log; must not change the value that it is given.
+
+        Returns
+        -------
+        object
+            To be left as it is: the next member goes on from it.
+
+        Notes
+        -----
+        One log of each member. Logs that come in together are taken in the order of their members, so
+        that members that are solved one after the other learn the same after a kill. Costs what is new.
+        """
+        memory = self._memory
+        if memory is None:
+            return start()
+        entries = memory.entries()
+        kept = memory.folded.get(key)
+        if kept is None:
+            kept = memory.folded[key] = _Folded(start())
+        if self.member in kept.members or any(e.member == self.member for e in entries[kept.mark :]):
+            # It was tried before: this once from the beginning, without that.
+            return memory.add(_Folded(start()), [e for e in entries if e.member != self.member], step)
+        return memory.add(kept, entries, step)
+
+    def note(self, columns: Columns) -> None:
+        """Keep the log of this member; called once, before its last state is given away.
+
+        Parameters
+        ----------
+        columns : mapping of str to ndarray, shape (row,)
+            Numbers; ``seconds`` for a time in s. They become fields ``decision_<name>`` of the ensemble.
 
         Raises
         ------
         Invalid
-            If the columns differ in length.
+            If the columns differ in length, or one is not a row of numbers, or has no name for a field.
         """
-        import numpy as np
+        import os
 
-        from sciflow.artifact.disk import Disk
-        from sciflow.artifact.journal import FOLDER as JOURNALS
-        from sciflow.artifact.journal import Journal
-
-        table = {name: np.asarray(values) for name, values in columns.items()}
+        table = {name: _checked(name, values) for name, values in columns.items()}
         if len({len(v) for v in table.values()}) > 1:
             raise Invalid(f"columns of { ({n: len(v) for n, v in table.items()}) } rows are no table")
-        if self._folder is None:
+        if self._memory is None or not table:
             return
-        journal = Journal(self._folder / JOURNALS, Disk("none"))
-        journal.append({"member": self.member, "columns": {n: v.tolist() for n, v in table.items()}})
-        journal.close()
+        key = os.urandom(8).hex()
+        written = {n: [v.dtype.str, base64.b64encode(v.tobytes()).decode()] for n, v in table.items()}
+        record = {"member": self.member, "key": key, "time": time.time(), "columns": written}
+        self._memory.journal.append(record)
+        self._noted = key
+
+    def mention(self) -> dict[str, str]:
+        """What the record of the member says of its log; nothing where `note` kept none."""
+        return {"experience": self._noted} if self._noted else {}
+
+
+def _last(entries: Iterable[_Entry]) -> list[_Entry]:
+    """Of each member the log that was noted last, in the order of the members."""
+    found: dict[int, _Entry] = {}
+    for entry in entries:
+        known = found.get(entry.member)
+        if known is None or (entry.time, entry.start) >= (known.time, known.start):
+            found[entry.member] = entry
+    return [found[m] for m in sorted(found)]
+
+
+def _checked(name: str, values: Any) -> np.ndarray:
+    """A column as int64 or float64, little-endian."""
+    import numpy as np
+
+    array = np.asarray(values)
+    if not _NAME.match(name) or name == "member":
+        raise Invalid(f"a column of a log cannot be called {name!r}: [a-z][a-z0-9_]*, and not member")
+    if array.ndim != 1 or array.dtype.kind not in "iufb":
+        raise Invalid(f"column {name!r} of a log must be a row of numbers, got {array.dtype} {array.shape}")
+    return np.ascontiguousarray(array, dtype="<f8" if array.dtype.kind == "f" else "<i8")
+
+
+def _arrays(columns: Mapping[str, list[str]]) -> Columns:
+    import numpy as np
+
+    return {n: np.frombuffer(base64.b64decode(data), dtype=kind) for n, (kind, data) in columns.items()}

@@ -17,6 +17,8 @@ from sciflow.artifact import Artifact
 from sciflow.artifact.member import Member
 from sciflow.context import Comm, Context, Event, SerialComm
 from sciflow.errors import Cancelled, Diverged, Invalid, SciflowError
+from sciflow.experience import FOLDER as EXPERIENCE
+from sciflow.experience import Experience
 from sciflow.jobs import EXIT, EventHandler, EventLog, JobSpec, replace_json
 from sciflow.problem import Problem, member_seed
 from sciflow.registry import registry, require
@@ -102,6 +104,8 @@ def _members(spec: JobSpec, ctx: Context) -> None:
             block = slice(start, start + problem.batch)
             _solve_block(problem, members[block], points[block], spec.seed, out, ctx)
         return
+    if ctx.comm.rank == 0:
+        ctx.experience = Experience(out.scratch / EXPERIENCE, disk=out.disk)
     for member, row in zip(members, points, strict=True):
         for last in [False] * (spec.payload.get("attempts", 1) - 1) + [True]:
             if _solve_one(problem, member, row, spec.seed, out, ctx, last=last):
@@ -119,7 +123,7 @@ def _solve_one(
     begin = time.perf_counter()
     inner = Context(
         member_seed(seed, member), ctx.scratch, ctx.comm, ctx.log, ctx.emit,
-        cancelled=ctx.cancelled, stopping=ctx.stopping,
+        cancelled=ctx.cancelled, stopping=ctx.stopping, experience=ctx.experience.of(member),
     )  # fmt: skip
     reason = ""
     with out.member(member, ctx.comm) as one:
@@ -147,7 +151,7 @@ def _solve_one(
             one.drop()
             if ctx.comm.rank == 0:
                 out.write_member(member, {}, record)
-        elif not one.commit(record):
+        elif not one.commit({**record, **inner.experience.mention()}):
             ctx.log.warning("member %d was solved twice with other results; the first one stays", member)
     _tell(member, reason, ctx, record["seconds"])
     return True

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from sciflow.component import Component
 from sciflow.errors import Invalid
 from sciflow.hooks import hookimpl
+from sciflow.linear_solver import LinearSolver, TakesSolver
 from sciflow.problem import Parameter, ParameterSpace, Problem, State
 from sciflow.schema import Field
 from sciflow_fenics.checks import DOLFINX
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Heat(Problem):
+class Heat(TakesSolver, Problem):
     """Transient heat conduction in a square plate, heated by a Gaussian source.
 
     The unknown is the rise over the ambient temperature; the conductivity may depend on it.
@@ -51,6 +52,9 @@ class Heat(Problem):
     dofs : bool
         Also store the degrees of freedom in an order that does not depend on the ranks, and the
         mesh.
+    solver : LinearSolver or None
+        How the linear systems are solved, for example `Tuned`, which learns across an ensemble; None: GMRES
+        with ILU in each rank's block.
     """
 
     name: ClassVar[str] = "heat"
@@ -71,6 +75,7 @@ class Heat(Problem):
     end: float = 60.0
     scheme: Literal["euler", "crank_nicolson"] = "euler"
     dofs: bool = False
+    solver: LinearSolver | None = None
 
     side: ClassVar[float] = 0.1
     conductivity: ClassVar[float] = 20.0
@@ -152,7 +157,7 @@ class Heat(Problem):
 
 
 @dataclass(frozen=True)
-class Darcy(Problem):
+class Darcy(TakesSolver, Problem):
     """Steady Darcy flow in the unit square through a log-normal random medium.
 
     Attributes
@@ -166,6 +171,9 @@ class Darcy(Problem):
     dofs : bool
         Also store the permeability at the mesh nodes and the pressure's degrees of freedom, in an
         order that does not depend on the ranks, and the mesh.
+    solver : LinearSolver or None
+        How the linear systems are solved, for example `Tuned`, which learns across an ensemble; None:
+        conjugate gradients with ILU in each rank's block.
     """
 
     name: ClassVar[str] = "darcy"
@@ -179,6 +187,7 @@ class Darcy(Problem):
     degree: Literal[1, 2] = 1
     grid: int = 64
     dofs: bool = False
+    solver: LinearSolver | None = None
 
     def __post_init__(self) -> None:
         _check_mesh(self.cells, self.degree, self.grid)

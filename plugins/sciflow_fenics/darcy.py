@@ -12,6 +12,7 @@ from petsc4py import PETSc
 
 from sciflow.artifact.share import Share
 from sciflow.errors import Diverged, Invalid
+from sciflow.linear_solver import Plain, Solving, wrapped
 from sciflow.problem import Part, State
 from sciflow_fenics import compat
 from sciflow_fenics.kept import kept
@@ -137,13 +138,19 @@ class Flow:
         self._inner_rim = dofs[dofs < self._owned]
         self._matrix = compat.create_matrix(self._form)
         self._vector, self._result = compat.create_vector(self.space), compat.create_vector(self.space)
-        self._solver = PETSc.KSP().create(self.mesh.comm)
-        self._solver.setType("cg")
-        self._solver.getPC().setType("bjacobi")
-        self._solver.setTolerances(rtol=1e-11, max_it=5000)
-        self._solver.setOperators(self._matrix)
+        self.ksp = PETSc.KSP().create(self.mesh.comm)
+        self.ksp.setType("cg")
+        self.ksp.getPC().setType("bjacobi")
+        self.ksp.setTolerances(rtol=1e-11, max_it=5000)
+        self.ksp.setOperators(self._matrix)
 
-    def solve(self, permeability: np.ndarray, source: float) -> int:
+    def solve(
+        self,
+        permeability: np.ndarray,
+        source: float,
+        solving: Solving | None = None,
+        features: Mapping[str, float] | None = None,
+    ) -> int:
         """Solve for the pressure.
 
         Parameters
@@ -152,11 +159,15 @@ class Flow:
             At the mesh nodes, positive.
         source : float
             f.
+        solving : Solving or None
+            Solves the linear system; None: conjugate gradients.
+        features : mapping of str to float or None
+            What it is told.
 
         Returns
         -------
         int
-            Iterations of the conjugate gradients.
+            Iterations.
 
         Raises
         ------
@@ -168,16 +179,10 @@ class Flow:
         compat.assemble_matrix(self._matrix, self._form, [self._fixed])
         compat.assemble_vector(self._vector, self._load)
         self._vector.array[self._inner_rim] = 0.0
-        self._solver.solve(self._vector, self._result)
-        reason = self._solver.getConvergedReason()
-        if reason < 0:
-            residual = self._solver.getResidualNorm()
-            raise Diverged(
-                f"the conjugate gradients stopped at residual {residual:.2e}, PETSc reason {reason}"
-            )
+        iterations = (solving or Plain(self.ksp)).solve(self._vector, self._result, features or {})
         self.pressure.x.array[: self._owned] = self._result.array
         self.pressure.x.scatter_forward()
-        return int(self._solver.getIterationNumber())
+        return iterations
 
 
 def _system(darcy: Darcy, comm: Any) -> tuple[Flow, tuple[Sampler, Sampler], tuple[DofOrder, DofOrder]]:
@@ -195,12 +200,16 @@ def solve(darcy: Darcy, mu: Mapping[str, float], ctx: Context) -> Iterator[State
         if mu[name] <= 0:
             raise Invalid(f"{name} must be positive, got {mu[name]}")
     comm = communicator(ctx)
-    flow, samplers, orders = kept(comm, darcy, lambda: _system(darcy, comm))
+    flow, samplers, orders = kept(comm, darcy.replace(solver=None), lambda: _system(darcy, comm))
     logarithm = np.sqrt(mu["variance"]) * gaussian_field(darcy.cells + 1, mu["length"], ctx.rng(0))
     # Every rank holds the whole field, so that all of them come to the same conclusion.
     if np.abs(logarithm).max() > np.log(SPREAD):
         raise Diverged(f"the permeability leaves [{1 / SPREAD:.0e}, {SPREAD:.0e}], variance {mu['variance']}")
-    iterations = flow.solve(np.exp(logarithm), mu["source"])
+    solving = wrapped(darcy.solver, flow.ksp, ctx)
+    unknowns = (darcy.cells * darcy.degree + 1) ** 2
+    known = {"length": mu["length"], "variance": mu["variance"], "log_n": float(np.log10(unknowns))}
+    iterations = flow.solve(np.exp(logarithm), mu["source"], solving, known)
+    solving.close()
     fields: dict[str, Part | Share] = {
         "permeability": samplers[0](flow.permeability),
         "pressure": samplers[1](flow.pressure),

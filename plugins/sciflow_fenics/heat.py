@@ -14,6 +14,7 @@ from petsc4py import PETSc
 
 from sciflow.artifact.share import Share
 from sciflow.errors import Diverged, Invalid
+from sciflow.linear_solver import Plain, Solving, wrapped
 from sciflow.problem import Part, State
 from sciflow_fenics import compat
 from sciflow_fenics.kept import kept
@@ -95,13 +96,17 @@ class Conduction:
         self._rim_values = fem.Function(V)
         self._matrix = compat.create_matrix(self._jacobian)
         self._vector, self._change = compat.create_vector(V), compat.create_vector(V)
-        self._solver = PETSc.KSP().create(self.mesh.comm)
-        self._solver.setType("gmres")
-        self._solver.getPC().setType("bjacobi")
-        self._solver.setTolerances(rtol=TOLERANCE, max_it=500)
-        self._solver.setOperators(self._matrix)
+        self.ksp = PETSc.KSP().create(self.mesh.comm)
+        self.ksp.setType("gmres")
+        self.ksp.getPC().setType("bjacobi")
+        self.ksp.setTolerances(rtol=TOLERANCE, max_it=500)
+        self.ksp.setOperators(self._matrix)
+        self.solving: Solving = Plain(self.ksp)
+        self._smoothing = conductivity / (capacity * (side / (cells * degree)) ** 2)
 
-    def begin(self, beta: float, initial: Values | np.ndarray, source: Values) -> None:
+    def begin(
+        self, beta: float, initial: Values | np.ndarray, source: Values, solving: Solving | None = None
+    ) -> None:
         """Set everything that a step depends on; nothing of an earlier member is left.
 
         Parameters
@@ -112,8 +117,11 @@ class Conduction:
             Rise at the start, K; an array holds this rank's degrees of freedom and ghosts.
         source : callable
             Heat source, W m-3.
+        solving : Solving or None
+            Solves the linear systems; None: the solver that was made here.
         """
         self._beta.value = beta
+        self.solving = solving if solving is not None else Plain(self.ksp)
         for function, values in ((self.rise, initial), (self.source, source)):
             if isinstance(values, np.ndarray):
                 function.x.array[:] = values
@@ -155,7 +163,7 @@ class Conduction:
         self.rise.x.scatter_forward()
         linear = 0
         for iteration in range(1, NEWTON + 1):
-            linear += self._correct()
+            linear += self._correct(self.features(dt, iteration))
             size, whole = self._norm(self._change.array), self._norm(self.rise.x.array[: self._owned])
             if not np.isfinite(size) or not np.isfinite(whole):
                 raise Diverged(f"Newton's method left the finite numbers in iteration {iteration}")
@@ -167,19 +175,35 @@ class Conduction:
             f"last correction {size:.2e} of {whole:.2e} K"
         )
 
-    def _correct(self) -> int:
+    def features(self, dt: float, newton: int) -> dict[str, float]:
+        """What a linear solver is told of a system.
+
+        Parameters
+        ----------
+        dt : float
+            s.
+        newton : int
+            Iteration, from 1.
+
+        Returns
+        -------
+        dict
+            ``dt`` in s; ``beta`` in K-1: where it is not 0, the matrix is not symmetric; ``newton``; and
+            ``log_diffusion = log10(w dt k0 / (rho c h^2))`` with the distance h of the unknowns.
+        """
+        number = float(self.weight.value) * dt * self._smoothing
+        beta = float(self._beta.value)
+        return {"dt": dt, "beta": beta, "newton": float(newton), "log_diffusion": float(np.log10(number))}
+
+    def _correct(self, features: Mapping[str, float]) -> int:
         """One Newton correction; returns the linear iterations."""
         compat.assemble_matrix(self._matrix, self._jacobian, [self._fixed])
         compat.assemble_vector(self._vector, self._residual)
         self._vector.array[self._inner_rim] = 0.0
-        self._solver.solve(self._vector, self._change)
-        reason = self._solver.getConvergedReason()
-        if reason < 0:
-            residual = self._solver.getResidualNorm()
-            raise Diverged(f"the linear solver stopped at residual {residual:.2e}, PETSc reason {reason}")
+        iterations = self.solving.solve(self._vector, self._change, features)
         self.rise.x.array[: self._owned] -= self._change.array
         self.rise.x.scatter_forward()
-        return int(self._solver.getIterationNumber())
+        return iterations
 
     def _norm(self, owned: np.ndarray) -> float:
         """Euclidean norm over all ranks; PETSc's own is cached and misses changes through numpy."""
@@ -224,7 +248,8 @@ def solve(
     if mu["width"] <= 0:
         raise Invalid(f"the width of the source must be positive, got {mu['width']} m")
     comm = communicator(ctx)
-    system, sample, order = kept(comm, heat, lambda: _system(heat, comm))
+    # Meshes, forms and PETSc's objects are shared by all ways to solve the linear systems.
+    system, sample, order = kept(comm, heat.replace(solver=None), lambda: _system(heat, comm))
 
     def source(x: np.ndarray) -> np.ndarray:
         square_distance = (x[0] - mu["x"]) ** 2 + (x[1] - mu["y"]) ** 2
@@ -236,23 +261,35 @@ def solve(
     rise, first = np.zeros_like(system.rise.x.array), 0
     if restart is not None:
         rise, first = restart["rise"], int(restart["level"])
+    solving = wrapped(heat.solver, system.ksp, ctx, restart)
     for level in range(first, heat.levels):
         # Set anew after every yield: the caller may have solved another member meanwhile.
-        system.begin(mu["beta"], rise, source)
-        newton = linear = 0
-        for step, (dt, weight) in enumerate(_steps(heat, level)):
-            system.weight.value = weight
-            try:
-                counts = system.step(dt, boundary)
-            except Diverged as error:
-                raise Diverged(f"time level {level}, step {step}: {error}") from None
-            newton, linear = newton + counts[0], linear + counts[1]
+        system.begin(mu["beta"], rise, source, solving)
+        counts = _advance(system, heat, level, boundary)
         rise = system.rise.x.array.copy()
         fields: dict[str, Part | Share] = {"temperature": sample(system.rise)}
         if level == 0:
             fields["source"] = sample(system.source)
         if heat.dofs:
             fields["temperature_dof"] = order(system.rise)
-        saved: Callable[[], dict[str, np.ndarray]] = partial(dict, rise=rise, level=np.array(level + 1))
-        counts_of = {"newton": newton, "linear": linear}
-        yield State(heat.end * (level + 1) / heat.levels, fields, counts_of, saved)
+        if level + 1 == heat.levels:
+            solving.close()
+        saved = partial(_restart, rise, level + 1, solving)
+        yield State(heat.end * (level + 1) / heat.levels, fields, counts, saved)
+
+
+def _advance(system: Conduction, heat: Heat, level: int, boundary: Values) -> dict[str, int]:
+    """Take the time steps up to the next stored level; returns iterations of Newton and linear solver."""
+    newton = linear = 0
+    for step, (dt, weight) in enumerate(_steps(heat, level)):
+        system.weight.value = weight
+        try:
+            counts = system.step(dt, boundary)
+        except Diverged as error:
+            raise Diverged(f"time level {level}, step {step}: {error}") from None
+        newton, linear = newton + counts[0], linear + counts[1]
+    return {"newton": newton, "linear": linear}
+
+
+def _restart(rise: np.ndarray, level: int, solving: Solving) -> dict[str, np.ndarray]:
+    return {"rise": rise, "level": np.array(level), **solving.saved()}

@@ -12,6 +12,7 @@ from dolfinx import fem
 from petsc4py import PETSc
 
 from sciflow.errors import Diverged
+from sciflow.linear_solver import Plain, Solving, wrapped
 from sciflow.problem import Part, State
 from sciflow_fenics import compat
 from sciflow_fenics.kept import kept
@@ -63,7 +64,7 @@ class SteadyConduction:
         self._fixed = [fem.dirichletbc(PETSc.ScalarType(0.0), rim, V)]
         self._matrix = compat.create_matrix(self._jacobian)
         self._vector, self._change = compat.create_vector(V), compat.create_vector(V)
-        self._solver = linear_solver(comm, self._matrix)
+        self.ksp = linear_solver(comm, self._matrix)
         self.at = V.tabulate_dof_coordinates()[: self.owned]
         self.index = lattice_index(self.at, cells + 1, 1.0)
 
@@ -84,8 +85,14 @@ class SteadyConduction:
         compat.assemble_vector(self._vector, self._residual)
         return np.asarray(self._vector.array)
 
-    def solve(self) -> int:
+    def solve(self, solving: Solving | None = None) -> int:
         """Newton's method from the present temperature.
+
+        Parameters
+        ----------
+        solving : Solving or None
+            Solves the linear systems, and is told ``newton``, the iteration from 1, and
+            ``log_amplitude``, the decimal logarithm of that of the source; None: `linear_solver`.
 
         Returns
         -------
@@ -97,13 +104,16 @@ class SteadyConduction:
         Diverged
             On every rank alike.
         """
+        solving = solving or Plain(self.ksp)
+        amplitude = abs(float(self._point["amplitude"].value))
+        known = {"log_amplitude": float(np.log10(max(amplitude, 1e-300)))}
         for iteration in range(1, NEWTON + 1):
             compat.assemble_matrix(self._matrix, self._jacobian, self._fixed)
             self.residual()[self.rim] = 0.0
-            self._solver.solve(self._vector, self._change)
-            if self._solver.getConvergedReason() < 0:
-                reason = self._solver.getConvergedReason()
-                raise Diverged(f"the linear solver failed in Newton step {iteration}, PETSc reason {reason}")
+            try:
+                solving.solve(self._vector, self._change, {"newton": float(iteration), **known})
+            except Diverged as error:
+                raise Diverged(f"Newton step {iteration}: {error}") from None
             change = self._change.array
             self.u.x.array[: self.owned] -= change
             self.u.x.scatter_forward()
@@ -145,9 +155,11 @@ def solve(problem: SteadyHeat, mu: Mapping[str, float], ctx: Context) -> Iterato
     """Yield the one state; see `Problem.solve`."""
     mu = problem.parameters.checked(mu)
     comm = communicator(ctx)
-    system = kept(comm, problem, lambda: SteadyConduction(comm, problem.cells))
+    system = kept(comm, problem.replace(solver=None), lambda: SteadyConduction(comm, problem.cells))
     system.begin(mu)
-    steps = system.solve()
+    solving = wrapped(problem.solver, system.ksp, ctx)
+    steps = system.solve(solving)
+    solving.close()
     fields = {
         "source": Part(system.index, gaussian(system.at, mu)),
         "temperature": Part(system.index, system.u.x.array[: system.owned].copy()),
@@ -158,7 +170,7 @@ def solve(problem: SteadyHeat, mu: Mapping[str, float], ctx: Context) -> Iterato
 def integrals(problem: SteadyHeat, ctx: Context) -> Elements:
     """The weak form on these ranks; see `Reducible.integrals`."""
     comm = communicator(ctx)
-    return kept(comm, (problem, "integrals"), lambda: _integrals(comm, problem.cells))
+    return kept(comm, (problem.replace(solver=None), "integrals"), lambda: _integrals(comm, problem.cells))
 
 
 def _integrals(comm: Any, cells: int) -> Elements:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from sciflow.errors import Invalid, NotFound, nearest
+from sciflow.linear_solver import LinearSolver, TakesSolver
 from sciflow.problem import Parameter, ParameterSpace, State
 from sciflow.reduction import Integrals, Law, Reducible
 from sciflow.schema import Field
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class SteadyHeat(Reducible):
+class SteadyHeat(TakesSolver, Reducible):
     """Steady heat conduction in the unit square, conductivity ``1 + u^2``, heated by a Gaussian source.
 
     Attributes
@@ -27,6 +28,9 @@ class SteadyHeat(Reducible):
     cells : int
         Cells along each side; each is cut into two triangles. Both fields are on the ``cells + 1``
         by ``cells + 1`` nodes.
+    solver : LinearSolver or None
+        How the linear systems are solved, for example `Tuned`, which learns across an ensemble; None:
+        a sparse LU where PETSc has one for these ranks.
     """
 
     name: ClassVar[str] = "steady_heat"
@@ -42,6 +46,7 @@ class SteadyHeat(Reducible):
     }
     unknown: ClassVar[str] = "temperature"
     cells: int = 64
+    solver: LinearSolver | None = None
 
     def __post_init__(self) -> None:
         check_count("cells", self.cells, 2)

@@ -14,6 +14,8 @@ from sciflow.artifact.snapshot import Snapshot
 from sciflow.artifact.writer import Writer
 from sciflow.context import Context, exchange
 from sciflow.errors import Cancelled, Diverged, Failed, Invalid
+from sciflow.experience import FOLDER as EXPERIENCE
+from sciflow.experience import Experience
 from sciflow.problem import Problem, State
 from sciflow.states import Assembler, Collector
 from sciflow_online.sending import Aborted, Assigned, Client, Gone
@@ -43,6 +45,9 @@ class Solver:
         self._problem, self._client, self._ctx = problem, client, ctx
         self._out = Writer.attach(ensemble) if ensemble is not None else None
         self._ensemble = ensemble
+        # Beside the ensemble where there is one, so that it is sealed with what was learned.
+        scratch = self._out.scratch if self._out is not None else ctx.scratch
+        self._experience = Experience(scratch / EXPERIENCE if ctx.comm.rank == 0 else None)
 
     def run(self) -> None:
         """Compute members until there are no more.
@@ -94,8 +99,8 @@ class Solver:
         problem, ctx = self._problem, self._ctx
         mu = problem.parameters.checked(assigned.parameters)
         inner = Context(
-            assigned.seed, ctx.scratch, ctx.comm, ctx.log, ctx.emit,
-            cancelled=ctx.cancelled, stopping=ctx.stopping,
+            assigned.seed, ctx.scratch, ctx.comm, ctx.log, ctx.emit, cancelled=ctx.cancelled,
+            stopping=ctx.stopping, experience=self._experience.of(assigned.member),
         )  # fmt: skip
         if self._out is None:
             self._stream(assigned, problem.solve(mu, inner), None)
@@ -105,7 +110,7 @@ class Solver:
             return
         with self._fresh(assigned.member) as one:
             self._stream(assigned, problem.solve(mu, inner), one)
-            one.commit(self._record("", one.metrics, begin))
+            one.commit({**self._record("", one.metrics, begin), **inner.experience.mention()})
 
     def _fresh(self, member: int) -> Member:
         """The member being written, from its beginning: every level is to be sent, too."""

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from sciflow.errors import Cancelled, Failed, Invalid, nearest
 from sciflow.executor import Cause, cancel_all, ended
+from sciflow.experience import FOLDER as EXPERIENCE
+from sciflow.experience import Experience
 from sciflow.problem import Problem, member_seed
 from sciflow.registry import require
 from sciflow.schema import Field, Schema
@@ -173,6 +175,7 @@ class Simulate(Stage):
             steps = np.array([records[m].get("levels", 0) for m in range(len(points))], dtype=np.int64)
             out.write("n_steps", steps, Field(("member",), "1", "int64", "steps of each member"))
         _seal_numberings(out, records, len(points))
+        _seal_decisions(out, {m: r for m, r in records.items() if r["status"] == 1})
 
 
 def _seal_numberings(out: Writer, records: Mapping[int, Mapping[str, Any]], count: int) -> None:
@@ -195,6 +198,24 @@ def _seal_numberings(out: Writer, records: Mapping[int, Mapping[str, Any]], coun
         out.write(f"{field}_numbering", which, Field(("member",), "1", "int32", text))
     if names:
         out.describe(numberings=names)
+
+
+def _seal_decisions(out: Writer, records: Mapping[int, Mapping[str, Any]]) -> None:
+    """Store what the members noted while they were solved, one after the other; nothing if none did."""
+    import numpy as np
+
+    logs = Experience(out.scratch / EXPERIENCE).logs(records)
+    if not logs:
+        return
+    lengths = {m: len(next(iter(log.values()))) for m, log in logs.items()}
+    members = np.repeat(np.array(list(logs)), list(lengths.values()))
+    out.write("decision_member", members, Field(("decision",), "1", "int64", "whose decision it was"))
+    for name in sorted({n for log in logs.values() for n in log}):
+        columns = [log[name] if name in log else np.full(lengths[m], np.nan) for m, log in logs.items()]
+        values = np.concatenate(columns)
+        unit = "s" if name == "seconds" else "any" if name == "cost" or name.startswith("feature_") else "1"
+        note = "noted while the members were solved; NaN where one noted no such thing"
+        out.write(f"decision_{name}", values, Field(("decision",), unit, values.dtype.name, note))
 
 
 def member_field(field: Field) -> Field:

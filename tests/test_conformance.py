@@ -23,6 +23,7 @@ from sciflow.testing import (
     check_component,
     check_controller,
     check_executor,
+    check_linear_solver,
     check_problem,
     check_stage,
     check_surrogate,
@@ -65,6 +66,8 @@ def test_registered_components_conform(cls, tmp_path):
         check_stage(component)
     elif cls.kind == "controller":
         check_controller(component)
+    elif cls.kind == "linear_solver" and cls.name != "learned_directions":  # needs a trained model: own tests
+        check_linear_solver(component)
     elif cls.kind == "executor" and cls.name not in ("slurm", "steps"):  # tests/slurm has a cluster
         check_executor(component, tmp_path)
 

@@ -56,9 +56,9 @@ def note(table: np.ndarray, arm: int, cost: float, status: str) -> np.ndarray:
     return after
 
 
-def losses(table: np.ndarray) -> int:
-    """How many outcomes are lower bounds."""
-    return int(table[CENSORED].sum() + table[FAILED].sum())
+def lost(table: np.ndarray) -> list[int]:
+    """Arms some of whose outcomes are lower bounds, in their order."""
+    return list((table[CENSORED] + table[FAILED]).nonzero()[0].tolist())
 
 
 def belief(pulls: float, total: float, squares: float) -> tuple[float, float]:
@@ -117,51 +117,56 @@ def _more(n: float, total: float, squares: float, count: float, level: float) ->
     return n + count, total + count * level * SCALE, squares + count * level * level * SCALE
 
 
-def view(table: np.ndarray, lines: Lines) -> np.ndarray:
-    """What is believed of every arm, shape (3, arms); NaN in a family of which no arm was tried."""
+def view(table: np.ndarray, bounded: list[int], lines: Lines) -> np.ndarray:
+    """What is believed of every arm, shape (3, arms); NaN in a family of which no arm was tried.
+
+    Parameters
+    ----------
+    table : ndarray, shape (7, arms)
+        Sums.
+    bounded : list of int
+        See `lost`.
+    lines : tuple of tuple of int
+        The families.
+    """
     found = np.full((3, table.shape[1]), np.nan)
     pulled = table[PULLS].nonzero()[0].tolist()
     for arm in pulled:
         _set_complete(found, table, arm)
-    lost = _lost(table)
-    _settle(found, table, {*pulled, *lost}, lost, lines)
+    _settle(found, table, {*pulled, *bounded}, bounded, lines)
     return found
 
 
-def refreshed(before: np.ndarray, table: np.ndarray, arm: int, bounds: int, lines: Lines) -> np.ndarray:
+def refreshed(
+    before: np.ndarray, table: np.ndarray, arm: int, bounded: list[int], lines: Lines
+) -> np.ndarray:
     """The view of a table in which the outcomes of one arm changed; the given one stays as it is.
 
     Parameters
     ----------
     before : ndarray, shape (3, arms)
         Of the table as it was.
-    table : ndarray, shape (7, arms)
-        As it is.
+    table, bounded, lines
+        As for `view`.
     arm : int
         Whose outcomes changed.
-    bounds : int
-        How many outcomes are lower bounds.
-    lines : tuple of tuple of int
-        The families.
     """
     found = before.copy()
     if table[PULLS, arm]:
         _set_complete(found, table, arm)
-    lost = _lost(table) if bounds else []
-    # The worst arm is what failures are measured by.
-    arms = {arm, *lost} if lost and _worst(found) != _worst(before) else {arm}
-    _settle(found, table, arms, lost, lines)
+    arms = {arm}
+    if bounded:
+        worst, was, now = _worst(before), before[COMPLETE, arm], found[COMPLETE, arm]
+        # Failures are measured by the worst arm.
+        if now != was and (was == worst or now > worst):
+            arms.update(bounded)
+    _settle(found, table, arms, bounded, lines)
     return found
 
 
 def strangers(found: np.ndarray, lines: Lines) -> list[int]:
     """The middle arm of every family of which no arm was tried."""
     return [line[len(line) // 2] for line in lines if math.isnan(found[MEAN, line[0]])]
-
-
-def _lost(table: np.ndarray) -> list[int]:
-    """Arms some of whose outcomes are lower bounds."""
-    return list((table[CENSORED] + table[FAILED]).nonzero()[0].tolist())
 
 
 def _worst(found: np.ndarray) -> float:
@@ -181,28 +186,28 @@ def _places(lines: tuple[tuple[int, ...], ...]) -> dict[int, tuple[tuple[int, ..
     return {arm: (line, k) for line in lines for k, arm in enumerate(line)}
 
 
-def _settle(found: np.ndarray, table: np.ndarray, arms: set[int], lost: list[int], lines: Lines) -> None:
+def _settle(found: np.ndarray, table: np.ndarray, arms: set[int], bounded: list[int], lines: Lines) -> None:
     """Beliefs of arms with bounds, and guesses beside all that changed."""
-    if lost:
+    if bounded:
         worst = _worst(found)
-        for arm in arms.intersection(lost):
+        for arm in arms.intersection(bounded):
             found[MEAN, arm], found[DEVIATION, arm] = with_bounds(table[:, arm].tolist(), worst)
     places = _places(lines)
     for arm in arms:
         line, k = places[arm]
-        beside = (k > 0 and _new(found, lost, line[k - 1])) or (
-            k + 1 < len(line) and _new(found, lost, line[k + 1])
+        beside = (k > 0 and _new(found, bounded, line[k - 1])) or (
+            k + 1 < len(line) and _new(found, bounded, line[k + 1])
         )
         if beside:
-            _guess(found, lost, line, k)
+            _guess(found, bounded, line, k)
 
 
-def _new(found: np.ndarray, lost: list[int], arm: int) -> bool:
+def _new(found: np.ndarray, bounded: list[int], arm: int) -> bool:
     """Whether an arm was never tried."""
-    return math.isnan(found[COMPLETE, arm]) and arm not in lost
+    return math.isnan(found[COMPLETE, arm]) and arm not in bounded
 
 
-def _guess(found: np.ndarray, lost: list[int], line: Sequence[int], k: int) -> None:
+def _guess(found: np.ndarray, bounded: list[int], line: Sequence[int], k: int) -> None:
     """Beliefs of the arms around the k-th of a family that were never tried.
 
     Between two tried arms the mean is interpolated, beyond it stays; the deviation grows with the square root
@@ -211,7 +216,7 @@ def _guess(found: np.ndarray, lost: list[int], line: Sequence[int], k: int) -> N
     for step in (-1, 1):
         gap: list[int] = []
         at = k + step
-        while 0 <= at < len(line) and _new(found, lost, line[at]):
+        while 0 <= at < len(line) and _new(found, bounded, line[at]):
             gap.append(line[at])
             at += step
         if not gap:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING, ClassVar
 
@@ -12,6 +13,14 @@ from sciflow_control.space import Relaxation, Space
 
 if TYPE_CHECKING:
     import numpy as np
+
+
+@cache
+def _numerics() -> tuple[ModuleType, ModuleType]:
+    """Imported when it is needed; asked for in every decision."""
+    from sciflow_control.bandits import beliefs, draws
+
+    return beliefs, draws
 
 
 @dataclass(frozen=True)
@@ -42,7 +51,8 @@ class Thompson(Bandit):
 
     def empty(self) -> Sums:
         """Table of sums, and what is believed; this follows from the table, and every decision needs it."""
-        return self._known(self._beliefs().empty(len(self.arms)))
+        beliefs, _ = _numerics()
+        return self._known(beliefs.empty(len(self.arms)))
 
     def combine(self, first: Sums, second: Sums) -> Sums:
         """See `Additive.combine`."""
@@ -50,23 +60,24 @@ class Thompson(Bandit):
 
     def choose(self, sums: Sums, features: Features, seed: int, index: int) -> tuple[int, float]:
         """See `Additive.choose`."""
-        from sciflow_control.bandits.draws import normals
-
+        beliefs, draws = _numerics()
         mean, deviation, _ = view = sums["view"]
-        arm = int((mean + deviation * normals(seed, index, mean.size)).argmin())
+        arm = int((mean + deviation * draws.normals(seed, index, mean.size)).argmin())
         # The smallest of numbers among which there are NaN is NaN: a family of which nothing is known.
         if mean[arm] != mean[arm]:
-            new = self._beliefs().strangers(view, self.space.families)
+            new = beliefs.strangers(view, self.space.families)
             arm = new[(seed + index) % len(new)]
         return arm, 1.0
 
     def learn(self, sums: Sums, decision: Decision, cost: float, status: str) -> Sums:
         """See `Additive.learn`."""
-        beliefs = self._beliefs()
-        table = beliefs.note(sums["table"], decision.arm, cost, status)
-        losses = sums["losses"] + (status != "ok")
-        view = beliefs.refreshed(sums["view"], table, decision.arm, losses, self.space.families)
-        return {"table": table, "view": view, "losses": losses}
+        beliefs, _ = _numerics()
+        arm, lost = decision.arm, sums["lost"]
+        table = beliefs.note(sums["table"], arm, cost, status)
+        if status != "ok" and arm not in lost:
+            lost = sorted([*lost, arm])
+        view = beliefs.refreshed(sums["view"], table, arm, lost, self.space.families)
+        return {"table": table, "view": view, "lost": lost}
 
     def best(self, state: State, features: Features) -> int:
         """See `Tuner.best`; without any outcome the first arm."""
@@ -76,15 +87,6 @@ class Thompson(Bandit):
         return int(np.where(np.isnan(mean), np.inf, mean).argmin())
 
     def _known(self, table: np.ndarray) -> Sums:
-        beliefs = self._beliefs()
-        return {
-            "table": table,
-            "view": beliefs.view(table, self.space.families),
-            "losses": beliefs.losses(table),
-        }
-
-    @staticmethod
-    def _beliefs() -> ModuleType:
-        from sciflow_control.bandits import beliefs
-
-        return beliefs
+        beliefs, _ = _numerics()
+        lost = beliefs.lost(table)
+        return {"table": table, "view": beliefs.view(table, lost, self.space.families), "lost": lost}

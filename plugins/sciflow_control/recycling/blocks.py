@@ -95,6 +95,11 @@ def add(vector: np.ndarray, block: np.ndarray, factors: np.ndarray, scale: float
         blas.dgemv(scale, block, factors, beta=1.0, y=vector, overwrite_y=1)
 
 
+def combined(block: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """``block @ factors`` in Fortran order, without a transposing copy."""
+    return np.asarray((factors.T @ block.T).T)
+
+
 def orthonormal(block: np.ndarray, ranks: Reduction) -> tuple[np.ndarray, np.ndarray]:
     """Orthonormal columns for the span of a block; collective.
 
@@ -126,11 +131,11 @@ def orthonormal(block: np.ndarray, ranks: Reduction) -> tuple[np.ndarray, np.nda
     factor = _by_cholesky(block, ranks)
     if factor is None:
         factor = _by_householder(block, ranks)
-    q = np.asfortranarray(block @ factor)
+    q = combined(block, factor)
     again = _by_cholesky(q, ranks)
     if again is None:
         again = _by_householder(q, ranks)
-    return np.asfortranarray(q @ again), factor @ again
+    return combined(q, again), factor @ again
 
 
 def _by_cholesky(block: np.ndarray, ranks: Reduction) -> np.ndarray | None:

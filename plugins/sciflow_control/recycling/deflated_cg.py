@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.linalg import blas
 
-from sciflow_control.recycling.blocks import DEPENDENT, Block, Reduction, add, dots, orthonormal
+from sciflow_control.recycling.blocks import DEPENDENT, Block, Reduction, add, combined, dots, orthonormal
 
 REASONS = {
     "rtol": 2,
@@ -100,7 +100,7 @@ class Ritz:
         values, turn = np.linalg.eigh(both.T @ self._matrix @ both)
         both = both @ turn
         n = both.shape[1]
-        self._window[:, :n] = self._window @ both
+        self._window[:, :n] = combined(self._window, both)
         self._matrix[:] = 0.0
         self._matrix[range(n), range(n)] = values
         self._used, self._coupling = n, both[-1].copy()
@@ -109,7 +109,7 @@ class Ritz:
         """The Ritz vectors, shape (local row, at most count)."""
         n = self._used
         y = np.linalg.eigh(self._matrix[:n, :n])[1][:, : self.count] if n else np.zeros((0, 0))
-        return np.asarray(self._window[:, :n] @ y)
+        return np.asarray(combined(self._window[:, :n], y))
 
 
 class DeflatedCG:
@@ -250,8 +250,8 @@ class DeflatedCG:
             return
         factor = _energy_orthonormal((energy + energy.T) / 2)
         self.size = factor.shape[1]
-        self._space.values[:, : self.size] = space @ factor
-        self._image.values[:, : self.size] = image @ factor
+        self._space.values[:, : self.size] = combined(space, factor)
+        self._image.values[:, : self.size] = combined(image, factor)
 
     def _correct(self, b: np.ndarray, x: np.ndarray, r: np.ndarray) -> float:
         """The residual itself, made orthogonal to W; its norm."""

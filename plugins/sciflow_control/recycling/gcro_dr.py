@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from sciflow_control.recycling.blocks import Block, Reduction, add, dots, orthonormal
+from sciflow_control.recycling.blocks import Block, Reduction, add, combined, dots, orthonormal
 
 STALLED = 1e-8
 """A cycle that lowers the residual by less than this fraction stalls; three in a row end the solve."""
 AGAIN = 0.5
 """Orthogonalise a second time where the squared norm falls below this fraction."""
 CARRIES = ("solution", "residual")
-TRIALS = 4
-"""Systems on which the two ways to carry a space are compared."""
+TRIALS = 8
+"""Systems that begin with a space: on the first four, ways to carry it are tried, then how often to renew it."""
 REASONS = {"rtol": 2, "atol": 3, "its": -3, "breakdown": -5, "nan": -9}
 """PETSc's numbers for why an iteration ended."""
 
@@ -31,8 +31,9 @@ class GCRODR:
         Largest dimension of the space that a cycle minimises over.
     k : int
         How much of it is carried to the next cycle and the next system; 0 is GMRES(m).
-    refresh : int
-        Cycles between two choices of the carried space.
+    refresh : int or None
+        Cycles between two choices of the carried space. None: 1 and, when some systems were solved and
+        if it takes no more iterations, 2.
     carry : {"auto", "solution", "residual"}
         What stays when the operator changes: U, or ``M U``, from which U is made with the new M;
         ``"auto"`` tries both and stays with what took fewer iterations.
@@ -63,8 +64,10 @@ class GCRODR:
        sequences of linear systems", SIAM J. Sci. Comput. 28 (2006), 1651-1674, section 2.3 and appendix.
     """
 
-    def __init__(self, matrix: Any, m: int = 40, k: int = 20, refresh: int = 2, carry: str = "auto") -> None:
-        self.m, self.k, self.every, self.carry = m, k, refresh, carry
+    def __init__(
+        self, matrix: Any, m: int = 40, k: int = 20, refresh: int | None = None, carry: str = "auto"
+    ) -> None:
+        self.m, self.k, self.refresh, self.carry = m, k, refresh, carry
         self.ranks = Reduction(matrix.getComm())
         self._left, self._right = Block(matrix, m + 1), Block(matrix, m)
         self._preimage = np.zeros((len(self._left.values), k), order="F")
@@ -73,6 +76,7 @@ class GCRODR:
         self._trials: list[int] = []
         self._apart: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self._fresh = False
+        self._overlap: np.ndarray | None = None
         self.iterations = self.products = self.reason = 0
         self.history: list[float] = []
 
@@ -89,6 +93,7 @@ class GCRODR:
             This rank's rows, in units of the solution.
         """
         kept, _ = orthonormal(np.asarray(space, dtype=np.float64)[:, : self.k], self.ranks)
+        self._overlap = None
         self.size, self._fresh, self._apart, self._trials = kept.shape[1], False, {}, []
         self._right.values[:, : self.size] = kept
         self._preimage[:, : self.size] = kept
@@ -101,12 +106,14 @@ class GCRODR:
             "image": self._left.values[:, :n].copy(),
             "preimage": self._preimage[:, :n].copy(),
             "counts": np.array([self._fresh, self._cycles, *self._trials], dtype=np.int64),
+            **({} if self._overlap is None else {"overlap": self._overlap}),
             **{f"{name}_{i}": part for name, pair in self._apart.items() for i, part in enumerate(pair)},
         }
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
         """Take up what `state` gave."""
         self.size = n = state["space"].shape[1]
+        self._overlap = state.get("overlap")
         self._right.values[:, :n] = state["space"]
         self._left.values[:, :n] = state["image"]
         self._preimage[:, :n] = state["preimage"]
@@ -157,7 +164,7 @@ class GCRODR:
             x[:] = 0.0
             return self._end("atol")
         self._target = max(tolerances[0] * norm, tolerances[1])
-        tried = self.carry == "auto" and bool(self.size) and not same and len(self._trials) < TRIALS
+        tried = bool(self.size) and not same and len(self._trials) < TRIALS
         if tried:
             self._open_trial()
         if self.size and not (same and self._fresh):
@@ -224,9 +231,10 @@ class GCRODR:
         image = left.values[:, :count]
         finite = self.ranks.sum(np.array([0.0 if np.isfinite(image).all() else 1.0]))[0] == 0
         q, factor = orthonormal(image, self.ranks) if finite else (image[:, :0], np.zeros((count, 0)))
-        self.size = n = q.shape[1]
-        right.values[:, :n] = right.values[:, :count] @ factor
-        self._preimage[:, :n] = self._preimage[:, :count] @ factor
+        self.size, self._overlap = q.shape[1], None
+        n = self.size
+        right.values[:, :n] = combined(right.values[:, :count], factor)
+        self._preimage[:, :n] = combined(self._preimage[:, :count], factor)
         left.values[:, :n] = q
 
     def _mode(self) -> str:
@@ -238,21 +246,35 @@ class GCRODR:
         """
         if self.carry != "auto":
             return self.carry
-        if len(self._trials) < TRIALS:
+        if len(self._trials) < 4:
             return CARRIES[len(self._trials) % 2]
-        return CARRIES[int(sum(self._trials[1::2]) < sum(self._trials[::2]))]
+        return CARRIES[int(sum(self._trials[1:4:2]) < sum(self._trials[:4:2]))]
+
+    def _every(self) -> int:
+        """Cycles between two choices: two where that took no more iterations than one."""
+        if self.refresh is not None:
+            return self.refresh
+        tried = len(self._trials)
+        if tried < TRIALS:
+            return 2 if tried >= 6 else 1
+        return 2 if sum(self._trials[6:8]) <= 1.1 * sum(self._trials[4:6]) else 1
 
     def _open_trial(self) -> None:
         """Take up the space of the way that is to be tried."""
+        if self.carry != "auto" or len(self._trials) >= 4:
+            return
         if not self._apart:
             self._apart = {name: self._pair() for name in CARRIES}
         self._take(self._apart[self._mode()])
 
     def _close_trial(self) -> None:
         """Put it away; after the last trial go on with the better one."""
-        self._apart[self._mode()] = self._pair()
+        mode = self._mode()
         self._trials.append(self.iterations)
-        if len(self._trials) == TRIALS:
+        if not self._apart:
+            return
+        self._apart[mode] = self._pair()
+        if len(self._trials) == 4:
             self._take(self._apart[self._mode()])
             self._apart = {}
 
@@ -300,9 +322,10 @@ class GCRODR:
                 break
         n = j + 1
         self._advance(x, r, norm, G[: k + n + 1, : k + n], rotations[:n, 0], triangle[:n, :n])
-        if self.k and self._cycles % self.every == 0 and not happy:
-            self._choose(G[: k + n + 1, : k + n])
-        self._cycles += 1
+        if self.k and not happy and (not k or 2 * n >= steps):
+            if self._cycles % self._every() == 0:
+                self._choose(G[: k + n + 1, : k + n])
+            self._cycles += 1
         return happy
 
     def _extend(self, at: int) -> tuple[np.ndarray, bool]:
@@ -359,20 +382,24 @@ class GCRODR:
         k, n = self.size, G.shape[1] - self.size
         left, right = self._left.values, self._right.values
         images = np.eye(k + n + 1, k + n)
-        if k:
+        if k and self._overlap is None:
             images[:, :k] = self.ranks.sum(left[:, : k + n + 1].T @ self._preimage[:, :k])
+        elif k:
+            images[:k, :k] = self._overlap
+            images[k:, :k] = self.ranks.sum(left[:, k : k + n + 1].T @ self._preimage[:, :k])
         y = harmonic_ritz(G, images, self.k)
         if y is None:
             return
         q, factor = np.linalg.qr(G @ y)
         y = np.linalg.solve(factor.T, y.T).T
         chosen = y.shape[1]
-        preimage = left[:, k : k + n] @ y[k:]
+        preimage = combined(left[:, k : k + n], y[k:])
         if k:
-            preimage += self._preimage[:, :k] @ y[:k]
+            preimage += combined(self._preimage[:, :k], y[:k])
         self._preimage[:, :chosen] = preimage
-        right[:, :chosen] = right[:, : k + n] @ y
-        left[:, :chosen] = left[:, : k + n + 1] @ q
+        right[:, :chosen] = combined(right[:, : k + n], y)
+        left[:, :chosen] = combined(left[:, : k + n + 1], q)
+        self._overlap = q.T @ images @ y
         self.size = chosen
 
 

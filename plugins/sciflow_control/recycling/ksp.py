@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from petsc4py import PETSc
 
-from sciflow.errors import Invalid, Missing
+from sciflow.errors import Invalid, Missing, nearest
 from sciflow_control.recycling.blocks import Reduction
 from sciflow_control.recycling.deflated_cg import DeflatedCG
 from sciflow_control.recycling.gcro_dr import GCRODR
 from sciflow_control.recycling.preconditioners import check, preconditioner
 
-METHODS: dict[str, type[GCRODR] | type[DeflatedCG]] = {"gcro_dr": GCRODR, "deflated_cg": DeflatedCG}
-REFRESH = {"gcro_dr": 2, "deflated_cg": 10}
+METHODS: dict[str, Any] = {"gcro_dr": GCRODR, "deflated_cg": DeflatedCG}
+REFRESH = {"gcro_dr": None, "deflated_cg": 10}
 ENOUGH = 3
 """After so many failures in a row the given solver goes on alone."""
 
@@ -30,7 +30,7 @@ def check_sizes(method: str, m: int, k: int, refresh: int | None) -> None:
         Naming the setting.
     """
     if method not in METHODS:
-        raise Invalid(f"no method {method!r}; there is: {', '.join(METHODS)}")
+        raise Invalid(f"no method {method!r}. {nearest(method, METHODS)}")
     if m < 2 or k < 0 or k >= m:
         raise Invalid(f"a cycle of m vectors, at least 2, carries 0 to m - 1 of them; got m={m}, k={k}")
     if refresh is not None and refresh < (1 if method == "gcro_dr" else 0):
@@ -60,8 +60,8 @@ class RecyclingKSP:
     preconditioner : str
         ``"own"``: that of `ksp`; else a key of `SETTINGS`.
     refresh : int or None
-        Cycles (`GCRODR`) or systems (`DeflatedCG`, 0 never) between two choices of the space; None: 2
-        cycles, 10 systems.
+        Cycles (`GCRODR`) or systems (`DeflatedCG`, 0 never) between two choices of the space; None:
+        see `GCRODR`, 10 systems.
     hpddm : bool or None
         Leave GCRO-DR to KSPHPDDM. None: where PETSc has it.
     log : logging.Logger or None

@@ -7,7 +7,7 @@ from typing import Any
 
 from petsc4py import PETSc
 
-from sciflow.errors import Invalid, Missing
+from sciflow.errors import Invalid, Missing, nearest
 
 SETTINGS: dict[str, dict[str, str]] = {
     "none": {"pc_type": "none"},
@@ -67,6 +67,8 @@ def check(name: str, method: str) -> None:
     Invalid
         Naming those it can.
     """
+    if name not in ("own", *SETTINGS):
+        raise Invalid(f"no preconditioner {name!r}. {nearest(name, ('own', *SETTINGS))}")
     symmetric = [n for n in SETTINGS if n not in ("sor", "ilu", "asm", "bjacobi")]
-    if method == "deflated_cg" and name in SETTINGS and name not in symmetric:
+    if method == "deflated_cg" and name not in ("own", *symmetric):
         raise Invalid(f"{name} is not symmetric, and deflated_cg needs that: one of {', '.join(symmetric)}")

@@ -36,8 +36,8 @@ class Recycling(LinearSolver):
     preconditioner : str
         ``"own"``: that of the problem's own solver.
     refresh : int or None
-        Cycles (GCRO-DR) or systems (deflated CG, 0 never) between two choices of the space; None: 2
-        cycles, 10 systems.
+        Cycles (GCRO-DR) or systems (deflated CG, 0 never) between two choices of the space; None:
+        see `GCRODR`, 10 systems.
     share : bool
         Whether members begin with the newest space that another one of the same mesh, partition, method
         and preconditioner left. A member's solution then depends on the others, within the tolerance.

@@ -42,7 +42,9 @@ def network(config: TrainDirections) -> Directions:
         return Directions(len(config.domain.points), config.width, config.layers, config.levels)
 
 
-def proposing(net: Directions, operator: Poisson) -> Callable[[np.ndarray], np.ndarray]:
+def proposing(
+    net: Directions, operator: Poisson, precision: str = "float32"
+) -> Callable[[np.ndarray], np.ndarray]:
     """The network as a map from residuals to directions on the grid of an operator.
 
     Parameters
@@ -51,6 +53,9 @@ def proposing(net: Directions, operator: Poisson) -> Callable[[np.ndarray], np.n
         On its device.
     operator : Poisson
         Of as many axes, on a grid of any size.
+    precision : {"float32", "bfloat16"}
+        Of the convolutions. A direction need not be exact; where the processor computes with bfloat16,
+        three axes are an order of magnitude faster.
 
     Returns
     -------
@@ -70,13 +75,18 @@ def proposing(net: Directions, operator: Poisson) -> Callable[[np.ndarray], np.n
         )
     weight = next(net.parameters())
     mask = operator.mask(weight)
+    half = precision == "bfloat16"
+    # Of a single small sample with three axes torch computes convolutions with a loop that takes four
+    # times as long as oneDNN, which it takes for two samples.
+    copies = 2 if operator.cells.ndim == 3 and weight.device.type == "cpu" and not half else 1
 
     def propose(r: np.ndarray) -> np.ndarray:
         length = float(np.linalg.norm(r))
         if not 0 < length < np.inf:
             return np.zeros_like(r)
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.autocast(weight.device.type, torch.bfloat16, enabled=half):
             one = torch.from_numpy(r / length)[None, None].to(weight)
+            one = torch.cat([one] * copies)
             found: np.ndarray = net(one, mask)[0, 0].double().cpu().numpy()
         return found
 

@@ -64,6 +64,8 @@ class TrainDirections(Stage):
         How it falls to zero; published: constant, 1e-4.
     report_every, checkpoint_every : int
         Updates between notes in the history, and between checkpoints, which are made after a note.
+    precision : {"float32", "bfloat16"}
+        Of the convolutions; weights and losses have single precision.
     device : {"auto", "cpu", "cuda"}
         Where it is computed.
     seed : int
@@ -97,6 +99,7 @@ class TrainDirections(Stage):
     schedule: Literal["cosine", "constant"] = "cosine"
     report_every: int = 50
     checkpoint_every: int = 200
+    precision: Literal["float32", "bfloat16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     seed: int = 0
 

@@ -139,7 +139,7 @@ def advance(now: Training) -> dict[str, float]:
             rate *= (1 + math.cos(math.pi * now.updates / config.updates)) / 2
         now.optimiser.param_groups[0]["lr"] = rate
         now.optimiser.zero_grad()
-        loss = losses(now.operator, b, now.net(b, now.operator.mask(b))).mean()
+        loss = losses(now.operator, b, _directions(now, b)).mean()
         loss.backward()  # type: ignore[no-untyped-call]
         now.optimiser.step()
         total += float(loss.detach())
@@ -151,8 +151,16 @@ def advance(now: Training) -> dict[str, float]:
             )
     b = right_hand_sides(now, VALID, max(config.batch, 16))
     with torch.no_grad():
-        valid = float(losses(now.operator, b, now.net(b, now.operator.mask(b))).mean())
+        valid = float(losses(now.operator, b, _directions(now, b)).mean())
     return {"before": before, "updates": now.updates, "loss": total / (end - before), "valid": valid}
+
+
+def _directions(now: Training, b: Tensor) -> Tensor:
+    """What the network proposes, in the precision of `b`."""
+    half = now.config.precision == "bfloat16"
+    with torch.autocast(b.device.type, torch.bfloat16, enabled=half):
+        q: Tensor = now.net(b, now.operator.mask(b))
+    return q.to(b)
 
 
 def save(now: Training) -> dict[str, np.ndarray]:
@@ -203,7 +211,7 @@ def trial(now: Training, rtol: float = 1e-6, iterations: int = 300) -> tuple[np.
     """
     b = np.random.default_rng([now.config.seed, TRIAL]).standard_normal(len(now.operator.places))
     field = now.operator.scatter(b / np.linalg.norm(b))
-    maps = (proposing(now.net, now.operator), lambda r: r)
+    maps = (proposing(now.net, now.operator, now.config.precision), lambda r: r)
     found = [
         conjugate_directions(now.operator.apply, m, field, rtol=rtol, iterations=iterations).residuals
         for m in maps

@@ -333,7 +333,8 @@ class Campaign:
                 if left and self._executor.queues:
                     running += self._submit_all([[m] for m in left] if self.problem.batch == 1 else [left])
                 else:
-                    queue += self._blocks(left)
+                    # First: a member learns from those before it, also after a kill.
+                    queue = self._blocks(left) + queue
             self.ctx.progress(len(self._done), len(self.points), "members")
         finally:
             cancel_all([one.job for one in running if not one.job.state().ended])

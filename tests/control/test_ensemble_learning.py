@@ -1,0 +1,138 @@
+"""Ensembles whose members learn from each other: what is stored, and that a kill changes no decision."""
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sciflow import Resources, Store, run
+from sciflow.executors.local import Local
+from sciflow.executors.mpi import Mpi
+from sciflow.flow import Session, within
+from sciflow.stages.design import Design
+from sciflow.stages.simulate import Simulate
+from sciflow_control.bandits.thompson import Thompson
+from sciflow_control.space import Relaxation
+from tests.control.learning import Gamble, Lottery
+
+TUNER = Thompson(Relaxation(1.0, 1.9, 10))
+PROBLEM = Lottery(solver=Gamble(TUNER))
+
+
+def ensemble(problem, count=8, executor=None, width=1, ranks=1):
+    async def flow():
+        design = await run(Design(problem=problem, count=count))
+        resources = Resources(ranks=ranks, parallel=width)
+        return await run(Simulate(problem), design=design, executor=executor, resources=resources)
+
+    return asyncio.run(flow())
+
+
+def test_decisions_are_sealed_member_after_member(plain):
+    data = ensemble(PROBLEM, executor=Local())
+    assert data.read("decision_member").tolist() == np.repeat(range(8), 5).tolist()
+    known = data.read("decision_known").reshape(8, 5)
+    assert (known == 5 * np.arange(8)[:, None]).all(), "each member knows what all before it had decided"
+    omegas = np.array([arm["omega"] for arm in TUNER.arms])[data.read("decision_arm")]
+    np.testing.assert_array_equal(omegas, data.read("u")[:, :, 0].ravel())
+    cost = data.read("decision_cost").reshape(8, 5)
+    assert cost[-3:].mean() < cost[:2].mean(), "it learns"
+    assert data.schema["decision_arm"].dtype == "int64"
+    assert data.schema["decision_cost"].unit == "any"
+    assert data.schema["decision_probability"].axes == ("decision",)
+    assert "decision" in data.to_xarray().dims
+
+
+def test_where_nobody_learns_nothing_changes(plain):
+    data = ensemble(Lottery(), count=3)
+    assert not [name for name in data.schema.fields if name.startswith("decision")]
+    assert "solver" not in data.attributes["problem"]
+
+
+def test_several_workers_learn_from_each_other(plain):
+    data = ensemble(PROBLEM, count=12, executor=Mpi(), width=2)
+    assert (data.read("status") == 1).all()
+    known = data.read("decision_known").reshape(12, 5)
+    assert known.max() >= 25
+    assert (known % 5 == 0).all(), "whole logs"
+
+
+def test_what_is_learned_is_shown(plain, capsys):
+    from sciflow.cli import main
+
+    data = ensemble(PROBLEM, count=3)
+    main(["show", str(data.path)])
+    assert "decision_cost" in capsys.readouterr().out
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+from sciflow import Store
+from sciflow.flow import Session, within
+from sciflow.executors.mpi import Mpi
+from tests.control.test_ensemble_learning import ensemble, {problem}
+with within(Session(Store(Path(sys.argv[1])))):
+    ensemble({problem}, {count}, Mpi()).digest
+"""
+
+
+def alive(root):
+    """Whether a job of this store has not noticed yet that its driver is gone."""
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if str(root).encode() in entry.read_bytes():
+                return True
+    return False
+
+
+def logged(root):
+    """Bytes that members have noted."""
+    return sum(f.stat().st_size for f in root.glob("partial/ensemble-*/scratch/experience/*.log"))
+
+
+def killed_and_resumed(root, moments, problem="SLOW", count=8):
+    """Kill the driver, and with it the one job, at these moments; then let it finish."""
+    command = [sys.executable, "-c", DRIVER.format(problem=problem, count=count), str(root)]
+    for moment in moments:
+        before, until = logged(root), time.monotonic() + 30
+        process = subprocess.Popen(command)
+        # Counted from where another member is solved: starting takes as long as it takes.
+        while logged(root) == before and process.poll() is None and time.monotonic() < until:
+            time.sleep(0.01)
+        time.sleep(moment)
+        process.kill()
+        process.wait()
+        while alive(root):
+            time.sleep(0.02)
+    with within(Session(Store(root))):
+        return ensemble(globals()[problem], count, Local())
+
+
+SLOW = PROBLEM.replace(pause=0.03)
+
+
+def test_a_kill_changes_no_decision(tmp_path):
+    rng = np.random.default_rng(int(time.time()))
+    moment = rng.uniform(0.0, 0.4)
+    with within(Session(Store(tmp_path / "whole"))):
+        whole = ensemble(SLOW, executor=Local())
+    again = killed_and_resumed(tmp_path / "killed", [moment])
+    assert again.digest == whole.digest, f"killed after {moment} s"
+
+
+@pytest.mark.torture
+def test_many_kills_change_no_decision(tmp_path):
+    rng = np.random.default_rng(int(os.environ.get("SCIFLOW_TORTURE_SEED", "0")))
+    with within(Session(Store(tmp_path / "whole"))):
+        whole = ensemble(SLOW, executor=Local())
+    for i in range(10):
+        moments = rng.uniform(0.0, 0.4, size=2)
+        again = killed_and_resumed(tmp_path / f"killed{i}", moments)
+        assert again.digest == whole.digest, f"killed after {moments} s"

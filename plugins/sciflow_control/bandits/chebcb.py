@@ -13,12 +13,13 @@ from sciflow_control.bandits.contextual import check_range, position
 from sciflow_control.bandits.tuner import SCALE, Bandit, Decision, State, Sums, check_features
 from sciflow_control.space import Relaxation
 
-SQUARE = 2**12
+SQUARE = 2**10
 """One over the unit of sums of squares of costs."""
 RIDGE = 0.03
 """Times j^2, added to the diagonal of the normal equations: in outcomes."""
 TINY = 1e-30
-LARGEST = 1e6
+"""Keeps a quotient finite."""
+LARGEST = 1e5
 """Costs beyond, in units of `ChebCB.unit`, count as this."""
 
 
@@ -37,8 +38,8 @@ class ChebCB(Bandit):
     degree : int
         Of the polynomials.
     unit : float
-        A typical cost is of this size, within a factor of a thousand: 1 for iterations, 0.001 for seconds of
-        fast solves. Costs are kept in fixed point.
+        A typical cost is 1 to 1000 of these, as costs are kept in fixed point: 1 for iterations, 0.001 for
+        solves of some milliseconds in seconds.
 
     Notes
     -----
@@ -180,7 +181,7 @@ class ChebCB(Bandit):
         t = int(sums["table"][:, 0].sum()) / SCALE
         most, span = sums["most"], sums["most"] - sums["least"]
         scale = 2 * most + 4 * span * (1 + math.log(m))
-        if t < 0.5 or not scale:
+        if t < 0.5 or scale < 1 / SCALE:
             return np.full(d, 1 / d)
         a = (math.pi + 2 / math.pi * math.log(2 * m + 1)) * span / (2 * scale * (m + 1))
         regret = max(sums["missed"] / SQUARE - float(sums["fits"][:, m].sum()), 0.0) / scale**2

@@ -39,11 +39,12 @@ class Discounted(Additive):
 
     name: ClassVar[str] = "discounted"
     inner: Additive
-    window: int = 20
+    window: int = 25
 
     def __post_init__(self) -> None:
-        if not isinstance(self.inner, Additive):
-            name = getattr(self.inner, "name", self.inner)
+        given: object = self.inner
+        if not isinstance(given, Additive):
+            name = getattr(given, "name", given)
             raise Invalid(
                 f"{self.name}: {name} has no sums to forget; put it outside: Keyed(Discounted(...), by=...)"
             )

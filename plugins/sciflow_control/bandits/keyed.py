@@ -184,12 +184,12 @@ class Keyed(Tuner):
         """The state of a key, a new one where it was not met."""
         import numpy as np
 
-        found: State = state["states"].get(key)
-        if found is not None:
-            return found
+        if key in state["states"]:
+            met: State = state["states"][key]
+            return met
         digest = int.from_bytes(sha256(key.encode()).digest()[:8], "big")
-        found = self.inner.init(np.random.default_rng([state["seed"], digest]))
-        return found
+        new: State = self.inner.init(np.random.default_rng([state["seed"], digest]))
+        return new
 
     def _waiting(self, state: State, token: int) -> tuple[str, int]:
         entry = state["open"].get(str(token))

@@ -16,6 +16,8 @@ from sciflow_control.space import Relaxation, Space
 
 UNIT = 2**12
 """One over the unit of log costs; of their squares it is UNIT^2."""
+DRAWN = 4
+"""Every so many decisions one hypothesis is drawn."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,10 @@ class RelaxationModel(Bandit):
     is in [-1, 1], log x for a scale. Of h and r there are ``80 x 56`` hypotheses on a logarithmic grid.
     Each keeps the sums of its residuals, of their squares and of their products with u; a, b (normal
     priors) and the variance of the noise (inverse gamma) are integrated out in closed form, which gives the
-    posterior. The arm with the smallest cost in the mean over the 64 likeliest hypotheses is played. That
-    is no draw, yet learns: one solve with any omega tells of all others. The posterior is worked out anew
-    after every outcome up to 31, then 16 times per doubling of their number.
+    posterior. Three decisions of four take the arm with the smallest cost in the mean over the 64 likeliest
+    hypotheses (one solve with any omega tells of all others), the fourth that of one hypothesis drawn from
+    them. The posterior is worked out anew after every outcome up to 31, then 16 times per doubling of their
+    number.
 
     An outcome that was censored or failed only counts against hypotheses that predict less than its cost.
     Arms near ones that failed count as more expensive by up to a factor of 10.
@@ -126,8 +129,15 @@ class RelaxationModel(Bandit):
         return self._believed({k: first[k] + second[k] for k in first if k not in derived})
 
     def choose(self, sums: Sums, features: Features, seed: int, index: int) -> tuple[int, float]:
-        """See `Additive.choose`; nothing is drawn."""
-        return int(self._expected(sums, features).argmin()), 1.0
+        """See `Additive.choose`."""
+        from sciflow_control.bandits.draws import uniform
+
+        if index % DRAWN != DRAWN - 1:
+            return int(self._expected(sums, features).argmin()), 1.0
+        weights = sums["weights"].cumsum()
+        place = min(int(weights.searchsorted(uniform(seed, index))), weights.size - 1)
+        h = sums["hard"][place] + self._place(features)[0] * sums["rise"][place]
+        return int((self._theory.iterations(h) * sums["factors"]).argmin()), 1.0
 
     def learn(self, sums: Sums, decision: Decision, cost: float, status: str) -> Sums:
         """See `Additive.learn`."""

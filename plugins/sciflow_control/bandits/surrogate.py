@@ -21,7 +21,7 @@ KEPT = 64
 """Hypotheses that a decision looks at: the likeliest ones."""
 BREAKDOWN = 9.0
 """A setting that always fails counts as this many times more expensive than theory has it."""
-FARTHEST = 2**15
+FARTHEST = 2**18
 """Largest residual, in units."""
 LEAST, MOST, BINS = -14.0, 6.0, 1024
 """Range of the logarithm of h = 1/beta - 1 for the Jacobi radius beta, and its steps in a table."""
@@ -63,27 +63,35 @@ def sor_iterations(beta: np.ndarray, omega: np.ndarray, tolerance: float) -> np.
     return found
 
 
-def ssor_cg_iterations(beta: np.ndarray, omega: np.ndarray, tolerance: float) -> np.ndarray:
-    """A bound on the iterations of conjugate gradients with SSOR.
+def ssor_condition(beta: np.ndarray, omega: np.ndarray) -> np.ndarray:
+    """An estimate of one over the smallest eigenvalue of M^-1 A, with M of SSOR; the largest is 1 at most.
+
+    Parameters
+    ----------
+    beta : ndarray
+        Jacobi radius, in [0, 1).
+    omega : ndarray
+        In (0, 2); broadcast against `beta`.
 
     Notes
     -----
-    With the preconditioner M of SSOR the eigenvalues of M^-1 A are at most 1, and those of A^-1 M at most
-
-        (1 + (a (2 - w)^2 / w + 4 d w) / 4) / (2 - w)
-
-    with a and d the largest values of x^T D x / x^T A x and x^T (L D^-1 L^T - D/4) x / x^T A x. For a constant
-    diagonal and the five-point stencil L D^-1 L^T <= beta^2 D/4, so the sum of both is at most the largest
-    value of ((2 - w)^2 / w - w (1 - beta^2)) / 4 times x^T D x / x^T A x, and that quotient lies between
-    1 / (1 + beta) and 1 / (1 - beta).
+    ``A^-1 M = (I + A^-1 ((2 - w)^2 D / (4 w) + w (L D^-1 L^T - D/4))) / (2 - w)``. For the five-point
+    stencil with a constant diagonal ``L D^-1 L^T`` is about ``beta^2 D/4`` (at most that of a grid without
+    end, of which beta is the limit), and the eigenvalues of ``A^-1 D`` lie between 1 / (1 + beta) and 1 /
+    (1 - beta). Within 20 % of the true value on grids of 7 x 7 points and more.
 
     References
     ----------
     O. Axelsson, Iterative Solution Methods, Cambridge University Press 1994, theorem 7.17.
     """
     excess = (2 - omega) ** 2 / omega - omega * (1 - beta**2)
-    condition = (1 + excess / (4 * np.where(excess > 0, 1 - beta, 1 + beta))) / (2 - omega)
-    root = np.sqrt(np.maximum(condition, 1 + 1e-9))
+    found: np.ndarray = (1 + excess / (4 * np.where(excess > 0, 1 - beta, 1 + beta))) / (2 - omega)
+    return found
+
+
+def ssor_cg_iterations(beta: np.ndarray, omega: np.ndarray, tolerance: float) -> np.ndarray:
+    """Iterations of conjugate gradients with SSOR: the Chebyshev bound for `ssor_condition`."""
+    root = np.sqrt(np.maximum(ssor_condition(beta, omega), 1 + 1e-9))
     found: np.ndarray = 1 + np.arccosh(root / tolerance) / -np.log(1 - 2 / (1 + root))
     return found
 
@@ -123,7 +131,7 @@ class Theory(NamedTuple):
         return cls(pairs[0].ravel(), pairs[1].ravel(), np.ascontiguousarray(logs), counts)
 
     def residuals(self, arm: int, log: int, z: float) -> np.ndarray:
-        """A log cost in units minus its predictions at z, within 8 nats; int64, shape (hypothesis,)."""
+        """A log cost in units minus its predictions at z, within 64 nats; int64, shape (hypothesis,)."""
         found = log - self.logs[arm].take(steps(self.hard + np.float32(z) * self.rise), mode="clip")
         wide: np.ndarray = found.clip(-FARTHEST, FARTHEST).astype(np.int64)
         return wide

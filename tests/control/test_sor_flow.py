@@ -25,7 +25,7 @@ def test_every_tuner_plays_both_experiments(tmp_path):
         "heat_sequence(nx=25)",
     ):
         assert sequence in table
-    for tuner in ("omega 1 8", "tsallis iw", "thompson", "thompson binned", "chebcb", "bayes chebyshev"):
+    for tuner in ("omega 1 8", "tsallis iw", "thompson", "thompson binned", "chebcb", "relaxation model"):
         assert len(re.findall(f"<td>{tuner}</td>", table)) == 3
     ratios = [float(v) for v in re.findall(r"<td>oracle</td>(?:<td>[^<]*</td>){6}<td>([\d.]+)</td>", table)]
     assert ratios == [1.0] * 6  # a row for each sequence, and one in each trial's own section

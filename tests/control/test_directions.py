@@ -567,6 +567,29 @@ def test_what_the_network_gained_is_kept():
     assert not made.safe.getInitialGuessNonzero()
 
 
+def test_what_the_network_lost_is_not_kept():
+    # A step along one direction lowers the error in the norm of A, and here raises the residual.
+    operator = Poisson.of(Box((8, 8)))
+    exact = operator.gather(inverse(operator)(noise(operator)))
+    smooth = np.ones(64) / 8
+    error = smooth + 0.3 * np.eye(64)[27]
+    made, x, b = solving(operator, lambda r: operator.scatter(np.eye(64)[35] + 2 * smooth), iterations=1)
+    alone = petsc(operator)[0]
+    y = x.duplicate()
+    for ksp, vector in ((made.safe, x), (alone, y)):
+        ksp.setInitialGuessNonzero(True)
+        vector.setArray(exact - error)
+    made.learned.setInitialGuessNonzero(True)
+    before = left(made, x, b)
+    made.learned.setTolerances(max_it=1)
+    made.learned.solve(b, x)
+    assert left(made, x, b) > before
+    x.setArray(exact - error)
+    made.solve(b, x, {})
+    alone.solve(b, y)
+    np.testing.assert_array_equal(x.array, y.array)
+
+
 def test_a_system_that_nobody_solves_is_reported():
     operator = Poisson.of(Box((8, 8)))
     made, x, b = solving(operator, lambda r: 0 * r)

@@ -200,6 +200,9 @@ def test_a_log_of_held_solves_is_cut_where_one_failed():
             {**state, "blocks": {}}, {n: v[log["feature_held"] == state["last"]] for n, v in log.items()}
         )
     assert bits(absorbed["inner"]["sums"]) == bits(state["inner"]["sums"])
+    _, whole = game(tuner, 4)
+    twice = tuner.absorb(absorbed, {n: np.tile(v, 2) for n, v in whole.items()})
+    assert bits(twice) == bits(tuner.absorb(tuner.absorb(absorbed, whole), whole))
     plain = {n: v for n, v in log.items() if n != "feature_held"}
     each = tuner.absorb(tuner.init(np.random.default_rng(9)), plain)["inner"]
     assert bits(each) == bits(tuner.inner.absorb(tuner.inner.init(np.random.default_rng(9)), plain))
@@ -290,6 +293,8 @@ def test_a_discounted_tuner_knows_nothing_older_than_two_windows():
     recent = {n: v[24:] for n, v in log.items()}
     inner = tuner.inner.absorb(tuner.inner.init(np.random.default_rng(0)), recent)
     assert bits(state["sums"]["both"]) == bits(inner["sums"])
+    merged = tuner.merge([state, state])["sums"]["both"]
+    assert bits(merged) == bits(tuner.inner.merge([inner, inner])["sums"])
 
 
 @pytest.mark.parametrize(

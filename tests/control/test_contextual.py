@@ -190,11 +190,11 @@ def test_posterior_is_that_of_a_bayesian_regression():
 
 
 def test_probabilities_of_hypotheses_are_marginal_likelihoods():
-    tuner = RelaxationModel(FIVE, "c", 0.0, 1.0, spread=0.4)
-    rng = np.random.default_rng(3)
-    history = [
-        (int(rng.integers(5)), float(rng.random()), float(rng.uniform(20, 80)), "ok") for _ in range(12)
-    ]
+    tuner, rng, history = RelaxationModel(FIVE, "c", 0.0, 1.0, spread=0.4), np.random.default_rng(3), []
+    for _ in range(12):
+        arm, c = int(rng.integers(5)), float(rng.uniform(0.3, 1))
+        k = surrogate.sor_iterations(np.array(1 / (1.02 + 0.3 * c)), np.array(FIVE.arms[arm]["omega"]), 1e-8)
+        history.append((arm, c, float(k * np.exp(0.2 + 0.1 * rng.standard_normal())), "ok"))
     state = {**tuner.init(rng), "sums": learned(tuner, history)}
     z, u, logs = (
         np.array(x) for x in zip(*[(c, 2 * c - 1, math.log(y)) for _, c, y, _ in history], strict=True)
@@ -377,19 +377,45 @@ def test_features_outside_the_range_are_refused(name, value):
 
 
 @every
-def test_an_arm_that_breaks_down_at_once_is_left(name):
+def test_the_best_arm_is_left_once_it_breaks_down(name):
     tuner = TUNERS[name]
-    state = tuner.init(np.random.default_rng(0))
+    state, broken = tuner.init(np.random.default_rng(0)), None
     plays = np.zeros(len(tuner.arms))
-    for i in range(200):
+    for i in range(260):
+        if i == 60:
+            broken = tuner.best(state, {"c": 0.5})
         proposal, state = tuner.propose(state, {"c": shifted(i)})
         arm = tuner.decision(state, proposal.token).arm
-        broken = arm == 3
-        plays[arm] += i >= 100
-        cost = 0.5 if broken else 30.0 + arm
-        state = tuner.observe(state, proposal.token, cost, "failed" if broken else "ok")
-    assert plays[3] <= 25
-    assert tuner.best(state, {"c": 0.5}) != 3
+        plays[arm] += i >= 160
+        cost = 0.5 if arm == broken else 30.0 + 10 * abs(arm - 2)
+        state = tuner.observe(state, proposal.token, cost, "failed" if arm == broken else "ok")
+    assert plays[broken] <= 30
+    assert tuner.best(state, {"c": 0.5}) != broken
+
+
+def test_a_bound_counts_against_those_who_predict_less():
+    tuner = TUNERS["model"]
+    sums, made = tuner.empty(), Decision(2, 1.0, {"c": 0.5})
+    low, high = (tuner.learn(sums, made, cost, "censored") for cost in (1e-3, 1e6))
+    assert not low["squares"].any()
+    assert (high["squares"] > 0).all()
+    small, large = (surrogate.probabilities(s, 0.3) @ tuner.radii({"c": 0.5}) for s in (low, high))
+    assert large > small + 0.1
+
+
+@pytest.mark.parametrize("delay", [1, 4])
+def test_a_logarithmic_feature_is_the_logarithm_of_the_feature(delay):
+    one = BayesChebyshev(FIVE, "c", 0.01, 1.0, log=True)
+    two = BayesChebyshev(FIVE, "log_c", math.log(0.01), 0.0)
+    a, b = (t.init(np.random.default_rng(0)) for t in (one, two))
+    for i in range(60):
+        c = 0.01 ** ((i * 0.37) % 1)
+        p, a = one.propose(a, {"c": c})
+        q, b = two.propose(b, {"log_c": math.log(c)})
+        assert p == q
+        if i % delay == 0:
+            a, b = (t.observe(s, i, rough(i, 1), "ok") for t, s in ((one, a), (two, b)))
+    assert (a["sums"]["moments"] == b["sums"]["moments"]).mean() > 0.9
 
 
 @given(history=rows)

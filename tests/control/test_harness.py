@@ -277,3 +277,31 @@ def test_rows_are_called_by_what_differs_in_the_names_of_their_trials():
         "beta": "beta",
     }
     assert titles({"a": "s", "a_b": "s"}) == {"a": "a", "a_b": "a_b"}
+
+
+def test_a_tuner_plays_over_an_ensemble_whose_systems_were_all_solved_with_every_arm(tmp_path):
+    pytest.importorskip("dolfinx")
+    from sciflow.executors.local import Local
+    from sciflow.stages.design import Design
+    from sciflow.stages.simulate import Simulate
+    from sciflow_control.tuned.solver import EveryArm
+    from sciflow_fenics.components import Heat
+
+    space = Solvers(("cg+icc", "bcgs+ilu", "given"))
+    problem = Heat(cells=8, grid=9, levels=2, substeps=2, solver=EveryArm(space))
+
+    async def flow():
+        design = await run(Design(problem=problem, count=2))
+        data = await run(Simulate(problem), design=design, executor=Local())
+        return data, await run(Trial(Thompson(space)), ensemble=data)
+
+    with within(Session(Store(tmp_path))):
+        data, trial = asyncio.run(flow())
+    own = data.read("decision_arm") == -1
+    about = trial.attributes
+    assert about["sequence"] == "an ensemble of heat"
+    assert trial.read("paid").shape == (3, own.sum())
+    mean = dict(zip(about["policies"], trial.read("figures")[:, 0], strict=True))
+    assert mean["default"] == pytest.approx(data.read("decision_cost")[own].mean())
+    assert mean["oracle"] <= min(mean.values())
+    assert "dt" in about["features"]

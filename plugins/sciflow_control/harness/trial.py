@@ -136,7 +136,9 @@ class Trial(Stage):
         from sciflow_control.harness.table import of_cost_table, of_ensemble
 
         if "ensemble" in inputs:
-            return of_ensemble(inputs["ensemble"], self.cost, self.tuner.arms), "ensemble"
+            data = inputs["ensemble"]
+            solved = data.attributes["problem"]["component"]
+            return of_ensemble(data, self.cost, self.tuner.arms), f"an ensemble of {solved}"
         if self.cost == "iterations":
             raise Invalid("a cost table calls its iterations 'cost'")
         return of_cost_table(inputs["table"], self.cost), inputs["table"].attributes["sequence"]

@@ -14,8 +14,10 @@ STALLED = 1e-8
 AGAIN = 0.5
 """Orthogonalise a second time where the squared norm falls below this fraction."""
 CARRIES = ("solution", "residual")
+CLEAR = 1.5
+"""One way to carry a space that takes so many times the iterations of the other is not tried again."""
 TRIALS = 8
-"""Systems that begin with a space: on the first four, ways to carry it are tried, then how often to renew it."""
+"""Systems that begin with a space and on which ways to carry it, then to renew it, are tried."""
 REASONS = {"rtol": 2, "atol": 3, "its": -3, "breakdown": -5, "nan": -9}
 """PETSc's numbers for why an iteration ended."""
 
@@ -274,6 +276,8 @@ class GCRODR:
         if not self._apart:
             return
         self._apart[mode] = self._pair()
+        if len(self._trials) == 2 and max(self._trials) > CLEAR * min(self._trials):
+            self._trials *= 2
         if len(self._trials) == 4:
             self._take(self._apart[self._mode()])
             self._apart = {}

@@ -133,7 +133,7 @@ def view(table: np.ndarray, bounded: list[int], lines: Lines) -> np.ndarray:
     pulled = table[PULLS].nonzero()[0].tolist()
     for arm in pulled:
         _set_complete(found, table, arm)
-    _settle(found, table, {*pulled, *bounded}, bounded, lines)
+    _settle(found, table, {*pulled, *bounded}, bounded, _worst(found), lines)
     return found
 
 
@@ -154,13 +154,14 @@ def refreshed(
     found = before.copy()
     if table[PULLS, arm]:
         _set_complete(found, table, arm)
-    arms = {arm}
+    arms, worst = {arm}, math.nan
     if bounded:
-        worst, was, now = _worst(before), before[COMPLETE, arm], found[COMPLETE, arm]
+        worst, was, now = _worst(before), float(before[COMPLETE, arm]), float(found[COMPLETE, arm])
         # Failures are measured by the worst arm.
         if now != was and (was == worst or now > worst):
             arms.update(bounded)
-    _settle(found, table, arms, bounded, lines)
+            worst = _worst(found)
+    _settle(found, table, arms, bounded, worst, lines)
     return found
 
 
@@ -186,12 +187,12 @@ def _places(lines: tuple[tuple[int, ...], ...]) -> dict[int, tuple[tuple[int, ..
     return {arm: (line, k) for line in lines for k, arm in enumerate(line)}
 
 
-def _settle(found: np.ndarray, table: np.ndarray, arms: set[int], bounded: list[int], lines: Lines) -> None:
+def _settle(
+    found: np.ndarray, table: np.ndarray, arms: set[int], bounded: list[int], worst: float, lines: Lines
+) -> None:
     """Beliefs of arms with bounds, and guesses beside all that changed."""
-    if bounded:
-        worst = _worst(found)
-        for arm in arms.intersection(bounded):
-            found[MEAN, arm], found[DEVIATION, arm] = with_bounds(table[:, arm].tolist(), worst)
+    for arm in arms.intersection(bounded):
+        found[MEAN, arm], found[DEVIATION, arm] = with_bounds(table[:, arm].tolist(), worst)
     places = _places(lines)
     for arm in arms:
         line, k = places[arm]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from sciflow import Resources, Store, run
+from sciflow.artifact import Artifact
 from sciflow.executors.local import Local
 from sciflow.executors.mpi import Mpi
 from sciflow.flow import Session, within
@@ -69,6 +70,17 @@ def test_what_is_learned_is_shown(plain, capsys):
     data = ensemble(PROBLEM, count=3)
     main(["show", str(data.path)])
     assert "decision_cost" in capsys.readouterr().out
+
+
+def test_members_of_an_online_training_learn_too(tmp_path):
+    pytest.importorskip("zmq")
+    from tests.online.runs import session, stage, train
+
+    here = session(tmp_path)
+    model = train(here, stage(PROBLEM, inputs_of=("a", "time"), keep=True), count=8, parallel=2)
+    data = Artifact.open(here.store.root / "artifacts" / model.attributes["ensemble_name"])
+    assert sorted(set(data.read("decision_member").tolist())) == list(range(8))
+    assert data.read("decision_known").max() >= 15
 
 
 DRIVER = """

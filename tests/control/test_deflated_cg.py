@@ -119,7 +119,7 @@ def test_a_window_knows_the_energies_of_its_vectors():
 def test_a_sequence_takes_fewer_iterations_and_is_solved(refresh):
     rng = np.random.default_rng(6)
     base = diffusion(14, rng, 1.0)
-    deflated, plain, counts = None, None, []
+    deflated, plain, first, counts = None, None, None, []
     for _ in range(6):
         dense = base + 0.02 * np.diag(rng.random(196))
         matrix, b = petsc(dense), rng.standard_normal(196)
@@ -131,6 +131,8 @@ def test_a_sequence_takes_fewer_iterations_and_is_solved(refresh):
         counts.append((deflated.iterations, plain.iterations))
         w = deflated.space()
         np.testing.assert_allclose(w.T @ dense @ w, np.eye(w.shape[1]), atol=1e-10)
+        first = w.copy() if len(counts) == 1 else first
+    assert (angle(first, w) < 1e-8) == (refresh == 0)
     assert counts[0][0] == counts[0][1]
     assert all(2 * d <= 1.4 * p for d, p in counts[1:]), counts
 

@@ -128,6 +128,23 @@ def test_the_same_operator_costs_no_products_for_the_space():
         np.testing.assert_allclose(x, solved(y, matrix, b, "jacobi"), rtol=1e-5, atol=1e-8)
 
 
+@pytest.mark.parametrize("carry", ["auto", "solution", "residual"])
+def test_images_that_were_kept_are_those_that_would_be_made_anew(carry):
+    rng = np.random.default_rng(13)
+    base, method = transport(9, rng), None
+    for _ in range(6):
+        matrix = petsc(base + 0.1 * np.diag(rng.random(81)))
+        method = method or GCRODR(matrix, 14, 6, carry=carry)
+        solved(method, matrix, rng.standard_normal(81))
+        again, b = GCRODR(matrix, 14, 6, refresh=method._every(), carry="solution"), rng.standard_normal(81)
+        again.restore(method.state())
+        again._trials = [0] * 8
+        solved(again, matrix, b)
+        solved(method, matrix, b, same=True)
+        count = min(8, len(method.history))
+        np.testing.assert_allclose(method.history[1:count], again.history[1:count], rtol=1e-4)
+
+
 @given(st.integers(0, 10**6), st.sampled_from([0.0, 1e-14, 1e-9, 1e-4]))
 @settings(max_examples=15, deadline=None)
 def test_spaces_that_depend_on_themselves_do_no_harm(seed, size):

@@ -25,15 +25,41 @@ def bench_three_dimensions() -> Iterator[Figure]:
     yield from _measured(3, 16, (16, 32), updates=300)
 
 
-def _measured(dimension: int, points: int, sizes: tuple[int, ...], updates: int) -> Iterator[Figure]:
-    if find_spec("torch") is None or find_spec("petsc4py") is None:
-        raise NotRun("torch and petsc4py are needed: pip install torch; apt install python3-petsc4py")
+def bench_domains() -> Iterator[Figure]:
+    """Trained on three domains of 32 x 32 cells, tried on others of 64 x 64, more and more of it blocked."""
+    _needs()
     import torch
 
     from sciflow_control.directions.domains import Ball, Box, Obstacles
 
     torch.set_num_threads(1)
-    net = trained(dimension, points, updates)
+    blocked = ((4, 0), (8, 1), (16, 2), (32, 3), (64, 4))
+    tried = [Box((64, 64)), Ball((64, 64)), *(Obstacles((64, 64), k, 0.3, s) for k, s in blocked)]
+    for on in (Box((32, 32)), Ball((32, 32)), Obstacles((32, 32), 8, 0.3, 11)):
+        net = trained(on, 1000)
+        for domain in tried:
+            found = iterations(net, domain)
+            there = int(domain.cells().sum())
+            note = f"CG {found['cg']:.1f}, learned {found['learned']:.1f}; {there} of 4096 cells are inside"
+            name = f"on_{on.name}_for_{domain.name}" + (
+                f"_{domain.count}" if domain.name == "obstacles" else ""
+            )
+            yield Figure(name, found["cg"] / found["learned"], 2.0, note=note)
+
+
+def _needs() -> None:
+    if find_spec("torch") is None or find_spec("petsc4py") is None:
+        raise NotRun("torch and petsc4py are needed: pip install torch; apt install python3-petsc4py")
+
+
+def _measured(dimension: int, points: int, sizes: tuple[int, ...], updates: int) -> Iterator[Figure]:
+    _needs()
+    import torch
+
+    from sciflow_control.directions.domains import Ball, Box, Obstacles
+
+    torch.set_num_threads(1)
+    net = trained(Box((points,) * dimension), updates)
     counts: dict[int, float] = {}
     for n in sizes:
         for cls, target in ((Box, 5.0), (Ball, 2.0), (Obstacles, 2.0)):
@@ -60,14 +86,12 @@ def _measured(dimension: int, points: int, sizes: tuple[int, ...], updates: int)
     yield Figure(f"growth_{dimension}d", counts[last] / counts[first], 1.1, better="<=", note=note)
 
 
-def trained(dimension: int, points: int, updates: int) -> Any:
-    """A network of the published form after a short training on a box."""
+def trained(domain: Any, updates: int) -> Any:
+    """A network of the published form after a short training."""
     from sciflow_control.directions import training
-    from sciflow_control.directions.domains import Box
     from sciflow_control.directions.train import TrainDirections
 
-    box = Box((points,) * dimension)
-    now = training.begin(TrainDirections(box, updates=updates, learning_rate=2e-3, device="cpu"))
+    now = training.begin(TrainDirections(domain, updates=updates, learning_rate=2e-3, device="cpu"))
     while now.updates < updates:
         training.advance(now)
     return now.net

@@ -263,16 +263,30 @@ def test_members_begin_where_others_ended(method, tmp_path, caplog):
     assert not list((tmp_path / FOLDER).rglob("*.partial"))
 
 
+def test_members_of_one_system_each_learn_how_to_carry_a_space(tmp_path):
+    """Steady problems: what is tried and found must outlive a member."""
+    config, ctx = Recycling(m=16, k=6), Context(scratch=tmp_path)
+    apart, together = [], []
+    for dense, b in sequence(9, seed=11):
+        one, ksp = opened(config, ctx)
+        apart += member(one, ksp, [(dense, b)])[1]
+        one.close()
+    whole, ksp = opened(config, Context())
+    together = member(whole, ksp, sequence(9, seed=11))[1]
+    assert apart == together
+
+
 def test_spaces_come_newest_first_and_damaged_ones_are_passed_over(tmp_path, caplog):
     matrix = petsc(np.eye(12))
     spaces = Spaces(
-        tmp_path, layout(matrix, "gcro_dr", "own"), matrix.getComm(), logging.getLogger("sciflow")
+        tmp_path, layout(matrix, method="gcro_dr", k=2), matrix.getComm(), logging.getLogger("sciflow")
     )
     assert spaces.newest() is None
     for i in range(KEPT + 3):
-        spaces.write(np.full((12, 2), float(i)))
+        spaces.write({"space": np.full((12, 2), float(i)), "counts": np.arange(3)})
     assert len(list(spaces.folder.iterdir())) == KEPT
-    assert (spaces.newest() == KEPT + 2).all()
+    assert (spaces.newest()["space"] == KEPT + 2).all()
+    np.testing.assert_array_equal(spaces.newest()["counts"], np.arange(3))
     newest = sorted(spaces.folder.glob("*.zarr"))[-1]
     for file in newest.rglob("zarr.json"):
         file.write_text("{")
@@ -280,10 +294,10 @@ def test_spaces_come_newest_first_and_damaged_ones_are_passed_over(tmp_path, cap
     next(p for p in (second / "rank_0").rglob("*") if p.is_file() and p.name != "zarr.json").write_bytes(
         b"no"
     )
-    assert (spaces.newest() == KEPT).all()
+    assert (spaces.newest()["space"] == KEPT).all()
     assert "is ignored" in caplog.text
-    spaces.write(np.full((12, 2), np.nan))
-    assert (spaces.newest() == KEPT).all(), "not finite"
+    spaces.write({"space": np.full((12, 2), np.nan)})
+    assert (spaces.newest()["space"] == KEPT).all(), "not finite"
 
 
 def test_a_disk_that_refuses_is_told_and_no_more(tmp_path, caplog):

@@ -156,6 +156,7 @@ class DeflatedCG:
         self._space, self._image, self._work = Block(matrix, k), Block(matrix, k), Block(matrix, 4)
         self._ritz = Ritz(len(self._work.values), k, 2 * k + m) if k else None
         self.size = self._systems = 0
+        self._fresh = False
         self.iterations = self.products = self.reason = 0
         self.history: list[float] = []
 
@@ -174,7 +175,12 @@ class DeflatedCG:
         kept, _ = orthonormal(np.asarray(space, dtype=np.float64)[:, : self.k], self.ranks)
         self.size = kept.shape[1]
         self._space.values[:, : self.size] = kept
+        self._fresh = False
         self._systems = max(self._systems, 1)
+
+    def stale(self) -> None:
+        """Make the images of the space anew, whatever operator comes next."""
+        self._fresh = False
 
     def state(self) -> Mapping[str, np.ndarray]:
         """This rank's arrays; `restore` goes on from them with the same bits."""
@@ -182,7 +188,7 @@ class DeflatedCG:
         return {
             "space": self._space.values[:, :n].copy(),
             "image": self._image.values[:, :n].copy(),
-            "counts": np.array([self._systems], dtype=np.int64),
+            "counts": np.array([self._fresh, self._systems], dtype=np.int64),
         }
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
@@ -190,7 +196,8 @@ class DeflatedCG:
         self.size = n = state["space"].shape[1]
         self._space.values[:, :n] = state["space"]
         self._image.values[:, :n] = state["image"]
-        self._systems = int(state["counts"][0])
+        fresh, self._systems = map(int, state["counts"])
+        self._fresh = bool(fresh)
 
     def solve(
         self,
@@ -214,8 +221,9 @@ class DeflatedCG:
             x[:] = 0.0
             return self._end("atol")
         target = max(tolerances[0] * norm, tolerances[1])
-        if self.size and not same:
+        if self.size and not (same and self._fresh):
             self._project()
+        self._fresh = True
         why = "rtol" if target > tolerances[1] else "atol"
         gathers = self._ritz is not None and self._due()
         if gathers and self._ritz is not None:

@@ -100,6 +100,10 @@ class GCRODR:
         self._right.values[:, : self.size] = kept
         self._preimage[:, : self.size] = kept
 
+    def stale(self) -> None:
+        """Make the images of the carried space anew, whatever operator comes next."""
+        self._fresh, self._overlap = False, None
+
     def state(self) -> Mapping[str, np.ndarray]:
         """This rank's arrays; `restore` goes on from them with the same bits."""
         n = self.size

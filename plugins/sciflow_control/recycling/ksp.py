@@ -163,6 +163,26 @@ class RecyclingKSP:
             self._made().seed(space)
             self._seen, self._print = None, np.nan
 
+    def knowledge(self) -> dict[str, np.ndarray]:
+        """What another sequence of like operators can begin with: the space, and how best to carry it."""
+        if self._hpddm:
+            return {}
+        state = self._made().state()
+        return {k: v for k, v in state.items() if k not in ("image", "overlap")}
+
+    def learn(self, knowledge: Mapping[str, np.ndarray]) -> None:
+        """Begin with what `knowledge` gave on the same rank, of the same method and sizes.
+
+        Raises
+        ------
+        Invalid
+            If it is of something else.
+        """
+        space = knowledge["space"]
+        new = {"image": np.zeros_like(space), "operator": np.array([np.nan]), "failures": np.array([0])}
+        self.restore({**knowledge, **new})
+        self._made().stale()
+
     def state(self) -> dict[str, np.ndarray]:
         """This rank's arrays; after `restore` the solves go on with the same bits."""
         if self._hpddm:

@@ -39,8 +39,8 @@ class Recycling(LinearSolver):
         Cycles (GCRO-DR) or systems (deflated CG, 0 never) between two choices of the space; None:
         see `GCRODR`, 10 systems.
     share : bool
-        Whether members begin with the newest space that another one of the same mesh, partition, method
-        and preconditioner left. A member's solution then depends on the others, within the tolerance.
+        Whether members begin with the newest space that another one of the same mesh, partition and
+        settings left. A member's solution then depends on the others, within the tolerance.
     basis : str
         Where there is no such space: an artifact (its directory), or a ``.npy`` file of shape (dof,
         vector), to begin with.
@@ -149,10 +149,8 @@ class Recycled(Solving):
     def close(self) -> None:
         """See `Solving.close`: leave the space for others."""
         spaces = self._spaces() if self._solved else None
-        if spaces is not None:
-            space = self.solver.space()
-            if space.shape[1]:
-                spaces.write(space)
+        if spaces is not None and self.solver.space().shape[1]:
+            spaces.write(self.solver.knowledge())
 
     def _begin(self) -> None:
         """Take up a space, now that the operator's layout is known."""
@@ -164,12 +162,12 @@ class Recycled(Solving):
             return
         spaces = self._spaces()
         found = spaces.newest() if spaces is not None else None
-        if found is None and self._config.basis:
+        if found is not None:
+            self.solver.learn(found)
+        elif self._config.basis and self._config.k:
             c = self._config
             vectors = seeding.read(c.basis, c.field, c.k, c.digest_of_basis)
-            found = seeding.local(vectors, self._ksp)
-        if found is not None and self._config.k:
-            self.solver.seed(found)
+            self.solver.seed(seeding.local(vectors, self._ksp))
 
     def _spaces(self) -> Any:
         """Where spaces are shared; None where they are not, or where there is no folder of the job's own."""
@@ -180,5 +178,6 @@ class Recycled(Solving):
         if not self._config.share or self._ctx.scratch == Path() or not self._config.k:
             return None
         matrix = self._ksp.getOperators()[0]
-        kind = layout(matrix, self._config.method, self._config.preconditioner)
+        c = self._config
+        kind = layout(matrix, method=c.method, m=c.m, k=c.k, preconditioner=c.preconditioner)
         return Spaces(self._ctx.scratch, kind, matrix.getComm(), self._ctx.log)

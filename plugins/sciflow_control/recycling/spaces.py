@@ -21,28 +21,27 @@ KEPT = 4
 """Spaces of one kind that stay; older ones are removed by those who write newer ones."""
 
 
-def layout(matrix: Any, method: str, preconditioner: str) -> dict[str, Any]:
+def layout(matrix: Any, **settings: str | int) -> dict[str, Any]:
     """What two operators must share so that one can use the other's space; collective.
 
     Parameters
     ----------
     matrix : petsc4py.PETSc.Mat
         Operator.
-    method, preconditioner : str
-        As in `RecyclingKSP`.
+    **settings : str or int
+        Of the method: its name, sizes, preconditioner.
 
     Returns
     -------
     dict
-        Plain JSON: global rows, rows of every rank, block size, method, preconditioner.
+        Plain JSON: global rows, where the rows of every rank begin, block size, the settings.
     """
     ranges = [int(r) for r in matrix.getOwnershipRanges()]
     return {
         "rows": int(matrix.getSize()[0]),
         "ranges": ranges,
         "block": int(matrix.getBlockSize()),
-        "method": method,
-        "preconditioner": preconditioner,
+        **settings,
     }
 
 
@@ -62,8 +61,9 @@ class Spaces:
 
     Notes
     -----
-    A group holds ``rank_<r>``, the rows of rank r of the space (row, vector), and the kind as attributes.
-    It is written beside and takes its name by one rename, so that a reader finds it whole or not at all.
+    A group holds the kind as attributes and for rank r the group ``rank_<r>`` with its rows of ``space``
+    (row, vector) and whatever else the method knows. It is written beside and takes its name by one
+    rename, so that a reader finds it whole or not at all.
     """
 
     def __init__(self, folder: Path, kind: Mapping[str, Any], comm: Any, log: logging.Logger) -> None:
@@ -72,8 +72,8 @@ class Spaces:
         self.folder = self._top / hashlib.sha256(canonical(self.kind)).hexdigest()[:16]
         self._ranks, self._rank = Reduction(comm), int(comm.getRank())
 
-    def newest(self) -> np.ndarray | None:
-        """This rank's rows of the newest space that can be used, shape (local row, vector); None: none."""
+    def newest(self) -> dict[str, np.ndarray] | None:
+        """This rank's arrays of the newest space that can be used; None where there is none."""
         self._tell_others()
         names = sorted(p.name for p in self.folder.glob("*.zarr")) if self._rank == 0 else []
         while True:
@@ -86,13 +86,13 @@ class Spaces:
                 return found
             self._log.warning("the recycle space %s cannot be read and is ignored", self.folder / name)
 
-    def write(self, space: np.ndarray) -> None:
+    def write(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Add a space; what the disk refuses is told and not kept.
 
         Parameters
         ----------
-        space : ndarray, shape (local row, vector)
-            This rank's rows.
+        arrays : mapping of str to ndarray
+            This rank's; those with two axes have its rows along the first one. One is ``space``.
         """
         import zarr
 
@@ -105,10 +105,10 @@ class Spaces:
                 zarr.open_group(part, mode="w", attributes={"kind": self.kind})
 
         def fill() -> None:
-            values, names = np.ascontiguousarray(space), ("row", "vector")
-            zarr.open_group(part, mode="r+").create_array(
-                f"rank_{self._rank}", data=values, dimension_names=names
-            )
+            group = zarr.open_group(part / f"rank_{self._rank}", mode="w")
+            for key, values in arrays.items():
+                names = ("row", "vector")[: values.ndim]
+                group.create_array(key, data=np.ascontiguousarray(values), dimension_names=names)
 
         def publish() -> None:
             if self._rank == 0:
@@ -132,17 +132,20 @@ class Spaces:
         for old in sorted(self.folder.glob("*.zarr"))[:-KEPT]:
             shutil.rmtree(old, ignore_errors=True)
 
-    def _read(self, path: Path) -> np.ndarray | None:
+    def _read(self, path: Path) -> dict[str, np.ndarray] | None:
         import zarr
 
         first, last = self.kind["ranges"][self._rank : self._rank + 2]
         # What lies there may be damaged in any way; a space is never worth a failure.
         try:
-            found = np.asarray(zarr.open_group(path, mode="r")[f"rank_{self._rank}"][...], dtype=np.float64)
+            group = zarr.open_group(path / f"rank_{self._rank}", mode="r", use_consolidated=False)
+            found = {key: np.asarray(array[...]) for key, array in group.arrays()}
         except Exception:
             return None
-        fits = found.ndim == 2 and len(found) == last - first and bool(np.isfinite(found).all())
-        return found if fits else None
+        fits = all(v.ndim < 2 or len(v) == last - first for v in found.values())
+        return (
+            found if fits and "space" in found and all(np.isfinite(v).all() for v in found.values()) else None
+        )
 
     def _agree(self, name: str) -> str:
         """Rank 0's text on every rank."""

@@ -1,12 +1,14 @@
 """Learned search directions: the operator, the loss, the iteration, the training and the way into PETSc."""
 
 import asyncio
+import gc
 import inspect
 import json
 import os
 import signal
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -588,6 +590,28 @@ def test_what_the_network_lost_is_not_kept():
     made.solve(b, x, {})
     alone.solve(b, y)
     np.testing.assert_array_equal(x.array, y.array)
+
+
+def test_a_network_that_stands_still_is_given_up_early():
+    operator = Poisson.of(Box((12, 12)))
+    made, x, b = solving(operator, proposing(network(SMALL), operator))
+    alone = petsc(operator)[0]
+    alone.solve(b, x.duplicate())
+    spent = made.solve(b, x, {})
+    assert made.failures == 1
+    assert made.pc.applications <= 45
+    assert spent <= 45 + alone.getIterationNumber()
+    assert left(made, x, b) < 2e-8
+
+
+def test_a_solver_that_is_no_longer_needed_goes():
+    operator = Poisson.of(Box((8, 8)))
+    made, x, b = solving(operator, identity)
+    made.solve(b, x, {})
+    seen = weakref.ref(made), weakref.ref(made.pc)
+    del made
+    gc.collect()
+    assert [s() for s in seen] == [None, None]
 
 
 def test_a_system_that_nobody_solves_is_reported():

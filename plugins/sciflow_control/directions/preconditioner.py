@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 Map = Callable[[np.ndarray], np.ndarray]
 PATIENCE = 3
 """Failures in a row after which the learned directions are not tried any more."""
+WINDOW = 20
+"""Iterations in which the residual must halve; a network that stands still is not asked hundreds of times."""
 _NUMBERS = count()
 
 
@@ -131,6 +133,36 @@ def alone(size: int) -> None:
         )
 
 
+class Progress:
+    """Convergence test of PETSc that also ends an iteration which stands still.
+
+    Holds nothing of the solver that calls it: Python could not see that cycle, and would keep both.
+
+    Attributes
+    ----------
+    goal : float
+        Norm of the residual to reach.
+    """
+
+    def __init__(self) -> None:
+        self.goal = 0.0
+        self._norms: list[float] = []
+
+    def __call__(self, ksp: Any, iteration: int, norm: float) -> int:
+        """The reason to stop, 0 to go on."""
+        from petsc4py import PETSc
+
+        reasons = PETSc.KSP.ConvergedReason
+        self._norms = [*self._norms[:iteration], norm]
+        if not np.isfinite(norm):
+            return int(reasons.DIVERGED_NANORINF)
+        if norm <= self.goal:
+            return int(reasons.CONVERGED_RTOL)
+        if iteration >= WINDOW and norm > self._norms[-1 - WINDOW] / 2:
+            return int(reasons.DIVERGED_BREAKDOWN)
+        return 0
+
+
 class DirectionsSolving(Solving):
     """Systems of one member, by learned directions and, where these fail, by the problem's own solver.
 
@@ -149,6 +181,8 @@ class DirectionsSolving(Solving):
     def __init__(self, ksp: Any, pc: DirectionsPC, previous: int, iterations: int, failures: int = 0) -> None:
         self.safe, self.pc, self._iterations, self.failures = ksp, pc, iterations, failures
         self.learned = flexible_cg(ksp.getOperators()[0], pc, previous)
+        self._progress = Progress()
+        self.learned.setConvergenceTest(self._progress)
         # A solver with a preconditioner in Python that outlives petsc4py's modules ends in a
         # segmentation fault when Python does; this is called before.
         weakref.finalize(self, self.learned.destroy)
@@ -157,8 +191,9 @@ class DirectionsSolving(Solving):
         """See `Solving.solve`; iterations of both solvers together."""
         if self.failures >= PATIENCE:
             return self._safely(b, x)
-        rtol, atol, dtol, _ = self.safe.getTolerances()
-        self.learned.setTolerances(rtol=rtol, atol=atol, divtol=dtol, max_it=self._iterations)
+        rtol, atol, _, _ = self.safe.getTolerances()
+        self._progress.goal = max(rtol * b.norm(), atol)
+        self.learned.setTolerances(max_it=self._iterations)
         warm = bool(self.safe.getInitialGuessNonzero())
         self.learned.setInitialGuessNonzero(warm)
         self.learned.setOperators(*self.safe.getOperators())

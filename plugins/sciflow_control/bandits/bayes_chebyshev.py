@@ -47,9 +47,9 @@ class BayesChebyshev(Bandit):
 
     The sums of ``T_p(u) T_q(v)`` of twice the degrees hold the normal equations (``2 T_i T_j = T_{i+j} +
     T_|i-j|``): 11 x 15 numbers per family in place of 48 x 48, and they add. The posterior is worked out
-    anew after every outcome up to 31, then 16 times per doubling of their number; decisions between take
-    the last one. With K = 48 coefficients per family a decision costs O(families K^2), an outcome O(K), a
-    posterior O(families K^3).
+    anew after every outcome up to 31, then ever more rarely, after every sixteenth in the end; decisions
+    between take the last one. With K = 48 coefficients per family a decision costs O(families K^2), an
+    outcome O(K), a posterior O(families K^3).
 
     A censored outcome counts as e times its cost, a failed one as e times the larger of its cost and one
     that is a standard deviation above the mean.
@@ -116,6 +116,11 @@ class BayesChebyshev(Bandit):
 
     def learn(self, sums: Sums, decision: Decision, cost: float, status: str) -> Sums:
         """See `Additive.learn`."""
+        after = self.tally(sums, decision, cost, status)
+        return self._believed(after) if due(after["count"] + after["lost"]) else after
+
+    def tally(self, sums: Sums, decision: Decision, cost: float, status: str) -> dict[str, Any]:
+        """See `Additive.tally`."""
         import numpy as np
 
         from sciflow_control.bandits.chebyshev import polynomials
@@ -140,7 +145,7 @@ class BayesChebyshev(Bandit):
             after["failed"][f] += products[:m, :k]
             after["lost"] += 1
             after["bounds"] += round(y * SCALE)
-        return self._believed(after) if due(after["count"] + after["lost"]) else after
+        return after
 
     def best(self, state: State, features: Features) -> int:
         """See `Tuner.best`; without any outcome the first arm."""

@@ -35,5 +35,8 @@ def logarithm(cost: float) -> float:
 
 
 def due(count: int) -> bool:
-    """Whether a belief is made anew after so many outcomes: each of the first 31, then 16 per doubling."""
-    return count % (1 << max(0, count.bit_length() - 5)) == 0
+    """Whether a belief is made anew after so many outcomes.
+
+    That is after every one up to 31, every second up to 63, then every fourth, eighth and sixteenth.
+    """
+    return count % min(1 << max(0, count.bit_length() - 5), 16) == 0

@@ -90,9 +90,11 @@ class Discounted(Additive):
 
     def learn(self, sums: Sums, decision: Decision, cost: float, status: str) -> Sums:
         """See `Additive.learn`."""
-        new = self.inner.learn(sums["new"], decision, cost, status)
+        new = self.inner.tally(sums["new"], decision, cost, status)
         if sums["grown"] + 1 >= self.window:
-            return {"old": new, "new": self.inner.empty(), "both": new, "grown": 0}
+            none = self.inner.empty()
+            old = self.inner.combine(new, none)
+            return {"old": old, "new": none, "both": old, "grown": 0}
         both = self.inner.learn(sums["both"], decision, cost, status)
         return {"old": sums["old"], "new": new, "both": both, "grown": sums["grown"] + 1}
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.linalg.lapack import dtrtri
 
 from sciflow_control.bandits.chebyshev import gram2, polynomials
 from sciflow_control.bandits.contextual import position
@@ -115,7 +116,7 @@ def posterior(sums: Mapping[str, Any], design: Design) -> Posterior:
     matrix = gram2(sums["moments"] / SCALE, m, k)
     places = np.arange(size)
     matrix[:, places, places] += design.precision
-    inverse = np.linalg.inv(np.linalg.cholesky(matrix))
+    inverse = np.stack([dtrtri(lower, lower=1)[0] for lower in np.linalg.cholesky(matrix)])
     half = (inverse @ vector[..., None])[..., 0]
     back = np.swapaxes(inverse, 1, 2)
     rest = scatter + lost * beyond**2 - float((half * half).sum())

@@ -58,8 +58,8 @@ class RelaxationModel(Bandit):
     priors) and the variance of the noise (inverse gamma) are integrated out in closed form, which gives the
     posterior. Three decisions of four take the arm with the smallest cost in the mean over the 64 likeliest
     hypotheses (one solve with any omega tells of all others), the fourth that of one hypothesis drawn from
-    them. The posterior is worked out anew after every outcome up to 31, then 16 times per doubling of their
-    number.
+    them. The posterior is worked out anew after every outcome up to 31, then ever more rarely, after every
+    sixteenth in the end.
 
     An outcome that was censored or failed only counts against hypotheses that predict less than its cost.
     Arms near ones that failed count as more expensive by up to a factor of 10.
@@ -141,6 +141,11 @@ class RelaxationModel(Bandit):
 
     def learn(self, sums: Sums, decision: Decision, cost: float, status: str) -> Sums:
         """See `Additive.learn`."""
+        after = self.tally(sums, decision, cost, status)
+        return self._believed(after) if due(after["count"]) else after
+
+    def tally(self, sums: Sums, decision: Decision, cost: float, status: str) -> dict[str, Any]:
+        """See `Additive.tally`."""
         import numpy as np
 
         check_features(self, decision.features)
@@ -152,7 +157,7 @@ class RelaxationModel(Bandit):
         s = round(u * UNIT)
         pulls = sums["pulls"].copy()
         pulls[:, decision.arm] += (1, status not in ("ok", "censored"))
-        after = {
+        return {
             **sums,
             "residuals": sums["residuals"] + e,
             "slopes": sums["slopes"] + s * e,
@@ -162,7 +167,6 @@ class RelaxationModel(Bandit):
             "uu": sums["uu"] + s * s,
             "pulls": pulls,
         }
-        return self._believed(after) if due(after["count"]) else after
 
     def best(self, state: State, features: Features) -> int:
         """See `Tuner.best`."""

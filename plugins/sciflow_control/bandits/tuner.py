@@ -125,6 +125,10 @@ class Additive(Tuner):
     def learn(self, sums: Sums, decision: Decision, cost: float, status: str) -> Sums:
         """The sums after an outcome; the given ones stay as they are."""
 
+    def tally(self, sums: Sums, decision: Decision, cost: float, status: str) -> Sums:
+        """`learn` for sums that are combined before they are decided on: may leave what follows from them."""
+        return self.learn(sums, decision, cost, status)
+
     def decide(self, sums: Sums, features: Features, seed: int, index: int) -> Decision:
         """A decision, with what `learn` will need of it; by default what `choose` says."""
         arm, probability = self.choose(sums, features, seed, index)

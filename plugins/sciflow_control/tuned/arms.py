@@ -12,7 +12,7 @@ import numpy as np
 from petsc4py import PETSc
 
 from sciflow.errors import Invalid, nearest
-from sciflow_control.tuned.costs import Size
+from sciflow_control.tuned.costs import WIDE, Size
 from sciflow_control.tuned.library import set_omega
 from sciflow_control.tuned.operator import Operator
 
@@ -23,10 +23,7 @@ PRECONDITIONERS = (
     "none", "jacobi", "bjacobi", "sor", "ssor", "eisenstat", "icc", "ilu", "asm", "gamg", "hypre",
 )  # fmt: skip
 DIRECT = ("cholesky", "lu")
-BLOCKS = ("bjacobi", "asm")
 RELAXED = ("sor", "ssor", "eisenstat")
-WIDE = 200
-"""Separators from here on are worth a factorisation in dense blocks."""
 _numbers = itertools.count()
 
 
@@ -230,7 +227,9 @@ class Arms:
         self._given = self.operator.epoch
 
     def ready(self, wanted: Choice, ksp: Any) -> Any:
-        """The solver of an arm with operators, omega and a set-up that is either new or of this operator.
+        """The solver of an arm with operators and omega, that will set itself up if that is not done.
+
+        A solve that raises is followed by `drop`.
 
         Raises
         ------
@@ -240,14 +239,13 @@ class Arms:
         kept = self._kept.get(wanted.key)
         if kept is None:
             kept = self._kept[wanted.key] = _Kept(self._made(wanted, ksp))
-        arm, pc = kept.ksp, kept.ksp.getPC()
-        pc.setReusePreconditioner(False)
+        arm = kept.ksp
+        # Where it is set up for another operator PETSc does it again in the solve; where the values were only
+        # assembled once more it does not.
+        arm.getPC().setReusePreconditioner(kept.epoch == self.operator.epoch)
         if kept.epoch != self.operator.epoch:
             arm.setOperators(*ksp.getOperators())
-            kept.epoch = 0
-            _set_up(wanted, arm)
             kept.epoch = self.operator.epoch
-        pc.setReusePreconditioner(True)
         if wanted.preconditioner in RELAXED:
             self._relax(arm, 1.0 if wanted.omega is None else wanted.omega)
         return arm
@@ -262,17 +260,17 @@ class Arms:
         arm.setType(wanted.method)
         arm.setOperators(*ksp.getOperators())
         pc, kind, ranks = arm.getPC(), wanted.preconditioner, self._comm.getSize()
-        if kind in ("icc", "ilu") and ranks > 1:
-            pc.setType("bjacobi")
-        else:
-            pc.setType("sor" if kind == "ssor" else kind)
+        blocks = kind in ("icc", "ilu") and ranks > 1
+        pc.setType("bjacobi" if blocks else "sor" if kind == "ssor" else kind)
+        if blocks:
+            _configured(arm, "sub_pc_type", kind)
         if kind == "hypre":
             pc.setHYPREType("boomeramg")
         if kind in DIRECT:
             pc.setFactorSolverType(self._package(kind, ksp))
         if kind == "sor":
             _configured(arm, "pc_sor_forward" if ranks == 1 else "pc_sor_local_forward")
-        if wanted.method in ("gmres", "fgmres", "bcgs"):
+        if wanted.method in ("gmres", "fgmres", "bcgs") and kind != "eisenstat":
             arm.setPCSide(PETSc.PC.Side.RIGHT)
         # The residual of eisenstat is that of a transformed system; its preconditioned norm is nearer.
         plain = wanted.method not in ("minres", "preonly") and kind != "eisenstat"
@@ -293,20 +291,6 @@ class Arms:
             _configured(arm, f"pc_{kind}_omega", omega)
 
 
-def _set_up(wanted: Choice, arm: Any) -> None:
-    """Set up anew, also the solvers inside of blocks, which remember that they were to be reused."""
-    pc = arm.getPC()
-    pc.setUp()
-    kind = pc.getType()
-    blocks = {"bjacobi": pc.getBJacobiSubKSP, "asm": pc.getASMSubKSP}[kind]() if kind in BLOCKS else ()
-    for block in blocks:
-        if wanted.preconditioner in ("icc", "ilu"):
-            block.getPC().setType(wanted.preconditioner)
-        block.getPC().setReusePreconditioner(False)
-    arm.setUp()
-    arm.setUpOnBlocks()
-
-
 def _nothing(ksp: Any, iteration: int, norm: float) -> None:
     """Watch, and do nothing."""
 
@@ -316,6 +300,8 @@ def _configured(ksp: Any, name: str, value: float | str = "") -> None:
     options = PETSc.Options(ksp.getOptionsPrefix())
     options[name] = value
     ksp.getPC().setFromOptions()
+    if name.startswith("sub_"):  # the blocks read it when they are made
+        ksp.getPC().setUp()
     options.delValue(name)
 
 

@@ -15,6 +15,9 @@ ROUNDS = 4
 AIM = 0.7
 """Of the target, where a stopping rule in another norm is put right."""
 
+LEAST = 1e-3
+"""By which a tolerance is made smaller at once."""
+
 
 @dataclass(frozen=True)
 class Goal:
@@ -110,6 +113,8 @@ def attempt(ksp: Any, space: Workspace, goal: Goal, price: Price, budget: float,
     work, iterations, residual, status, advice = 0.0, 0, float("nan"), "failed", factor
     for turn in range(ROUNDS):
         left = int((budget - work - price.check) // price.iteration)
+        if turn == 0:  # rounding shall not stop what was found to fit, and an arm that is ready must solve
+            left = max(left, 1)
         if left < 1:
             status = "censored"
             break
@@ -127,7 +132,7 @@ def attempt(ksp: Any, space: Workspace, goal: Goal, price: Price, budget: float,
         if limited:
             status = "censored"
             break
-        rtol *= AIM * goal.target / residual
+        rtol *= max(AIM * goal.target / residual, LEAST)
     return Outcome(status, iterations, work, residual, factor)
 
 
@@ -143,7 +148,8 @@ def _once(ksp: Any, space: Workspace, goal: Goal, turn: int, rtol: float, left: 
             step.destroy()
         return 1, ksp.getConvergedReason()
     ksp.setTolerances(rtol=max(rtol, 1e-16), atol=1e-300, divtol=1e5, max_it=left)
-    ksp.setInitialGuessNonzero(goal.nonzero or turn > 0)
+    # PETSc's BCGS, once it had a guess, adds it to later solutions that start from zero.
+    ksp.setInitialGuessNonzero(goal.nonzero or turn > 0 or ksp.getType() == "bcgs")
     ksp.solve(space.b, space.x)
     return ksp.getIterationNumber(), ksp.getConvergedReason()
 
@@ -154,4 +160,4 @@ def _advice(factor: float, ratio: float) -> float:
         return factor
     correction = AIM / ratio
     gentle = correction if correction < 1 else min(correction**0.5, 2.0)
-    return float(min(max(factor * gentle, 1e-6), 1.0))
+    return float(min(max(factor * gentle, LEAST), 1.0))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from sciflow.controller import Controller
-from sciflow_control.tuned.costs import NUMERIC
+from sciflow_control.tuned.costs import Price
 from sciflow_control.tuned.history import History
 from sciflow_control.tuned.limits import Reference
 
@@ -74,7 +74,7 @@ class Book:
         self.held: Held | None = None
         self.factors: dict[str, float] = {}
         self.known = 0
-        self.spent_here = 0.0
+        self.spent, self.spent_on_pattern = 0.0, 0.0
         self._before: Any = None
         self._epoch, self._shape = 0, 0
         self._set_up: dict[str, list[int]] = {}
@@ -85,14 +85,29 @@ class Book:
         if changed:
             self._epoch += 1
             self._shape += pattern
-            self.spent_here = 0.0
+            self.spent = 0.0
+        if pattern:
+            self.spent_on_pattern = 0.0
 
-    def setup(self, key: str, whole: float) -> tuple[int, float]:
+    def pay(self, work: float) -> None:
+        """A solve took so much."""
+        self.spent += work
+        self.spent_on_pattern += work
+
+    def setup(self, key: str, price: Price) -> tuple[int, float]:
         """Which set-up a solver needs (0 none, 1 numeric, 2 whole), and its work."""
         epoch, shape = self._set_up.get(key, (-1, -1))
         if epoch == self._epoch:
             return 0, 0.0
-        return (1, NUMERIC * whole) if shape == self._shape else (2, whole)
+        return (1, price.numeric) if shape == self._shape else (2, price.setup)
+
+    def credit(self, key: str, price: Price) -> float:
+        """What of a set-up pays off if the operator, or its pattern, lasts as long again as it did."""
+        which, setup = self.setup(key, price)
+        if self.spent >= setup:
+            return setup
+        once = setup - price.numeric
+        return once if which == 2 and self.spent_on_pattern >= once else 0.0
 
     def done(self, key: str) -> None:
         """A solver is set up for this operator."""
@@ -195,7 +210,7 @@ class Book:
             "held": None if self.held is None else asdict(self.held),
             "factors": self.factors,
             "known": self.known,
-            "spent_here": self.spent_here,
+            "spent": [self.spent, self.spent_on_pattern],
             "turns": [self._epoch, self._shape],
             "set_up": self._set_up,
         }
@@ -207,7 +222,8 @@ class Book:
         self.reference.load(document["reference"])
         self.held = None if document["held"] is None else Held(**document["held"])
         self.factors = dict(document["factors"])
-        self.known, self.spent_here = int(document["known"]), float(document["spent_here"])
+        self.known = int(document["known"])
+        self.spent, self.spent_on_pattern = document["spent"]
         self._epoch, self._shape = document["turns"]
         self._set_up = {k: list(v) for k, v in document["set_up"].items()}
 

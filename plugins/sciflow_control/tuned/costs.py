@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 COSTS = ("work", "iterations", "seconds")
@@ -25,22 +26,23 @@ times over that of a product with the operator, so that work follows time.
 """
 OTHER_METHOD = (1, 15.0)
 PRECONDITIONERS = {
-    "none": (0.0, 0.0, 0.0),
-    "jacobi": (0.13, 0.3, 0.0),
-    "sor": (2.3, 0.3, 0.0),
-    "ssor": (4.6, 0.3, 0.0),
-    "eisenstat": (3.4, 1.0, 0.0),
-    "icc": (3.5, 16.0, 4e5),
-    "ilu": (3.8, 26.0, 2e5),
-    "bjacobi": (3.8, 26.0, 2e5),
-    "asm": (4.4, 70.0, 1e6),
-    "hypre": (20.0, 175.0, 1.5e6),
-    "gamg": (24.0, 1050.0, 2e6),
+    "none": (0.0, 0.0, 0.0, 0.0),
+    "jacobi": (0.13, 1.1, 1.1, 0.0),
+    "sor": (2.3, 0.7, 0.7, 0.0),
+    "ssor": (4.6, 0.7, 0.7, 0.0),
+    "eisenstat": (3.4, 1.2, 1.2, 0.0),
+    "icc": (3.5, 16.0, 8.5, 1e5),
+    "ilu": (3.8, 35.0, 8.0, 1e5),
+    "bjacobi": (3.8, 35.0, 8.0, 1e5),
+    "asm": (4.4, 97.0, 15.0, 3e5),
+    "hypre": (20.0, 170.0, 145.0, 1e6),
+    "gamg": (24.0, 1050.0, 310.0, 1e6),
 }
-"""An application and a set-up, in products with the operator; what a set-up costs besides, in nonzeros."""
-OTHER_PRECONDITIONER = (5.0, 50.0, 1e6)
-NUMERIC = 0.8
-"""Of a set-up, where the pattern is known already."""
+"""An application, a set-up, and one where the pattern is known, in products with the operator; and what a
+whole set-up costs besides, in nonzeros."""
+OTHER_PRECONDITIONER = (5.0, 100.0, 50.0, 1e6)
+WIDE = 200
+"""Separators from here on are worth a factorisation in dense blocks."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ class Price:
     ----------
     setup : float
         Of a whole set-up.
+    numeric : float
+        Of a set-up where the pattern is known.
     iteration : float
         Of one iteration.
     check : float
@@ -76,6 +80,7 @@ class Price:
     """
 
     setup: float
+    numeric: float
     iteration: float
     check: float
 
@@ -93,22 +98,25 @@ def price(method: str, preconditioner: str, size: Size) -> Price:
     Notes
     -----
     A factorisation with nested dissection spends most on its largest separator, of w unknowns: here
-    28 w^3 nonzeros for the factor and 7 w^2 log2 w for a solve, which fits two dimensions (w about
+    7 w^3 nonzeros (Cholesky, known pattern) and 7 w^2 log2 w for a solve, which fits two dimensions (w about
     sqrt(n)) and has the right powers in three. It is an estimate.
     """
     nonzeros = max(size.nonzeros, 1.0)
     check = 1.0 + 3.0 * size.unknowns / nonzeros
     if preconditioner in ("cholesky", "lu"):
-        import math
-
-        w = max(size.width, 2.0)
-        twice = 2.0 if preconditioner == "lu" else 1.0
-        setup = 150.0 + twice * 28.0 * w**3 / nonzeros
-        return Price(setup, max(1.0, 7.0 * w**2 * math.log2(w) / nonzeros), check)
+        return _direct(preconditioner, size, nonzeros, check)
     products, vectors = METHODS.get(method, OTHER_METHOD)
-    apply, setup, besides = PRECONDITIONERS.get(preconditioner, OTHER_PRECONDITIONER)
+    apply, whole, numeric, besides = PRECONDITIONERS.get(preconditioner, OTHER_PRECONDITIONER)
     applied = 2 if method == "bcgs" else 1
     iteration = products + applied * apply + vectors * size.unknowns / nonzeros
     if preconditioner == "eisenstat":  # its sweeps contain the product
         iteration -= products
-    return Price(setup + besides / nonzeros, max(iteration, 0.1), check)
+    return Price(whole + besides / nonzeros, numeric, max(iteration, 0.1), check)
+
+
+def _direct(factor: str, size: Size, nonzeros: float, check: float) -> Price:
+    width = max(size.width, 2.0)
+    cubed = width**3 / nonzeros
+    numeric = (12.5 if factor == "lu" or width >= WIDE else 7.0) * cubed
+    solve = max(1.0, 7.0 * width**2 * math.log2(width) / nonzeros)
+    return Price(300.0 + max(numeric, 19.0 * cubed if width < WIDE else 0.0), numeric, solve, check)

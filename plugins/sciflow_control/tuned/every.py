@@ -49,7 +49,7 @@ class EverySolving(Solving):
         solved = tuning.safely(b, x)
         seconds = tuning.most(time.perf_counter() - begin)
         work = tuning.safe_price().iteration * solved.iterations
-        setup = self._setup(Choice(GIVEN), tuning.safe_price().setup)
+        setup = tuning.book.setup(GIVEN, tuning.safe_price())
         if goal is not None and solved.reason > 0:
             self._note(
                 -1, Outcome("ok", solved.iterations, work, solved.residual, 1.0), setup, seconds, known
@@ -61,9 +61,6 @@ class EverySolving(Solving):
         tuning.book.done(GIVEN)
         self._count += 1
         return converged(solved)
-
-    def _setup(self, wanted: Choice, whole: float) -> tuple[int, float]:
-        return self._tuning.book.setup(wanted.key, whole)
 
     def _try(
         self,
@@ -79,7 +76,7 @@ class EverySolving(Solving):
         if wanted.method == GIVEN:
             return
         tuning.begin(*system)
-        setup = self._setup(wanted, price(wanted.method, wanted.preconditioner, tuning.size).setup)
+        setup = tuning.book.setup(wanted.key, price(wanted.method, wanted.preconditioner, tuning.size))
         factor = tuning.book.factors.get(wanted.name, first_factor(wanted))
         begin = time.perf_counter()
         outcome = tuning.tried(Plan(wanted, room - setup[1], setup[1], factor, True), goal, system[0])

@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
-KEPT = 64
+KEPT = 16
+"""Systems that are remembered; of two near ones the later."""
 NEAREST = 3
 SHARE = 0.02
 """Of all work, that may go into solves with the safe arm to know what it costs now."""
-MARGIN = 0.9
+MARGIN = 0.8
 """Of what is left below the limit, that an arm may spend; the rest is for what is not known exactly."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A system, as far as it is known before it is solved.
+
+    Attributes
+    ----------
+    features : mapping of str to float
+        What the tuner knows.
+    digits : float
+        Decimal logarithm of the first residual over its target.
+    mass : float
+        ``1^T A 1 / tr A``: near 0 for a diffusion operator, near 1 for a mass matrix.
+    """
+
+    features: Mapping[str, float]
+    digits: float
+    mass: float
 
 
 class Reference:
@@ -24,14 +46,17 @@ class Reference:
 
     def __init__(self, ranges: Mapping[str, tuple[float, float]]) -> None:
         self._ranges = dict(ranges)
-        self._records: list[tuple[dict[str, float], float]] = []
+        self._records: list[tuple[Case, float]] = []
         self._since = 0.0
+        self._spans: dict[str, float] = {}
 
-    def note(self, features: Mapping[str, float], work: float) -> None:
+    def note(self, case: Case, work: float) -> None:
         """The given solver took so much from the start."""
-        self._records.append((dict(features), work))
-        del self._records[:-KEPT]
+        if len(self._records) == KEPT:
+            del self._records[min(range(KEPT), key=lambda i: self._distance(case, self._records[i][0]))]
+        self._records.append((case, work))
         self._since = 0.0
+        self._measure()
 
     def spend(self, work: float) -> None:
         """A solve without it took so much."""
@@ -41,30 +66,50 @@ class Reference:
         """Whether the given solver should take the next system, because too little is known of it."""
         return not self._records or SHARE * self._since > self._records[-1][1]
 
-    def least(self, features: Mapping[str, float]) -> float:
-        """The least that it cost on the nearest known systems, the later one of two as near."""
-        newest = reversed(self._records)
-        order = sorted(newest, key=lambda record: self._distance(features, record[0]))
-        return min(work for _, work in order[:NEAREST])
+    def least(self, case: Case) -> float:
+        """What it will cost at least, from the nearest known systems; the later one of two as near.
 
-    def _distance(self, a: Mapping[str, float], b: Mapping[str, float]) -> float:
-        total = 0.0
-        for name in a.keys() & b.keys():
+        Notes
+        -----
+        A system with fewer digits to gain costs less in proportion, and one with more mass at worst
+        in proportion as well (that of a stationary iteration; the condition number of diffusion with
+        reaction falls like the mass grows). No system is taken to cost more than it did.
+        """
+        newest = reversed(self._records)
+        order = sorted(newest, key=lambda record: self._distance(case, record[0]))
+        return min(work * _easier(case, known) for known, work in order[:NEAREST])
+
+    def _distance(self, a: Case, b: Case) -> float:
+        total = math.log10(a.mass / b.mass) ** 2
+        theirs = b.features
+        for name, value in a.features.items():
+            if name in theirs:
+                apart = value - theirs[name]
+                total += (apart / self._spans[name]) ** 2 if self._spans[name] > 0 else float(apart != 0)
+        return total
+
+    def _measure(self) -> None:
+        """The range of every feature."""
+        for name in {n for case, _ in self._records for n in case.features}:
             low, high = self._ranges.get(name, (0.0, 0.0))
             if not high > low:
-                seen = [f[name] for f, _ in self._records if name in f]
+                seen = [c.features[name] for c, _ in self._records if name in c.features]
                 low, high = min(seen), max(seen)
-            total += ((a[name] - b[name]) / (high - low)) ** 2 if high > low else float(a[name] != b[name])
-        return total
+            self._spans[name] = high - low
 
     def to_json(self) -> dict[str, Any]:
         """All that it knows."""
-        return {"records": [[f, w] for f, w in self._records], "since": self._since}
+        return {"records": [[asdict(c), w] for c, w in self._records], "since": self._since}
 
     def load(self, document: Mapping[str, Any]) -> None:
         """Go on from `to_json`."""
-        self._records = [(dict(f), float(w)) for f, w in document["records"]]
+        self._records = [(Case(**c), float(w)) for c, w in document["records"]]
         self._since = float(document["since"])
+        self._measure()
+
+
+def _easier(case: Case, known: Case) -> float:
+    return min(1.0, case.digits / known.digits) * min(1.0, known.mass / case.mass)
 
 
 def budget(limit: float, safe: float, setup: float, pending: float) -> float:

@@ -26,6 +26,9 @@ class Operator:
         Counts the different operators.
     shape : int
         Counts the different patterns.
+    mass : float
+        ``1^T A 1 / tr A`` in [1e-6, 1]: small for diffusion alone, 1 for a diagonal matrix. 1 where the
+        values cannot be seen.
 
     Notes
     -----
@@ -35,7 +38,7 @@ class Operator:
     """
 
     def __init__(self) -> None:
-        self.epoch, self.shape = 0, 0
+        self.epoch, self.shape, self.mass = 0, 0, 1.0
         self._mats: tuple[Any, ...] = ()
         self._counts: tuple[int, ...] = ()
         self._copies: list[np.ndarray] | None = None
@@ -64,12 +67,13 @@ class Operator:
         known = same and patterns == self._patterns and min(patterns) >= 0
         pattern = self._pattern if known else _pattern(one)
         changed = PATTERN if pattern != self._pattern else self._compared(now)
-        changed = _largest(ksp.getComm(), changed)
+        changed = max(int(c) for (c,) in _everywhere(ksp.getComm(), (changed,)))
         self._mats, self._counts, self._pattern, self._patterns = mats, counts, pattern, patterns
         if changed:
             self.epoch += 1
             self.shape += changed == PATTERN
             self._keep(now)
+            self.mass = _mass(mats[0], parts[0])
 
     def _compared(self, now: list[np.ndarray] | None) -> int:
         old = self._copies
@@ -86,11 +90,11 @@ class Operator:
             b[:] = a
 
     def digest(self) -> str:
-        """Of this rank's values and pattern, to know the operator again after a restart."""
-        total = hashlib.sha256(repr(self._pattern).encode())
+        """Of this rank's pattern and values, a space between them, to know both again after a restart."""
+        total = hashlib.sha256()
         for part in self._copies or ():
             total.update(part.tobytes())
-        return total.hexdigest()
+        return f"{hashlib.sha256(repr(self._pattern).encode()).hexdigest()} {total.hexdigest()}"
 
 
 def _lengths(parts: list[np.ndarray] | None) -> list[int] | None:
@@ -108,10 +112,22 @@ def _pattern(mats: tuple[Any, ...]) -> tuple[int, ...]:
     return tuple(found)
 
 
-def _largest(comm: Any, number: int) -> int:
-    """Over all ranks; collective."""
+def _mass(mat: Any, parts: list[np.ndarray] | None) -> float:
+    """See `Operator`; collective."""
+    if parts is None:
+        return 1.0
+    diagonal = mat.createVecLeft()
+    mat.getDiagonal(diagonal)
+    mine = (float(sum(p.sum() for p in parts).real), float(diagonal.getArray().sum().real))
+    diagonal.destroy()
+    whole = [abs(sum(column)) for column in zip(*_everywhere(mat.getComm(), mine), strict=True)]
+    return float(min(max(whole[0] / whole[1], 1e-6), 1.0)) if whole[1] > 0 and whole[0] < np.inf else 1.0
+
+
+def _everywhere(comm: Any, numbers: tuple[float, ...]) -> list[tuple[float, ...]]:
+    """Those of every rank, on every rank; collective."""
     if comm.getSize() == 1:
-        return number
-    mine, everyone = np.array([number], dtype=np.int64), np.empty(comm.getSize(), dtype=np.int64)
-    comm.tompi4py().Allgather(mine, everyone)
-    return int(everyone.max())
+        return [numbers]
+    everyone = np.empty((comm.getSize(), len(numbers)))
+    comm.tompi4py().Allgather(np.array(numbers, dtype=np.float64), everyone)
+    return [tuple(row) for row in everyone]

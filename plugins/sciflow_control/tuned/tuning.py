@@ -19,12 +19,13 @@ from sciflow_control.tuned.attempt import Goal, Outcome, Workspace, attempt
 from sciflow_control.tuned.book import Book, positive
 from sciflow_control.tuned.costs import COSTS, Price, Size, price
 from sciflow_control.tuned.history import pack, unpack
-from sciflow_control.tuned.limits import budget
+from sciflow_control.tuned.limits import Case, budget
 
 TIGHT = 1e-10
 """Relative residual of arms that stand in for a direct solver, whose own tolerance says nothing."""
-BETTER = 0.5
-"""Of the first residual, from where on the safe arm goes on from what an arm left."""
+GAINED = 0.5
+"""Of the digits, that an arm must have gained for the safe arm to go on from there. What an arm leaves can be
+harder for it than what it starts from: a smooth residual turns rough."""
 BRIEF = 2.5e6
 """Nonzeros times products of a solve that takes about 20 decisions of 50 us."""
 LONGEST = 16
@@ -136,8 +137,10 @@ class Tuning:
         if goal is None:  # nothing to choose: the given solver says what is wrong, or has nothing to do
             self.last = self.safely(b, x)
             return self.last
-        plan = self._agreed(features, changed)
         known = {**features, **self.own_features()}
+        digits = max(math.log10(goal.start / goal.target), 0.3)
+        case = Case(known, digits, self.arms.operator.mass)
+        plan = self._agreed(case, changed)
         outcome, failed = None, True
         if plan.wanted.method != GIVEN and not plan.floor:
             outcome = self.tried(plan, goal, b)
@@ -150,25 +153,26 @@ class Tuning:
             self._space.x.copy(x)
             reason = int(PETSc.KSP.ConvergedReason.CONVERGED_RTOL)
             solved = Solved(reason, outcome.iterations, outcome.residual, 0.0, "", "ok")
-        self.last = self._told(plan, known, outcome, solved, time.perf_counter() - begin)
+        self.last = self._told(plan, case, outcome, solved, time.perf_counter() - begin)
         return self.last
 
-    def look(self) -> bool:
-        """Whether the operator is another one than at the last solve; collective."""
+    def look(self) -> int:
+        """What changed since the last solve: 0 nothing, 1 values, 2 the pattern; collective."""
         self.arms.look(self.ksp)
         operator = self.arms.operator
         now = (operator.epoch, operator.shape)
         changed, pattern = now != self._seen, now[1] != self._seen[1]
         if changed and self._digest:  # the first solve after a restart
-            apart = self._any(operator.digest() != self._digest)
-            changed, pattern = apart, apart
+            mine = operator.digest()
+            changed = self._any(mine != self._digest)
+            pattern = self._any(mine.split()[0] != self._digest.split()[0])
         if now != self._seen:
             self.size = self.arms.size(
                 self.ksp, self._wide or self.ksp.getPC().getType() in ("lu", "cholesky")
             )
         self._seen, self._digest = now, ""
         self.book.turn(changed, pattern)
-        return changed
+        return changed + pattern
 
     def goal(self, b: Any, x: Any) -> Goal | None:
         """When the system is solved; None where there is nothing for an arm to do. Collective."""
@@ -210,11 +214,9 @@ class Tuning:
         """Of the given solver."""
         return price(self.ksp.getType(), self.ksp.getPC().getType(), self.size)
 
-    def _agreed(self, features: Mapping[str, float], changed: bool) -> Plan:
+    def _agreed(self, case: Case, changed: int) -> Plan:
         """What rank 0 decides, on every rank; collective."""
-        plan = (
-            self._planned({**features, **self.own_features()}, changed) if self.root else Plan(Choice(GIVEN))
-        )
+        plan = self._planned(case, changed) if self.root else Plan(Choice(GIVEN))
         if self.comm.getSize() == 1:
             return plan
         text = np.zeros(_TEXT, dtype=np.uint8)
@@ -225,12 +227,12 @@ class Tuning:
         found = json.loads(text.tobytes().rstrip(b"\0"))
         return Plan(**{**found, "wanted": Choice(**found["wanted"])})
 
-    def _planned(self, features: Mapping[str, float], changed: bool) -> Plan:
+    def _planned(self, case: Case, changed: int) -> Plan:
         """The arm and what it may spend; on rank 0."""
         book, safe = self.book, self.safe_price()
         if book.reference.due():
             return Plan(Choice(GIVEN))
-        held = book.decide(features)
+        held = book.decide(case.features)
         if held is None:
             return Plan(Choice(GIVEN))
         try:
@@ -241,13 +243,13 @@ class Tuning:
             return Plan(Choice(GIVEN))
         if wanted.method == GIVEN:
             return Plan(wanted, chosen=True)
-        program = safe.setup if changed else 0.0
-        pending = book.setup(GIVEN, safe.setup)[1]
-        room = budget(self.rules.limit, book.reference.least(features), program, pending)
+        program = (0.0, safe.numeric, safe.setup)[changed]
+        pending = book.setup(GIVEN, safe)[1]
+        room = budget(self.rules.limit, book.reference.least(case), program, pending)
         cost = price(wanted.method, wanted.preconditioner, self.size)
-        setup = book.setup(wanted.key, cost.setup)[1]
-        if self.rules.amortise and book.spent_here >= setup:
-            room += setup
+        setup = book.setup(wanted.key, cost)[1]
+        if self.rules.amortise:
+            room += book.credit(wanted.key, cost)
         floor = setup + cost.iteration + cost.check
         if floor > room:
             return Plan(Choice(GIVEN), chosen=True, floor=floor)
@@ -288,8 +290,9 @@ class Tuning:
         )
 
     def _fallen(self, b: Any, x: Any, goal: Goal, outcome: Outcome | None) -> Solved:
-        """The given solver, from what the arm left if that is better than the start."""
-        usable = outcome is not None and outcome.residual < BETTER * goal.start
+        """The given solver, from what the arm left if that is worth more than the start."""
+        worth = goal.start * (goal.target / goal.start) ** GAINED
+        usable = outcome is not None and outcome.residual <= worth
         if not usable or self.ksp.getType() == "preonly":
             return self.safely(b, x)
         assert self._space is not None
@@ -313,7 +316,7 @@ class Tuning:
     def _told(
         self,
         plan: Plan,
-        features: Mapping[str, float],
+        case: Case,
         outcome: Outcome | None,
         solved: Solved,
         seconds: float,
@@ -324,22 +327,22 @@ class Tuning:
         fell = plan.chosen and plan.wanted.method != GIVEN and (outcome is None or outcome.status != "ok")
         if outcome is not None:
             cost = price(plan.wanted.method, plan.wanted.preconditioner, self.size)
-            setup, charge = book.setup(key, cost.setup)
+            setup, charge = book.setup(key, cost)
             book.done(key)
             work += charge + outcome.work
             book.factors[plan.wanted.name] = outcome.factor
         if outcome is None or outcome.status != "ok":
-            which, charge = book.setup(GIVEN, safe.setup)
+            which, charge = book.setup(GIVEN, safe)
             setup = max(setup, which)
             book.done(GIVEN)
             taken = safe.iteration * solved.iterations
             work += charge + taken
             iterations += outcome.iterations if outcome is not None else 0
             if solved.reason > 0:
-                book.reference.note(features, taken)
+                book.reference.note(case, taken)
         else:
             book.reference.spend(work)
-        book.spent_here += work
+        book.pay(work)
         seconds = self.most(seconds)
         status = "ok" if outcome is None else outcome.status
         if plan.floor:

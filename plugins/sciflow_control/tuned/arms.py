@@ -270,10 +270,11 @@ class Arms:
             pc.setFactorSolverType(self._package(kind, ksp))
         if kind == "sor":
             _configured(arm, "pc_sor_forward" if ranks == 1 else "pc_sor_local_forward")
-        if wanted.method in ("gmres", "fgmres", "bcgs") and kind != "eisenstat":
+        if wanted.method in ("gmres", "fgmres") and kind != "eisenstat":
             arm.setPCSide(PETSc.PC.Side.RIGHT)
         # The residual of eisenstat is that of a transformed system; its preconditioned norm is nearer.
-        plain = wanted.method not in ("minres", "preonly") and kind != "eisenstat"
+        # PETSc's bcgs, on the right and once with a guess, adds that guess to all later solutions.
+        plain = wanted.method not in ("minres", "preonly", "bcgs") and kind != "eisenstat"
         if wanted.method != "preonly":
             norm = PETSc.KSP.NormType
             arm.setNormType(norm.UNPRECONDITIONED if plain else norm.PRECONDITIONED)

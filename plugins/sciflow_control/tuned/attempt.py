@@ -148,8 +148,7 @@ def _once(ksp: Any, space: Workspace, goal: Goal, turn: int, rtol: float, left: 
             step.destroy()
         return 1, ksp.getConvergedReason()
     ksp.setTolerances(rtol=max(rtol, 1e-16), atol=1e-300, divtol=1e5, max_it=left)
-    # PETSc's BCGS, once it had a guess, adds it to later solutions that start from zero.
-    ksp.setInitialGuessNonzero(goal.nonzero or turn > 0 or ksp.getType() == "bcgs")
+    ksp.setInitialGuessNonzero(goal.nonzero or turn > 0)
     ksp.solve(space.b, space.x)
     return ksp.getIterationNumber(), ksp.getConvergedReason()
 

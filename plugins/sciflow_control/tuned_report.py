@@ -36,7 +36,7 @@ def _learned(found: Decisions, artifact: Artifact) -> str:
 
     levels = _levels(found, artifact)
     body = _words(found, artifact) + table(["mean cost of", "", ""], _means(found, levels))
-    body += table(["arm", "share", "mean cost", "failed", "fell back"], _rows(found))
+    body += table(["arm", "share", "mean cost", "failed or given up", "fell back"], _rows(found))
     uri = data_uri(pictures.learning(found, {name: mean for name, mean, _ in levels}))
     body += image(uri, "running mean of the cost, and shares of the arms, against the decisions")
     drawn = pictures.context(found)

@@ -7,7 +7,8 @@ pytest.importorskip("petsc4py")
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sciflow_control.recycling.deflated_cg import DeflatedCG, Ritz
+from sciflow_control.recycling.deflated_cg import DeflatedCG
+from sciflow_control.recycling.ritz import Ritz
 from tests.control.krylov import angle, diffusion, petsc, prepared, solver
 
 TIGHT = (1e-9, 0.0)

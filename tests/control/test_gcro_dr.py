@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sciflow_control.recycling.blocks import Reduction, orthonormal
-from sciflow_control.recycling.gcro_dr import GCRODR, harmonic_ritz
+from sciflow_control.recycling.gcro_dr import GCRODR
+from sciflow_control.recycling.ritz import harmonic_ritz
 from tests.control.krylov import angle, diffusion, petsc, prepared, rotations, solver, transport
 
 TIGHT = (1e-9, 0.0)
@@ -126,6 +127,19 @@ def test_the_same_operator_costs_no_products_for_the_space():
         assert method.products <= method.iterations + (6 if not same else 0) + 3
         y = GCRODR(matrix, 40, 0)
         np.testing.assert_allclose(x, solved(y, matrix, b, "jacobi"), rtol=1e-5, atol=1e-8)
+
+
+def test_a_way_to_carry_that_fails_is_not_taken_for_a_fast_one():
+    rng = np.random.default_rng(14)
+    method, b = None, rng.standard_normal(64)
+    for i in range(6):
+        matrix, bad = petsc(transport(8, rng)), i in (2, 4)  # the second way's turns
+        method = method or GCRODR(matrix, 12, 5)
+        pc, x = prepared(matrix, "jacobi"), np.zeros(64)
+        lost = (lambda v, z: z.set(0.0)) if bad else pc.apply
+        reason = method.solve(matrix, lost, b, x, tolerances=TIGHT, limit=900)
+        assert (reason < 0) == bad
+    assert method._mode() == "solution"
 
 
 @pytest.mark.parametrize("carry", ["auto", "solution", "residual"])

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from sciflow_control.recycling.blocks import Block, Reduction, add, combined, dots, orthonormal
+from sciflow_control.recycling.ritz import harmonic_ritz
 
 STALLED = 1e-8
 """A cycle that lowers the residual by less than this fraction stalls; three in a row end the solve."""
@@ -178,7 +179,7 @@ class GCRODR:
         self._fresh = True
         reason = self._iterate(b, x, limit, "rtol" if self._target > tolerances[1] else "atol")
         if tried:
-            self._close_trial()
+            self._close_trial(self.iterations if reason > 0 else limit)
         return reason
 
     def _iterate(self, b: np.ndarray, x: np.ndarray, limit: int, done: str) -> int:
@@ -273,10 +274,10 @@ class GCRODR:
             self._apart = {name: self._pair() for name in CARRIES}
         self._take(self._apart[self._mode()])
 
-    def _close_trial(self) -> None:
+    def _close_trial(self, iterations: int) -> None:
         """Put it away; after the last trial go on with the better one."""
         mode = self._mode()
-        self._trials.append(self.iterations)
+        self._trials.append(iterations)
         if not self._apart:
             return
         self._apart[mode] = self._pair()
@@ -409,39 +410,3 @@ class GCRODR:
         left[:, :chosen] = combined(left[:, : k + n + 1], q)
         self._overlap = q.T @ images @ y
         self.size = chosen
-
-
-def harmonic_ritz(G: np.ndarray, images: np.ndarray, count: int) -> np.ndarray | None:
-    """Coefficients of the harmonic Ritz vectors with the smallest values.
-
-    Parameters
-    ----------
-    G : ndarray, shape (s + 1, s)
-        Of ``A Y = W G`` with orthonormal W.
-    images : ndarray, shape (s + 1, s)
-        ``W^T M Y``.
-    count : int
-        How many at most. Of a complex pair both the real and the imaginary part are taken, or none.
-
-    Returns
-    -------
-    ndarray, shape (s, at most count), or None
-        Orthonormal; None where G is singular to rounding.
-    """
-    values = np.linalg.svd(G, compute_uv=False)
-    if not np.isfinite(values).all() or values[-1] <= 1e-13 * values[0]:
-        return None
-    inverse, vectors = np.linalg.eig(np.linalg.lstsq(G, images, rcond=None)[0])
-    chosen: list[np.ndarray] = []
-    for i in np.argsort(-np.abs(inverse), kind="stable"):
-        if inverse[i].imag < 0:
-            continue
-        new = [vectors[:, i].real] if inverse[i].imag == 0 else [vectors[:, i].real, vectors[:, i].imag]
-        if len(chosen) + len(new) > count:
-            break
-        chosen += new
-    if not chosen:
-        return None
-    left, sizes, _ = np.linalg.svd(np.stack(chosen, axis=1), full_matrices=False)
-    found: np.ndarray = left[:, sizes > 1e-10 * sizes[0]]
-    return found

@@ -148,3 +148,35 @@ def test_many_kills_change_no_decision(tmp_path):
         moments = rng.uniform(0.0, 0.4, size=2)
         again = killed_and_resumed(tmp_path / f"killed{i}", moments)
         assert again.digest == whole.digest, f"killed after {moments} s"
+
+
+def test_the_report_says_what_was_learned(plain):
+    from sciflow_control.tuned_report import sections
+
+    data = ensemble(PROBLEM, count=12)
+    ((title, body),) = sections(data)
+    assert title == "What the solver learned"
+    assert "60 decisions in 12 members" in body
+    best = np.argmax(np.bincount(data.read("decision_arm")))
+    assert f"omega {TUNER.arms[best]['omega']:.4g}" in body
+    assert f"{data.read('decision_cost').mean():.4g}" in body
+    assert body.count("<img") >= 1
+    assert sections(ensemble(Lottery(), count=2)) is None
+
+
+def test_the_best_arm_of_every_system_is_the_one_that_cost_least_and_did_not_fail():
+    from sciflow_control.decisions import Decisions
+
+    rng = np.random.default_rng(0)
+    cost, status = rng.random((6, 4)), rng.integers(0, 2, (6, 4))
+    status[:, 0] = 0
+    shape = {"arm": np.tile(range(4), 6), "member": np.repeat([0, 0, 1, 1, 2, 2], 4)}
+    solve, mix = np.repeat([0, 1, 0, 1, 0, 1], 4), rng.permutation(24)
+    made = Decisions(
+        shape["arm"][mix], status.ravel()[mix], cost.ravel()[mix], np.zeros(24, bool), {}, (),
+        shape["member"][mix], solve[mix],
+    )  # fmt: skip
+    mean, best = made.oracle()
+    possible = np.where(status == 0, cost, np.inf)
+    assert mean == pytest.approx(possible.min(axis=1).mean())
+    assert best.tolist() == possible.argmin(axis=1).tolist()

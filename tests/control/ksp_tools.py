@@ -130,7 +130,7 @@ class InTurn(Tuner):
         return {**state, "told": [*state["told"], *told]}
 
     def merge(self, states):
-        return states[0]
+        return {**states[0], "told": [t for state in states for t in state["told"]]}
 
     def best(self, state, features):
         return 0

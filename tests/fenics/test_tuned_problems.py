@@ -31,8 +31,8 @@ PROBLEMS = [HEAT, HEAT.replace(scheme="crank_nicolson"), Darcy(cells=10, grid=9)
 TUNED = Tuned(Thompson(Solvers(("cg+icc", "bcgs+ilu", "cg+ssor", "given"), (1.0, 1.5))), hold=1)
 
 
-def only(method, omega=1.0):
-    return Tuned(Fixed(Solvers((method,), (omega,)), 0), hold=1, limit=20.0)
+def only(method, omega=1.0, limit=20.0):
+    return Tuned(Fixed(Solvers((method,), (omega,)), 0), hold=1, limit=limit)
 
 
 def point(problem, share=0.6, **changes):
@@ -67,7 +67,7 @@ def test_the_fields_do_not_depend_on_the_solver(problem, solver, tmp_path):
 
 @pytest.mark.parametrize("solver", ["cg+icc", "cholesky", "lu", "bcgs+ilu"])
 def test_what_is_chosen_solves(solver, tmp_path):
-    problem = HEAT.replace(solver=only(solver))
+    problem = HEAT.replace(solver=only(solver, limit=1e4))
     solve(problem, point(problem, beta=0.0), Experience(tmp_path, 0))
     log = decisions(tmp_path)[0]
     assert len(log["arm"]) >= 4

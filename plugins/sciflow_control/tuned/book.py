@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from sciflow.component import canonical
 from sciflow.controller import Controller
+from sciflow.experience import Experience
 from sciflow_control.tuned.costs import Price
 from sciflow_control.tuned.history import History
 from sciflow_control.tuned.limits import Reference
@@ -200,6 +202,29 @@ class Book:
             self.warn("learn from others", error)
             return
         self.known += len(log["arm"])
+
+    def inherit(self, experience: Experience) -> None:
+        """Begin with what the finished members of an ensemble have learned; costs what is new of it."""
+        if not hasattr(self.tuner, "absorb"):
+            return
+        tuner: Any = self.tuner
+
+        def step(value: tuple[Any, int], log: Mapping[str, np.ndarray]) -> tuple[Any, int]:
+            if not len(log.get("arm", ())):
+                return value
+            try:
+                return tuner.absorb(value[0], log), value[1] + len(log["arm"])
+            except Exception as error:  # as in `learn`
+                self.warn("learn from others", error)
+                return value
+
+        key = canonical(tuner.to_json())
+        state, self.known = experience.fold(key, lambda: (tuner.init(np.random.default_rng(0)), 0), step)
+        try:
+            self.state = tuner.merge([self.state, state])
+        except Exception as error:  # foreign code
+            self.known = 0
+            self.warn("learn from others", error)
 
     def to_json(self) -> dict[str, Any]:
         """All of it, with arrays where the tuner has them."""

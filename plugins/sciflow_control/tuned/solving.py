@@ -28,8 +28,7 @@ class TunedSolving(Solving):
         if restart:
             self._tuning.resume(restart)
         elif self._tuning.root:
-            for log in ctx.experience.others().values():
-                self._tuning.book.learn(log)
+            self._tuning.book.inherit(ctx.experience)
 
     def solve(self, b: Any, x: Any, features: Mapping[str, float]) -> int:
         """See `Solving.solve`."""
@@ -43,7 +42,9 @@ class TunedSolving(Solving):
         """See `Solving.close`."""
         if self._tuning.root:
             self._tuning.book.flush()
-            self._ctx.experience.note(self._tuning.book.history.columns())
+            columns = self._tuning.book.history.columns()
+            columns.pop("seconds", None)  # with wall times no two runs would give the same ensemble
+            self._ctx.experience.note(columns)
 
 
 def converged(solved: Solved) -> int:

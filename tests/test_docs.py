@@ -23,6 +23,7 @@ PAGES = [
     "online.md",
     "rom.md",
     "operators.md",
+    "control.md",
 ]
 
 
@@ -32,6 +33,8 @@ def test_the_blocks_of_a_page_run(page, tmp_path):
         pytest.importorskip("torch")
     if page == "online.md":
         pytest.importorskip("zmq")
+    if page == "control.md" and importlib.util.find_spec("dolfinx") is None:
+        pytest.skip("the page needs dolfinx")
     if page == "rom.md" and any(importlib.util.find_spec(n) is None for n in ("dolfinx", "sklearn")):
         pytest.skip("the page needs dolfinx and scikit-learn")
     if page == "cluster.md":

@@ -108,7 +108,7 @@ class Solvers(Space):
     """
 
     name: ClassVar[str] = "solvers"
-    methods: tuple[str, ...] = ("cg+icc", "cg+ssor", "cg+eisenstat", "cg+jacobi", "cholesky")
+    methods: tuple[str, ...] = ("given", "cg+icc", "cg+ssor", "cg+eisenstat", "cg+jacobi", "cholesky")
     omegas: tuple[float, ...] = (1.0, 1.2, 1.4, 1.6, 1.7, 1.8, 1.9)
 
     def __post_init__(self) -> None:

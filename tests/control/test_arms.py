@@ -314,11 +314,12 @@ def test_states_come_back_with_their_bits(document, numbers):
     assert found["x"].tobytes() == np.array([[0.1, -0.0]]).tobytes()
 
 
-def test_a_history_is_a_table_of_what_all_rows_have():
+def test_a_history_is_a_table_with_nan_where_a_row_lacks_a_feature():
     history = History()
     assert history.columns() == {}
     history.add({"arm": 1, "cost": 2.0}, {"t": 0.5, "ranks": 1.0})
     history.add({"arm": 0, "cost": 3.0}, {"ranks": 1.0})
     found = history.columns()
-    assert sorted(found) == ["arm", "cost", "feature_ranks"]
+    assert sorted(found) == ["arm", "cost", "feature_ranks", "feature_t"]
+    np.testing.assert_array_equal(found["feature_t"], [0.5, np.nan])
     assert found["arm"].dtype == np.int64

@@ -11,6 +11,7 @@ PETSc = pytest.importorskip("petsc4py.PETSc")
 from sciflow import Diverged, Invalid
 from sciflow.context import Context
 from sciflow.experience import Experience
+from sciflow_control.bandits.fixed import Fixed
 from sciflow_control.bandits.thompson import Thompson
 from sciflow_control.space import Relaxation, Solvers
 from sciflow_control.tuned import EveryArm, Tuned, TunedKSP
@@ -382,27 +383,47 @@ def test_a_member_does_not_depend_on_the_set_ups_of_an_earlier_one():
 def test_members_learn_from_those_before(tmp_path):
     tuned = Tuned(InTurn(GOOD), hold=1)
     made = mat(laplacian(8))
+    taken = []
     for member in range(3):
         ctx = Context(experience=Experience(tmp_path, member))
         solving = tuned.wrap(plain(made), ctx)
         absorbed = [a for a, _, s in solving._tuning.book.state["told"] if s == "absorbed"]
-        assert absorbed == [0, 1, 2, 0] * member
+        assert absorbed == taken
         run(solving, made, 0, 5)
+        found = solving._tuning.book.history.columns()
+        # Only the first member has to find out what its own solver costs.
+        assert (found["arm"] == -1).sum() == (member == 0)
+        chosen = found["arm"] >= 0
+        assert found["known"][chosen].tolist() == list(range(len(taken), len(taken) + chosen.sum()))
+        taken += found["arm"][chosen].tolist()
         solving.close()
-        assert solving._tuning.book.history.columns()["known"].tolist() == [4 * member + i for i in range(4)]
     logs = Experience(tmp_path, 9).others()
     assert sorted(logs) == [0, 1, 2]
-    assert {
-        "arm",
-        "probability",
-        "cost",
-        "status",
-        "fell_back",
-        "setup",
-        "known",
-        "solves",
-        "feature_t",
-    } <= set(logs[0])
+    assert {"arm", "probability", "cost", "status", "safe", "work", "digits", "mass"} <= logs[0].keys()
+    assert {"fell_back", "setup", "known", "solves", "feature_t"} <= logs[0].keys()
+
+
+def test_members_of_one_solve_each_try_arms_from_the_second_on(tmp_path):
+    tuned = Tuned(InTurn(GOOD), hold=1, limit=1000.0)
+    made, arms = mat(laplacian(8)), []
+    for member in range(5):
+        solving = tuned.wrap(plain(made), Context(experience=Experience(tmp_path, member)))
+        run(solving, made, member, member + 1)
+        arms += solving._tuning.book.history.columns()["arm"].tolist()
+        solving.close()
+    assert arms[0] == -1
+    assert -1 not in arms[1:]
+
+
+def test_the_pattern_of_an_ensemble_is_analysed_once(tmp_path):
+    tuned = Tuned(Fixed(Solvers(("cg+icc",)), 0), hold=1, limit=1000.0)
+    made, setups = mat(laplacian(8)), []
+    for member in range(4):
+        solving = tuned.wrap(plain(made), Context(experience=Experience(tmp_path, member)))
+        run(solving, made, member, member + 1)
+        setups += solving._tuning.book.history.columns()["setup"].tolist()
+        solving.close()
+    assert setups == [2, 2, 1, 1]  # the problem's own solver, the arm, and the arm again
 
 
 @pytest.mark.parametrize("cost", ["work", "iterations", "seconds"])

@@ -13,14 +13,15 @@ import numpy as np
 from sciflow.component import canonical
 from sciflow.controller import Controller
 from sciflow.experience import Experience
+from sciflow_control.tuned.arms import GIVEN, choice
 from sciflow_control.tuned.costs import Price
 from sciflow_control.tuned.history import History
-from sciflow_control.tuned.limits import Reference
+from sciflow_control.tuned.limits import Case, Reference
 
 STATUSES = ("ok", "failed", "censored")
 MOVED = 0.02
 """Of a feature's range, by which it may move while a decision is held."""
-WORDS = ("cost", "iterations", "seconds", "fell_back", "setup", "solves")
+WORDS = ("cost", "work", "iterations", "seconds", "fell_back", "setup", "solves")
 
 
 @dataclass
@@ -45,6 +46,10 @@ class Held:
         Solves that it is still held for; 0: not known yet.
     spent : dict
         Over the solves: sums of `WORDS`, of ``setup`` the largest.
+    logged : dict
+        `features`, and what the tuner noted with them.
+    case : dict
+        Digits and mass of the last of the systems, and what the given solver took of it; NaN if it did not.
     """
 
     token: int
@@ -55,6 +60,30 @@ class Held:
     known: int
     left: int = 0
     spent: dict[str, float] = field(default_factory=lambda: dict.fromkeys(WORDS, 0.0))
+    logged: dict[str, float] = field(default_factory=dict)
+    case: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Inherited:
+    """What the logs of other members come to.
+
+    Attributes
+    ----------
+    state : object
+        Of the tuner.
+    known : int
+        Outcomes in it.
+    reference : Reference
+        What the given solver costs.
+    arms : frozenset of int
+        Those that were set up.
+    """
+
+    state: Any
+    known: int
+    reference: Reference
+    arms: frozenset[int]
 
 
 class Book:
@@ -77,6 +106,7 @@ class Book:
         self.factors: dict[str, float] = {}
         self.known = 0
         self.spent, self.spent_on_pattern = 0.0, 0.0
+        self.inherited = False
         self._before: Any = None
         self._epoch, self._shape = 0, 0
         self._set_up: dict[str, list[int]] = {}
@@ -123,16 +153,17 @@ class Book:
             return self.held
         try:
             proposal, after = self.tuner.propose(self.state, features)
-            arm, probability = -1, 1.0
+            arm, probability, logged = -1, 1.0, dict(features)
             if hasattr(self.tuner, "decision"):
                 decision = self.tuner.decision(after, proposal.token)
                 arm, probability = int(decision.arm), float(decision.probability)
+                logged |= decision.features
         except Exception as error:  # a tuner is foreign code, and no simulation ends because of one
             self.warn("choose", error)
             return None
         self._before, self.state = self.state, after
         values = dict(proposal.values)
-        self.held = Held(proposal.token, arm, values, probability, dict(features), self.known)
+        self.held = Held(proposal.token, arm, values, probability, dict(features), self.known, logged=logged)
         return self.held
 
     def _moved(self, features: Mapping[str, float]) -> bool:
@@ -148,7 +179,12 @@ class Book:
                 return True
         return False
 
-    def outcome(self, status: str, row: Mapping[str, float], hold: int) -> None:
+    def unchosen(self, row: Mapping[str, float], case: Case, safe: float) -> None:
+        """A solve with the given solver that no tuner decided on: a row with the arm -1."""
+        about = {"safe": safe, "digits": case.digits, "mass": case.mass, "known": self.known}
+        self.history.add({"arm": -1, "probability": 1.0, "status": 0, **row, **about}, case.features)
+
+    def outcome(self, status: str, row: Mapping[str, float], hold: int, case: Case, safe: float) -> None:
         """Of a solve under the decision that is held.
 
         Parameters
@@ -159,11 +195,17 @@ class Book:
             `WORDS`, of this solve.
         hold : int
             Solves that the decision shall be held for.
+        case : Case
+            The system.
+        safe : float
+            What the given solver took of it; NaN if it did not solve it.
         """
         held = self.held
         assert held is not None
         for word in WORDS:
             held.spent[word] = (max if word == "setup" else float.__add__)(held.spent[word], float(row[word]))
+        last = held.case.get("safe", math.nan)
+        held.case = {"safe": safe if safe >= 0 else last, "digits": case.digits, "mass": case.mass}
         held.left = (held.left or hold) - 1
         if held.left < 1 or status != "ok":
             self.flush(status)
@@ -183,7 +225,7 @@ class Book:
         self.known += 1
         mean = {"arm": held.arm, "probability": held.probability, "cost": cost}
         row = {**mean, "status": STATUSES.index(status), **{w: held.spent[w] for w in WORDS[1:]}}
-        self.history.add({**row, "known": held.known}, held.features)
+        self.history.add({**row, **held.case, "known": held.known}, held.logged)
 
     def warn(self, verb: str, error: Exception) -> None:
         """Once for each kind of failure."""
@@ -196,32 +238,49 @@ class Book:
         """Take in the log of somebody else."""
         if not len(log.get("arm", ())):
             return
+        self.reference.learn(log)
+        chosen = decided(log)
         try:
-            self.state = self.tuner.absorb(self.state, log)  # type: ignore[attr-defined]
+            self.state = self.tuner.absorb(self.state, chosen)  # type: ignore[attr-defined]
         except Exception as error:  # foreign code, foreign numbers
             self.warn("learn from others", error)
             return
-        self.known += len(log["arm"])
+        self.known += len(chosen["arm"])
 
     def inherit(self, experience: Experience) -> None:
-        """Begin with what the finished members of an ensemble have learned; costs what is new of it."""
+        """Begin with what the finished members of an ensemble have learned; costs what is new of it.
+
+        Members are taken to share the pattern of their operators: what it takes to analyse it is counted
+        where a solver is first used in the ensemble, not once more in every member.
+        """
         if not hasattr(self.tuner, "absorb"):
             return
         tuner: Any = self.tuner
 
-        def step(value: tuple[Any, int], log: Mapping[str, np.ndarray]) -> tuple[Any, int]:
+        def start() -> Inherited:
+            return Inherited(tuner.init(np.random.default_rng(0)), 0, Reference(tuner.ranges), frozenset())
+
+        def step(value: Inherited, log: Mapping[str, np.ndarray]) -> Inherited:
             if not len(log.get("arm", ())):
                 return value
+            reference, chosen = value.reference.copied(), decided(log)
+            reference.learn(log)
+            arms = value.arms | set(chosen["arm"][chosen["setup"] > 0].tolist())
             try:
-                return tuner.absorb(value[0], log), value[1] + len(log["arm"])
+                state = tuner.absorb(value.state, chosen)
+                return Inherited(state, value.known + len(chosen["arm"]), reference, arms)
             except Exception as error:  # as in `learn`
                 self.warn("learn from others", error)
-                return value
+                return Inherited(value.state, value.known, reference, arms)
 
-        key = canonical(tuner.to_json())
-        state, self.known = experience.fold(key, lambda: (tuner.init(np.random.default_rng(0)), 0), step)
+        found = experience.fold(canonical(tuner.to_json()), start, step)
+        self.reference, self.known = found.reference.copied(), found.known
+        self.inherited = not self.reference.due()
+        if self.inherited:
+            keys = [choice(tuner.arms[arm]).key for arm in sorted(found.arms)]
+            self._set_up = {key: [-1, self._shape] for key in (GIVEN, *keys)}
         try:
-            self.state = tuner.merge([self.state, state])
+            self.state = tuner.merge([self.state, found.state])
         except Exception as error:  # foreign code
             self.known = 0
             self.warn("learn from others", error)
@@ -251,6 +310,14 @@ class Book:
         self.spent, self.spent_on_pattern = document["spent"]
         self._epoch, self._shape = document["turns"]
         self._set_up = {k: list(v) for k, v in document["set_up"].items()}
+
+
+def decided(log: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The rows of a log that a tuner decided on."""
+    if "arm" not in log:
+        return dict(log)
+    chosen = np.asarray(log["arm"]) >= 0
+    return {name: np.asarray(values)[chosen] for name, values in log.items()}
 
 
 def positive(cost: float) -> float:

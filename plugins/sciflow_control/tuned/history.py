@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,12 +24,12 @@ class History:
         self.rows.append({**row, **{f"feature_{k}": float(v) for k, v in features.items()}})
 
     def columns(self) -> dict[str, np.ndarray]:
-        """Each shape (row,), int64 or float64; features that some rows lack are left out."""
-        if not self.rows:
-            return {}
-        names = [n for n in self.rows[0] if all(n in row for row in self.rows)]
+        """Each shape (row,), int64 or float64; NaN where a row lacks a feature."""
+        names = dict.fromkeys(name for row in self.rows for name in row)
         return {
-            n: np.array([row[n] for row in self.rows], dtype=np.int64 if n in INTEGERS else np.float64)
+            n: np.array(
+                [row.get(n, math.nan) for row in self.rows], dtype=np.int64 if n in INTEGERS else np.float64
+            )
             for n in names
         }
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from sciflow.controller import Controller
+from sciflow_control.tuned.book import decided
 from sciflow_control.tuned.tuning import Rules, Solved, Tuning
 
 
@@ -121,7 +122,8 @@ class TunedKSP:
     @property
     def history(self) -> dict[str, np.ndarray]:
         """The decisions so far: columns of one length, empty on ranks other than 0."""
-        return self._tuning.book.history.columns()
+        found = decided(self._tuning.book.history.columns())
+        return found if len(found.get("arm", ())) else {}
 
     @property
     def solved(self) -> Solved | None:

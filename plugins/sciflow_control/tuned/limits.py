@@ -5,8 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    import numpy as np
+
+LOGGED = {"safe", "work", "digits", "mass"}
+"""Columns of a log that say what the given solver took (NaN: it did not solve), and of what system."""
 KEPT = 16
 """Systems that are remembered; of two near ones the later."""
 NEAREST = 3
@@ -61,6 +66,25 @@ class Reference:
     def spend(self, work: float) -> None:
         """A solve without it took so much."""
         self._since += work
+
+    def learn(self, log: Mapping[str, np.ndarray]) -> None:
+        """What the rows of somebody's log say of it, in their order."""
+        if not log.keys() >= LOGGED:
+            return
+        named = [n for n in log if n.startswith("feature_")]
+        for i, safe in enumerate(log["safe"].tolist()):
+            if not safe >= 0:
+                self.spend(float(log["work"][i]))
+                continue
+            features = {n.removeprefix("feature_"): float(log[n][i]) for n in named}
+            known = {n: v for n, v in features.items() if math.isfinite(v)}
+            self.note(Case(known, float(log["digits"][i]), float(log["mass"][i])), safe)
+
+    def copied(self) -> Reference:
+        """Another one that knows as much."""
+        other = Reference(self._ranges)
+        other._records, other._since, other._spans = list(self._records), self._since, dict(self._spans)
+        return other
 
     def due(self) -> bool:
         """Whether the given solver should take the next system, because too little is known of it."""

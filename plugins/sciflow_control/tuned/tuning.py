@@ -162,6 +162,8 @@ class Tuning:
         operator = self.arms.operator
         now = (operator.epoch, operator.shape)
         changed, pattern = now != self._seen, now[1] != self._seen[1]
+        if self.book.inherited and self._seen == (0, 0):
+            pattern = False
         if changed and self._digest:  # the first solve after a restart
             mine = operator.digest()
             changed = self._any(mine != self._digest)
@@ -323,7 +325,7 @@ class Tuning:
     ) -> Solved:
         """Account for a solve, and tell the tuner; collective."""
         book, safe, key = self.book, self.safe_price(), plan.wanted.key
-        setup, work, iterations = 0, 0.0, solved.iterations
+        setup, work, iterations, took = 0, 0.0, solved.iterations, math.nan
         fell = plan.chosen and plan.wanted.method != GIVEN and (outcome is None or outcome.status != "ok")
         if outcome is not None:
             cost = price(plan.wanted.method, plan.wanted.preconditioner, self.size)
@@ -339,6 +341,7 @@ class Tuning:
             work += charge + taken
             iterations += outcome.iterations if outcome is not None else 0
             if solved.reason > 0:
+                took = taken
                 book.reference.note(case, taken)
         else:
             book.reference.spend(work)
@@ -347,16 +350,19 @@ class Tuning:
         status = "ok" if outcome is None else outcome.status
         if plan.floor:
             status = "censored"
-        if plan.chosen and self.root:
+        if self.root:
             cost_ = {"work": max(work, plan.floor), "iterations": max(iterations, 1), "seconds": seconds}
             if plan.floor > work > 0:
                 cost_["seconds"] *= plan.floor / work
             row = {
-                "cost": positive(float(cost_[self.rules.cost])), "iterations": iterations, "seconds": seconds,
-                "fell_back": float(fell or bool(plan.floor)), "setup": setup, "solves": 1,
+                "cost": positive(float(cost_[self.rules.cost])), "work": work, "iterations": iterations,
+                "seconds": seconds, "fell_back": float(fell or bool(plan.floor)), "setup": setup, "solves": 1,
             }  # fmt: skip
             hold = self.rules.hold or min(LONGEST, math.ceil(BRIEF / (self.size.nonzeros * max(work, 1.0))))
-            book.outcome(status, row, hold)
+            if plan.chosen:
+                book.outcome(status, row, hold, case, took)
+            elif took >= 0:
+                book.unchosen(row, case, took)
         return Solved(solved.reason, iterations, solved.residual, work, key, status)
 
     def _any(self, mine: bool) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import logging
 import re
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping
@@ -21,6 +22,7 @@ T = TypeVar("T")
 Columns: TypeAlias = "Mapping[str, np.ndarray]"
 
 FOLDER = "experience"
+_LOG = logging.getLogger("sciflow.experience")
 _NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 
 
@@ -40,7 +42,8 @@ class _Reader:
     """The logs in a folder, of which every byte is read once while they come in.
 
     Every process that adds logs has a file of its own that only grows; a line that is not whole yet is
-    looked at again, one that is damaged is passed over.
+    looked at again. What is no log, or cannot be read, is passed over with a warning: an ensemble can do
+    without what it says.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -48,14 +51,18 @@ class _Reader:
         self._ends: dict[Path, int] = {}
         self.entries: list[_Entry] = []
         self._recent: dict[_Entry, Columns] = {}
+        self._bad: set[Path] = set()
 
     def refresh(self) -> None:
         """Take in what was added; the logs that came together in the order of their members."""
         found: dict[_Entry, Columns] = {}
         for file in sorted(self._folder.glob("*.log")):
             start = self._ends.get(file, 0)
-            if file.stat().st_size > start:
-                found.update(self._appended(file, start))
+            try:
+                if file.stat().st_size > start:
+                    found.update(self._appended(file, start))
+            except OSError as error:
+                self._pass_over(file, f"cannot be read: {error.strerror or error}")
         if found:
             self._recent = found
             self.entries += sorted(found, key=lambda e: (e.member, e.time, e.file.name, e.start))
@@ -69,12 +76,22 @@ class _Reader:
         found = {}
         for line in lines:
             size = len(line) + 1
-            if (record := parse(line)) is not None:
-                entry = _Entry(int(record["member"]), record["key"], record["time"], file, start, size)
-                found[entry] = _arrays(record["columns"])
+            try:
+                record = parse(line) or {}
+                member, key, when = int(record["member"]), str(record["key"]), float(record["time"])
+                found[_Entry(member, key, when, file, start, size)] = _arrays(record["columns"])
+            # Damaged, or of a version that writes something else.
+            except (KeyError, TypeError, ValueError, AttributeError, Invalid):
+                self._pass_over(file, f"has a line at byte {start} that is no log")
             start += size
         self._ends[file] = start
         return found
+
+    def _pass_over(self, file: Path, reason: str) -> None:
+        """Say so, once for each file."""
+        if file not in self._bad:
+            self._bad.add(file)
+            _LOG.warning("%s %s; members do not learn from it", file, reason)
 
     def columns(self, entry: _Entry) -> Columns:
         """A log, from memory if it came in last."""
@@ -106,6 +123,7 @@ class _Memory:
         from sciflow.artifact.disk import Disk
         from sciflow.artifact.journal import Journal
 
+        self.folder = folder
         self.journal = Journal(folder, disk or Disk("none"))
         self.reader = _Reader(folder)
         self.folded: dict[Hashable, _Folded] = {}
@@ -224,18 +242,25 @@ class Experience:
         ------
         Invalid
             If the columns differ in length, or one is not a row of numbers, or has no name for a field.
+        Failed
+            If the file system refused: the member is not whole, and goes on in a later run.
         """
         import os
 
-        table = {name: _checked(name, values) for name, values in columns.items()}
-        if len({len(v) for v in table.values()}) > 1:
-            raise Invalid(f"columns of { ({n: len(v) for n, v in table.items()}) } rows are no table")
+        from sciflow.artifact.disk import explain_os_error
+
+        table = _table(columns)
         if self._memory is None or not table:
             return
         key = os.urandom(8).hex()
         written = {n: [v.dtype.str, base64.b64encode(v.tobytes()).decode()] for n, v in table.items()}
         record = {"member": self.member, "key": key, "time": time.time(), "columns": written}
-        self._memory.journal.append(record)
+        try:
+            self._memory.journal.append(record)
+        except OSError as error:
+            raise explain_os_error(
+                error, self._memory.folder, "members that are committed are kept"
+            ) from error
         self._noted = key
 
     def mention(self) -> dict[str, str]:
@@ -253,6 +278,14 @@ def _last(entries: Iterable[_Entry]) -> list[_Entry]:
     return [found[m] for m in sorted(found)]
 
 
+def _table(columns: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Columns of one length, each `_checked`."""
+    table = {name: _checked(name, values) for name, values in columns.items()}
+    if len({len(v) for v in table.values()}) > 1:
+        raise Invalid(f"columns of { ({n: len(v) for n, v in table.items()}) } rows are no table")
+    return table
+
+
 def _checked(name: str, values: Any) -> np.ndarray:
     """A column as int64 or float64, little-endian."""
     import numpy as np
@@ -266,6 +299,17 @@ def _checked(name: str, values: Any) -> np.ndarray:
 
 
 def _arrays(columns: Mapping[str, list[str]]) -> Columns:
+    """What `Experience.note` was given.
+
+    Raises
+    ------
+    Invalid, ValueError, TypeError, AttributeError
+        If that is no table, or none at all.
+    """
     import numpy as np
 
-    return {n: np.frombuffer(base64.b64decode(data), dtype=kind) for n, (kind, data) in columns.items()}
+    if not columns:
+        raise Invalid("a log without a column")
+    return _table(
+        {n: np.frombuffer(base64.b64decode(data), dtype=kind) for n, (kind, data) in columns.items()}
+    )

@@ -1,9 +1,12 @@
 """What members learn: logs that are read once, in an order that no kill changes, one for each member."""
 
+import base64
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from sciflow import Context, Field, Invalid, Parameter, ParameterSpace, Problem
+from sciflow import Context, Failed, Field, Invalid, Parameter, ParameterSpace, Problem
 from sciflow.artifact.disk import Disk
 from sciflow.artifact.journal import Journal
 from sciflow.experience import Experience
@@ -122,10 +125,72 @@ def test_the_log_of_the_committed_attempt_is_the_members(tmp_path):
     assert list(later.logs({0: {}, 3: {}})) == [0], "not those of members that failed"
 
 
-def test_records_of_others_in_the_folder_do_no_harm(tmp_path):
+RECORD = {"member": 1, "key": "x", "time": 0.0}
+THREE = ["<i8", base64.b64encode(np.arange(3).tobytes()).decode()]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"version": 2},
+        RECORD,
+        {**RECORD, "columns": {}},
+        {**RECORD, "columns": [1, 2]},
+        {**RECORD, "columns": {"arm": ["|O", "AAAA"]}},
+        {**RECORD, "columns": {"arm": ["<f8", "AAAA"]}},
+        {**RECORD, "columns": {"arm": ["float1", "AAAA"]}},
+        {**RECORD, "columns": {"arm": "<f8"}},
+        {**RECORD, "columns": {"member": THREE}},
+        {**RECORD, "columns": {"arm": THREE, "cost": ["<f8", "AAAAAAAAAAA="]}},
+        {**RECORD, "time": "noon", "columns": {"arm": THREE}},
+        {**RECORD, "member": None, "columns": {"arm": THREE}},
+    ],
+)
+def test_what_is_no_log_is_passed_over_with_a_warning(tmp_path, caplog, record):
     assert Experience(tmp_path / "nothing").others() == {}
-    Journal(tmp_path, Disk("none")).append({"member": 1, "key": "x", "time": 0.0, "columns": {}})
-    assert Experience(tmp_path).others() == {1: {}}
+    Experience(tmp_path, 0).note(log(1.0))
+    other = Journal(tmp_path, Disk("none"))
+    for more in (record, record, {**RECORD, "member": 5, "columns": {"arm": THREE}}):
+        other.append(more)
+    reader = Experience(tmp_path)
+    assert list(reader.others()) == list(reader.others()) == [0, 5]
+    assert list(Experience(tmp_path).logs({0: {}, 1: {}})) == [0]
+    said = [r.getMessage() for r in caplog.records]
+    assert len([s for s in said if "is no log" in s]) == 2, "once for each file and reader"
+
+
+def test_what_cannot_be_read_is_passed_over_with_a_warning(tmp_path, caplog):
+    Experience(tmp_path, 0).note(log(1.0))
+    (tmp_path / "folder.log").mkdir()
+    (tmp_path / "gone.log").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "bytes.log").write_bytes(bytes(range(256)) * 20 + b"\n")
+    reader = Experience(tmp_path, 4)
+    assert reader.fold("k", tuple, order) == reader.fold("k", tuple, order) == (1.0,)
+    assert [Path(r.getMessage().split()[0]).name for r in caplog.records] == [
+        "bytes.log", "folder.log", "gone.log",
+    ]  # fmt: skip
+
+
+def test_a_log_that_cannot_be_written_says_what_to_do(tmp_path, monkeypatch):
+    """As `Failed`, which ends the job: the member would else be recorded as one that cannot be solved."""
+    import errno
+    import os
+
+    one, two = Experience(tmp_path / "log", 0), Experience(tmp_path / "log" / "file", 1)
+    one.note(log(1.0))
+    (tmp_path / "log" / "file").write_text("in the way")
+    with pytest.raises(Failed, match="cannot write"):
+        two.note(log(1.0))
+
+    def full(handle, buffers, offset):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwritev", full)
+        with pytest.raises(Failed, match="the disk is full.*free some space and run again"):
+            one.of(1).note(log(2.0))
+    one.of(1).note(log(3.0))
+    assert Experience(tmp_path / "log").others()[1]["cost"] == [3.0]
 
 
 class Ksp:

@@ -15,6 +15,8 @@ from sciflow.testing import _plain_state
 from sciflow_control.bandits import beliefs, draws, exact, simplex
 from sciflow_control.bandits.binned import Binned
 from sciflow_control.bandits.fixed import Fixed, Random
+from sciflow_control.bandits.held import Held
+from sciflow_control.bandits.keyed import Keyed
 from sciflow_control.bandits.thompson import Thompson
 from sciflow_control.bandits.tsallis import Tsallis
 from sciflow_control.bandits.tuner import OPEN, STATUSES, Decision
@@ -191,6 +193,28 @@ def test_merging_keeps_what_is_open_in_the_first():
         tuner.merge([])
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        Thompson(Relaxation(count=2)),
+        Thompson(Relaxation(count=6)),
+        Tsallis(FIVE),
+        Keyed(Thompson(FIVE), ("k",)),
+    ],
+    ids=lambda t: f"{t.name}_{len(t.arms)}",
+)
+def test_states_of_different_tuners_are_not_merged(other):
+    states = [t.init(np.random.default_rng(0)) for t in (Thompson(FIVE), other)]
+    for tuner in (Thompson(FIVE), Binned(Thompson(FIVE), "c", 0.0, 1.0), Held(Thompson(FIVE))):
+        begun = tuner.init(np.random.default_rng(0))
+        for pair in ([states[0], states[1]], [begun, states[1]], [states[1], begun]):
+            with pytest.raises(Invalid, match=r"states of different tuners"):
+                tuner.merge(pair)
+    tuner = Keyed(Held(Thompson(FIVE)), ("ranks",))
+    with pytest.raises(Invalid, match="keyed: states of different tuners"):
+        tuner.merge([tuner.init(np.random.default_rng(0)), states[0]])
+
+
 @every
 def test_nothing_is_changed_in_place(tuner):
     state, log = play(tuner, rough, 20)
@@ -339,7 +363,7 @@ def test_features_are_checked_at_the_door():
     assert tuner.ranges == {"shift": (-1.0, 2.0)}
     with pytest.raises(Invalid, match="needs the feature 'shift'.*'shft'|Did you mean 'shft'"):
         tuner.propose(state, {"shft": 0.0})
-    for value in (math.nan, -1.1, math.inf):
+    for value in (math.nan, -1.1, math.inf, None, "far"):
         with pytest.raises(Invalid, match=f"'shift' must lie between -1 and 2, got {value}"):
             tuner.propose(state, {"shift": value})
         with pytest.raises(Invalid, match="'shift' must lie"):
@@ -428,9 +452,10 @@ def test_random_draws_are_even_and_fixed_ones_are_not():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"low": 1.0, "high": 1.0}, "low < high is needed"),
-        ({"high": math.inf}, "low < high is needed"),
-        ({"log": True}, "need low > 0"),
+        ({"low": 1.0, "high": 1.0}, "range of 'c' must be finite with low < high, got 1.0 to 1.0"),
+        ({"high": math.inf}, "range of 'c' must be finite"),
+        ({"low": -1e308, "high": 1e308}, "range of 'c' must be finite"),
+        ({"log": True}, "range of 'c' must be positive"),
         ({"bins": 0}, "at least one bin"),
     ],
 )
@@ -457,6 +482,14 @@ def test_random_numbers_are_a_function_of_seed_and_counter():
     assert abs(values.std() - 1) < 0.05
     with pytest.raises(ValueError, match="read-only"):
         draws.normals(1, 0, 4)[0] = 1
+
+
+@pytest.mark.parametrize("wrong", [-1.0, 2.0**32, 0.5, math.inf])
+def test_baselines_that_are_none_are_refused(wrong):
+    tuner = Tsallis(FIVE)
+    _, log = play(tuner, rough, 3)
+    with pytest.raises(Invalid, match=f"the baselines of 5 arms are 1 whole numbers, got {wrong}"):
+        tuner.absorb(tuner.init(np.random.default_rng(0)), {**log, "feature_shifted_0": np.full(3, wrong)})
 
 
 def test_a_log_without_baselines_has_none():

@@ -151,6 +151,15 @@ def test_held_holds():
     assert bits(state["inner"]) == bits(plain)
 
 
+def test_held_takes_the_mean_of_costs_whose_sum_is_no_number():
+    tuner = Held(Thompson(FIVE), 2)
+    state, log = game(tuner, 2, cost=lambda i, arm: 1.7e308)
+    assert len(state["inner"]["open"]) == 0
+    assert bits(tuner.absorb(tuner.init(np.random.default_rng(0)), log)["inner"]["sums"]) == bits(
+        state["inner"]["sums"]
+    )
+
+
 def test_held_takes_outcomes_in_any_order():
     tuner = Held(Thompson(FIVE), 4)
     states = []

@@ -428,9 +428,35 @@ def test_anything_that_may_be_observed_leaves_finite_beliefs(history):
         assert 0 <= tuner.choose(sums, {"c": 0.5}, 1, 2)[0] < 5
 
 
+@pytest.mark.parametrize("status", ["ok", "censored", "failed"])
+def test_chebcb_adds_up_the_largest_costs_for_many_millions_of_outcomes(status):
+    tuner = ChebCB(FIVE, "c", 0.0, 1.0, degree=2)
+    sums = tuner.learn(tuner.empty(), Decision(3, 1.0, {"c": 0.8}), 1e12, status)
+    one, least = sums["fits"][3], sums["most"]
+    for _ in range(28):
+        sums = tuner.combine(sums, sums)
+    assert (sums["table"][3, 0] >= 0).all()
+    assert one[0] > 0
+    assert sums["fits"][3, 0] == pytest.approx(least, rel=1e-6)
+    assert 0 <= sums["fits"][3, -1] <= 1e-3 * 2**28 * least**2
+    p = tuner.probabilities(sums, {"c": 0.8})
+    assert p.sum() == pytest.approx(1, abs=1e-12)
+    assert p.argmin() == 3
+
+
+@pytest.mark.parametrize("none", [math.nan, math.inf, -1e300])
+def test_a_log_with_predictions_that_cannot_be_has_none(none):
+    tuner = ChebCB(FIVE, "c", 0.0, 1.0, degree=2)
+    _, log = game(tuner, 30)
+    new = tuner.init(np.random.default_rng(0))
+    plain = tuner.absorb(new, {name: v for name, v in log.items() if name != "feature_predicted"})
+    assert bits(tuner.absorb(new, {**log, "feature_predicted": np.full(30, none)})) == bits(plain)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: ChebCB(FIVE, "c", -1e308, 1e308), "range of 'c' must be finite"),
         (lambda: ChebCB(FIVE, "c", 1.0, 1.0), "range of 'c' must be finite with low < high, got 1.0 to 1.0"),
         (lambda: ChebCB(FIVE, "c", 0.0, math.inf), "range of 'c' must be finite"),
         (lambda: ChebCB(FIVE, "c", 0.0, 1.0, degree=-1), "degree=-1 must be in 0 to 20"),

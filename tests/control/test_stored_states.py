@@ -58,6 +58,14 @@ def test_features_that_are_no_numbers_are_kept(tmp_path):
     assert features["b"] == -np.inf
 
 
+def test_numbers_of_numpy_are_kept_as_numbers(tmp_path):
+    tuner = Random(FIVE)
+    features = {"ranks": np.int64(2), "c": np.float32(0.5), "d": np.float64(np.inf)}
+    _, state = tuner.propose(tuner.init(np.random.default_rng(0)), features)
+    save(tmp_path / "s", tuner, state)
+    assert tuner.decision(load(tmp_path / "s", tuner), 0).features == {"ranks": 2, "c": 0.5, "d": np.inf}
+
+
 def test_the_state_of_another_tuner_or_space_is_refused(tmp_path):
     tuner = Thompson(FIVE)
     save(tmp_path / "s.zip", tuner, tuner.init(np.random.default_rng(0)))

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from sciflow.controller import Features
 from sciflow.errors import Invalid
+from sciflow_control.bandits.contextual import check_range
 from sciflow_control.bandits.tuner import Additive, Decision, State, Sums, check_features
 from sciflow_control.space import Values
 
@@ -40,10 +41,7 @@ class Binned(Additive):
     log: bool = False
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
-            raise Invalid(f"binned: low < high is needed, got {self.low} and {self.high}")
-        if self.log and self.low <= 0:
-            raise Invalid(f"binned: bins on a logarithmic scale need low > 0, got {self.low}")
+        check_range(self.name, self.feature, self.low, self.high, positive=self.log)
         if self.bins < 1:
             raise Invalid(f"binned: at least one bin is needed, got {self.bins}")
 

@@ -19,8 +19,14 @@ RIDGE = 0.03
 """Times j^2, added to the diagonal of the normal equations: in outcomes."""
 TINY = 1e-30
 """Keeps a quotient finite."""
+MOST_PREDICTED = 1e9
+"""Predictions, in units, that can be: no fit leaves its bounds."""
 LARGEST = 1e5
 """Costs beyond, in units of `ChebCB.unit`, count as this."""
+WORD = 32
+"""Bits of a sum that are kept by themselves: an int64 alone would be full after some 10^5 of the largest
+squares, in two parts it takes 2^31 outcomes."""
+_LOW = 2**WORD - 1
 
 
 @dataclass(frozen=True)
@@ -95,8 +101,9 @@ class ChebCB(Bandit):
     def empty(self) -> Sums:
         """Sums of every arm, of all of them, and what follows from them.
 
-        ``table``, shape (arm, 4 m): sums of the polynomials T_0 to T_{2m-2}, of costs times the first m, of
-        those of the first m where a solve failed, and of squares of costs. ``missed`` is the sum of squared
+        ``table``, shape (arm, 2, 4 m): sums of the polynomials T_0 to T_{2m-2}, of costs times the first m,
+        of those of the first m where a solve failed, and of squares of costs, each as the sum of the lowest
+        `WORD` bits of what was added and that of the bits above. ``missed`` is the sum of squared
         errors of predictions, ``most`` and ``least`` are the extreme costs. ``fits``, shape (arm, m + 1),
         the coefficients and the squares that they leave, follow from these; they are kept because every
         decision needs them.
@@ -104,7 +111,7 @@ class ChebCB(Bandit):
         import numpy as np
 
         d, m = len(self.arms), self.degree + 1
-        table, fits = np.zeros((d, 4 * m), dtype=np.int64), np.zeros((d, m + 1))
+        table, fits = np.zeros((d, 2, 4 * m), dtype=np.int64), np.zeros((d, m + 1))
         return {"table": table, "missed": 0, "most": 0.0, "least": 2 * LARGEST, "fits": fits}
 
     def combine(self, first: Sums, second: Sums) -> Sums:
@@ -146,14 +153,16 @@ class ChebCB(Bandit):
         if status in ("ok", "censored"):
             seen = [*t, *(y * v for v in first), *none]
             squares = y * y
-            expected = decision.features.get("predicted")
-            if expected is None:
+            # Where a table of several logs has no value there is NaN.
+            expected = decision.features.get("predicted", math.nan)
+            if not abs(expected) < MOST_PREDICTED:
                 expected = float(sums["fits"][arm, :m] @ first)
             missed += round((expected - y) ** 2 * SQUARE)
         else:
             seen, squares = [*t, *none, *first], 0.0
         table = sums["table"].copy()
-        table[arm] += [*(round(v * SCALE) for v in seen), round(squares * SQUARE)]
+        whole = [*(round(v * SCALE) for v in seen), round(squares * SQUARE)]
+        table[arm] += [[v & _LOW for v in whole], [v >> WORD for v in whole]]
         most, least = max(sums["most"], y), min(sums["least"], y)
         if most != sums["most"] or least != sums["least"]:
             return self._fitted(table, missed, most, least)
@@ -178,7 +187,8 @@ class ChebCB(Bandit):
         import numpy as np
 
         d, m = expected.size, self.degree + 1
-        t = int(sums["table"][:, 0].sum()) / SCALE
+        low, high = sums["table"][:, :, 0].sum(axis=0).tolist()
+        t = (low + (high << WORD)) / SCALE
         most, span = sums["most"], sums["most"] - sums["least"]
         scale = 2 * most + 4 * span * (1 + math.log(m))
         if t < 0.5 or scale < 1 / SCALE:
@@ -192,13 +202,13 @@ class ChebCB(Bandit):
         p[best] = 1 - p.sum()
         return p
 
-    def _fit(self, row: Any, most: float, least: float) -> Any:
-        """Coefficients of an arm, and the squares that they leave, from its row of the table."""
+    def _fit(self, parts: Any, most: float, least: float) -> Any:
+        """Coefficients of an arm, and the squares that they leave, from its part of the table."""
         import numpy as np
 
         from sciflow_control.bandits.chebyshev import boxed, gram
 
-        m = self.degree + 1
+        m, row = self.degree + 1, parts[0] + parts[1] * 2.0**WORD
         if not row[0]:
             return np.zeros(m + 1)
         sums = row / SCALE
@@ -221,5 +231,5 @@ class ChebCB(Bandit):
         """Sums with all fits made anew."""
         import numpy as np
 
-        fits = np.array([self._fit(row, most, least) for row in table])
+        fits = np.array([self._fit(parts, most, least) for parts in table])
         return {"table": table, "missed": missed, "most": most, "least": least, "fits": fits}

@@ -16,9 +16,9 @@ def check_range(name: str, feature: str, low: float, high: float, *, positive: b
     Raises
     ------
     Invalid
-        If an end is not finite, they are not in order, or must be positive and are not.
+        If an end or the width is not finite, they are not in order, or must be positive and are not.
     """
-    if not -math.inf < low < high < math.inf:
+    if not (-math.inf < low < high < math.inf and high - low < math.inf):
         raise Invalid(f"{name}: the range of {feature!r} must be finite with low < high, got {low} to {high}")
     if positive and low <= 0:
         raise Invalid(f"{name}: the range of {feature!r} must be positive, got {low} to {high}")

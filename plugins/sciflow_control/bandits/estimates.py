@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from sciflow.errors import Invalid
 from sciflow_control.bandits import exact
 
 OK, CENSORED, FAILED, SHIFTED = 0, 2, 4, 6
@@ -135,7 +136,16 @@ def packed(mask: np.ndarray) -> dict[str, float]:
 
 
 def unpacked(features: Mapping[str, float], count: int) -> np.ndarray:
-    """The bits that `packed` noted, shape (count,)."""
-    words = (int(features[f"shifted_{k}"]) for k in range(-(-count // WORD)))
-    raw = b"".join(word.to_bytes(WORD // 8, "little") for word in words)
+    """The bits that `packed` noted, shape (count,).
+
+    Raises
+    ------
+    Invalid
+        If a number is missing or has none of `WORD` bits.
+    """
+    words = [features.get(f"shifted_{k}", math.nan) for k in range(-(-count // WORD))]
+    wrong = [word for word in words if not (0 <= word < 2**WORD and word == int(word))]
+    if wrong:
+        raise Invalid(f"the baselines of {count} arms are {-(-count // WORD)} whole numbers, got {wrong[0]}")
+    raw = b"".join(int(word).to_bytes(WORD // 8, "little") for word in words)
     return np.unpackbits(np.frombuffer(raw, dtype=np.uint8), count=count, bitorder="little")

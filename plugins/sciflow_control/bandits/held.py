@@ -172,11 +172,11 @@ class Held(Tuner):
         Raises
         ------
         Invalid
-            If there are none.
+            If there are none, or they are those of different tuners.
         """
         if not states:
             raise Invalid(f"{self.name}: no states to merge")
-        return {**states[0], "inner": self.inner.merge([s["inner"] for s in states])}
+        return {**states[0], "inner": self.inner.merge([s.get("inner", {}) for s in states])}
 
     def best(self, state: State, features: Features) -> int:
         """See `Tuner.best`."""
@@ -216,5 +216,8 @@ class Held(Tuner):
 
 
 def _mean(costs: Sequence[float]) -> float:
-    """Whatever the order."""
-    return math.fsum(costs) / len(costs)
+    """Whatever the order, and however large they are."""
+    try:
+        return math.fsum(costs) / len(costs)
+    except OverflowError:
+        return math.fsum(cost / len(costs) for cost in costs)

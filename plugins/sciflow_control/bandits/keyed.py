@@ -153,10 +153,12 @@ class Keyed(Tuner):
         Raises
         ------
         Invalid
-            If there are none.
+            If there are none, or they are those of different tuners.
         """
         if not states:
             raise Invalid(f"{self.name}: no states to merge")
+        if not all("states" in state for state in states):
+            raise Invalid(f"{self.name}: states of different tuners cannot be merged")
         return reduce(self._merged, states)
 
     def best(self, state: State, features: Features) -> int:

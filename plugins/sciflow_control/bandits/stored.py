@@ -158,6 +158,8 @@ def _split(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
         return {k: _split(v, f"{name}.{k}", arrays) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_split(v, f"{name}.{i}", arrays) for i, v in enumerate(value)]
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
         return {"$float": repr(value)}
     if value is None or isinstance(value, str | bool | int | float):

@@ -200,10 +200,13 @@ class Additive(Tuner):
         Raises
         ------
         Invalid
-            If there are none.
+            If there are none, or they are those of different tuners or spaces, as far as shapes show it.
         """
         if not states:
             raise Invalid(f"{self.name}: no states to merge")
+        for state in states:
+            if not _alike(states[0].get("sums"), state.get("sums")):
+                raise Invalid(f"{self.name}: states of different tuners or spaces cannot be merged")
         return {**states[0], "sums": reduce(self.combine, [s["sums"] for s in states])}
 
 
@@ -228,6 +231,16 @@ class Bandit(Additive):
 def added(first: Sums, second: Sums) -> dict[str, Any]:
     """Two sums as one: arrays add, mappings go by their keys."""
     return {k: added(v, second[k]) if isinstance(v, Mapping) else v + second[k] for k, v in first.items()}
+
+
+def _alike(first: Any, second: Any) -> bool:
+    """Whether two sums can be of one tuner: the same names, and arrays of integers of the same shapes."""
+    if isinstance(first, Mapping):
+        same = isinstance(second, Mapping) and first.keys() == second.keys()
+        return same and all(_alike(v, second[k]) for k, v in first.items())
+    if getattr(first, "dtype", None) == "int64":
+        return bool(first.shape == getattr(second, "shape", None))
+    return first is not None
 
 
 def checked(cost: float | None, name: str) -> float:
@@ -258,7 +271,11 @@ def check_features(tuner: Controller, features: Features) -> None:
     for name, (low, high) in tuner.ranges.items():
         if name not in features:
             raise Invalid(f"{tuner.name}: it needs the feature {name!r}. {nearest(name, features)}")
-        if not low <= features[name] <= high:
+        try:
+            inside = low <= features[name] <= high
+        except TypeError:
+            inside = False
+        if not inside:
             raise Invalid(
                 f"{tuner.name}: the feature {name!r} must lie between {low:g} and {high:g}, "
                 f"got {features[name]}; widen the range of the tuner"

@@ -101,10 +101,11 @@ def test_a_broken_arm_never_stops_a_simulation(how, method, monkeypatch):
     np.testing.assert_array_equal(b.getArray(), 1.0)
     told = tuned._tuning.book.state["told"]
     works = how == "indefinite" and method == "cg+jacobi"  # where the signs cancel
-    assert {s for a, _, s in told if a == 0} <= ({"ok"} if works else {"failed", "censored"})
-    assert {s for a, _, s in told if a == 1} == {"ok"}
+    status = tuned.history["status"][tuned.history["arm"] == 0]
+    assert set((status == 0).tolist()) == {works}
+    assert {s for *_, s in told} == {"ok"}, "what was paid is a cost like any other"
     assert all(np.isfinite(c) and c > 0 for _, c, _ in told)
-    assert tuned.history["fell_back"].tolist() == [int(s != "ok") for _, _, s in told]
+    assert tuned.history["fell_back"].tolist() == (tuned.history["status"] > 0).astype(int).tolist()
 
 
 @pytest.mark.parametrize("kind", ["random", "steady", "drifting", "hopping", "smooth", "convection"])
@@ -148,6 +149,19 @@ def test_it_goes_on_from_where_the_arm_got_to():
     assert tuned.getIterationNumber() - rest > 5
     assert not tuned.getInitialGuessNonzero()
     assert residual(made, b, x) < 1e-7
+
+
+def test_what_an_arm_left_to_do_is_not_taken_for_the_cost_of_a_system():
+    made = mat(laplacian(15, 0.5))
+    b, x = vectors(made)
+    tuned = TunedKSP(plain(made, "cg", "jacobi"), InTurn(({"method": "cg+none"},)), hold=1)
+    tuned.solve(b, x)
+    whole = tuned.getIterationNumber() * price("cg", "jacobi", tuned._tuning.size).iteration
+    for _ in range(5):
+        tuned.solve(b, x)
+        assert tuned.solved.status == "censored"
+        assert tuned._tuning.ksp.getIterationNumber() < 0.7 * tuned.getIterationNumber()
+    assert {w for _, w in tuned._tuning.book.reference.to_json()["records"]} == {whole}
 
 
 def test_a_solver_that_fails_is_reported_as_it_would_be_alone():
@@ -316,6 +330,29 @@ def test_an_expensive_set_up_waits_until_it_is_amortised():
     assert spent >= whole
     assert spent - patient._tuning.book.reference.to_json()["records"][-1][1] < whole
     assert strict.history["cost"].min() > whole  # it is told what it would have cost at least
+
+
+@pytest.mark.parametrize("cost", ["work", "seconds"])
+def test_a_pattern_is_analysed_when_that_is_amortised_and_not_held_against_the_arm(cost):
+    made = mat(laplacian(20))
+    b, x = vectors(made)
+    arms = InTurn(({"method": "cholesky"},))
+    tuned = TunedKSP(plain(made, "gmres", "ilu"), arms, cost=cost, hold=1, amortise=True)
+    works, spent = [], 0.0
+    for seed in range(12):
+        load(made, laplacian(20, seed=seed))
+        tuned.solve(b, x)
+        used = tuned.solved.arm == "preonly+cholesky"
+        if used:
+            works.append(tuned.solved.work)
+        spent += 0.0 if works else tuned.solved.work
+    analysis = works[0] - works[1]
+    assert len(works) > 5
+    assert works[1:] == [works[1]] * (len(works) - 1)
+    assert 0 < analysis <= spent
+    told = [c for _, c, _ in tuned._tuning.book.state["told"]]
+    assert len(told) == len(works), "what had to wait was not tried"
+    assert cost == "seconds" or told == pytest.approx([works[1]] * len(works))
 
 
 def test_a_decision_is_held_while_solves_are_short():

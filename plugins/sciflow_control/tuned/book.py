@@ -19,6 +19,8 @@ from sciflow_control.tuned.history import History
 from sciflow_control.tuned.limits import Case, Reference
 
 STATUSES = ("ok", "failed", "censored")
+BOUND = 2
+"""The status of a cost that is a lower bound."""
 MOVED = 0.02
 """Of a feature's range, by which it may move while a decision is held."""
 WORDS = ("cost", "work", "iterations", "seconds", "fell_back", "setup", "solves")
@@ -181,10 +183,12 @@ class Book:
 
     def unchosen(self, row: Mapping[str, float], case: Case, safe: float) -> None:
         """A solve with the given solver that no tuner decided on: a row with the arm -1."""
-        about = {"safe": safe, "digits": case.digits, "mass": case.mass, "known": self.known}
+        about = {"safe": safe, "digits": case.digits, "mass": case.mass, "bound": 0.0, "known": self.known}
         self.history.add({"arm": -1, "probability": 1.0, "status": 0, **row, **about}, case.features)
 
-    def outcome(self, status: str, row: Mapping[str, float], hold: int, case: Case, safe: float) -> None:
+    def outcome(
+        self, status: str, row: Mapping[str, float], hold: int, case: Case, safe: float, bound: bool
+    ) -> None:
         """Of a solve under the decision that is held.
 
         Parameters
@@ -199,25 +203,33 @@ class Book:
             The system.
         safe : float
             What the given solver took of it; NaN if it did not solve it.
+        bound : bool
+            Whether the cost is a lower bound: the arm was not tried.
         """
         held = self.held
         assert held is not None
         for word in WORDS:
             held.spent[word] = (max if word == "setup" else float.__add__)(held.spent[word], float(row[word]))
         last = held.case.get("safe", math.nan)
-        held.case = {"safe": safe if safe >= 0 else last, "digits": case.digits, "mass": case.mass}
+        safe = safe if safe >= 0 else last
+        held.case = {"safe": safe, "digits": case.digits, "mass": case.mass, "bound": float(bound)}
         held.left = (held.left or hold) - 1
         if held.left < 1 or status != "ok":
             self.flush(status)
 
     def flush(self, status: str = "ok") -> None:
-        """Tell the tuner what the held decision cost, the mean over its solves."""
+        """Tell the tuner what the held decision cost, the mean over its solves.
+
+        That of an arm that failed is what was paid, the given solver's part included; so it is as good a
+        cost as any. Only that of an arm that was not tried is a bound.
+        """
         held, self.held = self.held, None
         if held is None or not held.spent["solves"]:
             return
         cost = held.spent["cost"] / held.spent["solves"]
+        told = STATUSES[BOUND if held.case.get("bound") else 0]
         try:
-            self.state = self.tuner.observe(self.state, held.token, cost, status)
+            self.state = self.tuner.observe(self.state, held.token, cost, told)
         except Exception as error:  # as above; what it cannot learn from is not left open
             self.warn("learn", error)
             self.state = self._before if self._before is not None else self.state
@@ -239,7 +251,7 @@ class Book:
         if not len(log.get("arm", ())):
             return
         self.reference.learn(log)
-        chosen = decided(log)
+        chosen = told(log)
         try:
             self.state = self.tuner.absorb(self.state, chosen)  # type: ignore[attr-defined]
         except Exception as error:  # foreign code, foreign numbers
@@ -263,7 +275,7 @@ class Book:
         def step(value: Inherited, log: Mapping[str, np.ndarray]) -> Inherited:
             if not len(log.get("arm", ())):
                 return value
-            reference, chosen = value.reference.copied(), decided(log)
+            reference, chosen = value.reference.copied(), told(log)
             reference.learn(log)
             arms = value.arms | set(chosen["arm"][chosen["setup"] > 0].tolist())
             try:
@@ -318,6 +330,14 @@ def decided(log: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return dict(log)
     chosen = np.asarray(log["arm"]) >= 0
     return {name: np.asarray(values)[chosen] for name, values in log.items()}
+
+
+def told(log: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """`decided`, with the statuses that the tuner was told."""
+    found = decided(log)
+    if "bound" in found:
+        found["status"] = np.where(found["bound"] > 0, BOUND, 0)
+    return found
 
 
 def positive(cost: float) -> float:

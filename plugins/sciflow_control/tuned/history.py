@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-INTEGERS = ("arm", "status", "iterations", "fell_back", "setup", "known", "solves", "solve")
+INTEGERS = ("arm", "status", "iterations", "fell_back", "setup", "known", "solves", "solve", "bound")
 
 
 class History:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,7 @@ class Case:
     digits : float
         Decimal logarithm of the first residual over its target.
     mass : float
-        ``1^T A 1 / tr A``: near 0 for a diffusion operator, near 1 for a mass matrix.
+        What `sciflow_control.tuned.operator` says: near 0 for a diffusion operator, near 1 for a mass matrix.
     """
 
     features: Mapping[str, float]
@@ -58,7 +58,7 @@ class Reference:
     def note(self, case: Case, work: float) -> None:
         """The given solver took so much from the start."""
         if len(self._records) == KEPT:
-            del self._records[min(range(KEPT), key=lambda i: self._distance(case, self._records[i][0]))]
+            self._records.remove(min(self._records, key=self._distances(case)))
         self._records.append((case, work))
         self._since = 0.0
         self._measure()
@@ -96,21 +96,29 @@ class Reference:
         Notes
         -----
         A system with fewer digits to gain costs less in proportion, and one with more mass at worst
-        in proportion as well (that of a stationary iteration; the condition number of diffusion with
-        reaction falls like the mass grows). No system is taken to cost more than it did.
+        like the square root of it: the condition number of diffusion with reaction falls like the mass
+        grows, and a Krylov method takes its root. No system is taken to cost more than it did.
         """
         newest = reversed(self._records)
-        order = sorted(newest, key=lambda record: self._distance(case, record[0]))
+        order = sorted(newest, key=self._distances(case))
         return min(work * _easier(case, known) for known, work in order[:NEAREST])
 
-    def _distance(self, a: Case, b: Case) -> float:
-        total = math.log10(a.mass / b.mass) ** 2
-        theirs = b.features
-        for name, value in a.features.items():
-            if name in theirs:
-                apart = value - theirs[name]
-                total += (apart / self._spans[name]) ** 2 if self._spans[name] > 0 else float(apart != 0)
-        return total
+    def _distances(self, case: Case) -> Callable[[tuple[Case, float]], float]:
+        """The distance of a record from a case, as far as they differ."""
+        features, mass, spans, log = case.features, case.mass, self._spans, math.log10
+
+        def distance(record: tuple[Case, float]) -> float:
+            known = record[0]
+            total = log(mass / known.mass) ** 2
+            if known.features == features:
+                return total
+            for name, value in features.items():
+                theirs = known.features.get(name, value)
+                if theirs != value:
+                    total += ((value - theirs) / spans[name]) ** 2 if spans[name] > 0 else 1.0
+            return total
+
+        return distance
 
     def _measure(self) -> None:
         """The range of every feature."""
@@ -133,7 +141,8 @@ class Reference:
 
 
 def _easier(case: Case, known: Case) -> float:
-    return min(1.0, case.digits / known.digits) * min(1.0, known.mass / case.mass)
+    """By which factor a case may cost less than a known one."""
+    return min(1.0, case.digits / known.digits) * math.sqrt(min(1.0, known.mass / case.mass))
 
 
 def budget(limit: float, safe: float, setup: float, pending: float) -> float:

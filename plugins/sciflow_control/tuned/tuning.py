@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,8 @@ class Solved:
         What was chosen; ``given`` if nothing was.
     status : str
         Of the choice.
+    onwards : bool
+        Whether the given solver went on from what an arm left.
     """
 
     reason: int
@@ -58,6 +60,7 @@ class Solved:
     work: float
     arm: str
     status: str
+    onwards: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,8 @@ class Plan:
         Whether a tuner waits for the outcome.
     floor : float
         What a chosen arm that is not tried would have cost at least; 0 if it is tried.
+    once : float
+        Of the work of its set-up, what the next operator of this pattern will not need.
     """
 
     wanted: Choice
@@ -86,6 +91,7 @@ class Plan:
     factor: float = 1.0
     chosen: bool = False
     floor: float = 0.0
+    once: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -128,6 +134,7 @@ class Tuning:
         self._digest = ""
         self.size = Size(1.0, 1.0, 0.0)
         self._space: Workspace | None = None
+        self._setting_up = 0.0
 
     def solve(self, b: Any, x: Any, features: Mapping[str, float]) -> Solved:
         """Solve with the operator that the given solver holds; collective."""
@@ -231,7 +238,7 @@ class Tuning:
 
     def _planned(self, case: Case, changed: int) -> Plan:
         """The arm and what it may spend; on rank 0."""
-        book, safe = self.book, self.safe_price()
+        book = self.book
         if book.reference.due():
             return Plan(Choice(GIVEN))
         held = book.decide(case.features)
@@ -245,26 +252,38 @@ class Tuning:
             return Plan(Choice(GIVEN))
         if wanted.method == GIVEN:
             return Plan(wanted, chosen=True)
+        return self._limited(wanted, case, changed)
+
+    def _limited(self, wanted: Choice, case: Case, changed: int) -> Plan:
+        """What a chosen arm may spend, if anything; on rank 0."""
+        book, safe = self.book, self.safe_price()
         program = (0.0, safe.numeric, safe.setup)[changed]
         pending = book.setup(GIVEN, safe)[1]
         room = budget(self.rules.limit, book.reference.least(case), program, pending)
         cost = price(wanted.method, wanted.preconditioner, self.size)
-        setup = book.setup(wanted.key, cost)[1]
-        if self.rules.amortise:
-            room += book.credit(wanted.key, cost)
+        which, setup = book.setup(wanted.key, cost)
+        once = max(setup - cost.numeric, 0.0) if which == 2 and changed < 2 else 0.0
         floor = setup + cost.iteration + cost.check
+        if self.rules.amortise:
+            credit = book.credit(wanted.key, cost)
+            if floor - once <= room < floor and not credit:
+                return Plan(Choice(GIVEN))  # the decision stands until the set-up is amortised
+            room += credit
         if floor > room:
             return Plan(Choice(GIVEN), chosen=True, floor=floor)
         factor = book.factors.get(wanted.name, first_factor(wanted))
-        return Plan(wanted, room - setup, setup, factor, True)
+        return Plan(wanted, room - setup, setup, factor, True, once=once)
 
     def tried(self, plan: Plan, goal: Goal, b: Any) -> Outcome:
         """The outcome of the arm, the same on every rank; collective."""
         assert self._space is not None
         outcome = Outcome("failed", 0, 0.0, math.nan, plan.factor)
-        raised = False
+        raised, self._setting_up = False, 0.0
         try:
+            begin = time.perf_counter()
             arm = self.arms.ready(plan.wanted, self.ksp)
+            arm.setUp()
+            self._setting_up = time.perf_counter() - begin
             cost = price(plan.wanted.method, plan.wanted.preconditioner, self.size)
             outcome = attempt(arm, self._space, goal, cost, plan.room, plan.factor)
         except Exception:  # PETSc or an arm in Python: whatever it was, the safe arm solves
@@ -309,11 +328,11 @@ class Tuning:
         finally:
             self.ksp.setInitialGuessNonzero(nonzero)
         if solved is not None and solved.reason > 0:
-            return solved
+            return replace(solved, onwards=True)
         self._space.r.copy(x)
         again = self.safely(b, x)
         wasted = 0 if solved is None else solved.iterations
-        return Solved(again.reason, again.iterations + wasted, again.residual, 0.0, GIVEN, "ok")
+        return replace(again, iterations=again.iterations + wasted, onwards=True)
 
     def _told(
         self,
@@ -340,9 +359,10 @@ class Tuning:
             taken = safe.iteration * solved.iterations
             work += charge + taken
             iterations += outcome.iterations if outcome is not None else 0
-            if solved.reason > 0:
+            if solved.reason > 0 and not solved.onwards:
                 took = taken
-                book.reference.note(case, taken)
+        if took >= 0:
+            book.reference.note(case, took)
         else:
             book.reference.spend(work)
         book.pay(work)
@@ -351,7 +371,13 @@ class Tuning:
         if plan.floor:
             status = "censored"
         if self.root:
-            cost_ = {"work": max(work, plan.floor), "iterations": max(iterations, 1), "seconds": seconds}
+            # A tuner learns what an arm will cost, not what is paid once.
+            lasting = seconds - self._setting_up * plan.once / plan.setup if plan.once else seconds
+            cost_ = {
+                "work": max(work - plan.once, plan.floor),
+                "iterations": max(iterations, 1),
+                "seconds": lasting,
+            }
             if plan.floor > work > 0:
                 cost_["seconds"] *= plan.floor / work
             row = {
@@ -360,7 +386,7 @@ class Tuning:
             }  # fmt: skip
             hold = self.rules.hold or min(LONGEST, math.ceil(BRIEF / (self.size.nonzeros * max(work, 1.0))))
             if plan.chosen:
-                book.outcome(status, row, hold, case, took)
+                book.outcome(status, row, hold, case, took, plan.floor > 0)
             elif took >= 0:
                 book.unchosen(row, case, took)
         return Solved(solved.reason, iterations, solved.residual, work, key, status)

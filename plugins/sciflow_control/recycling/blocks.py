@@ -95,6 +95,18 @@ def add(vector: np.ndarray, block: np.ndarray, factors: np.ndarray, scale: float
         blas.dgemv(scale, block, factors, beta=1.0, y=vector, overwrite_y=1)
 
 
+def scale(vector: np.ndarray, factor: float) -> None:
+    """``vector *= factor``, in place; the vector of a rank without rows is empty, which BLAS refuses."""
+    if len(vector):
+        blas.dscal(factor, vector)
+
+
+def move(vector: np.ndarray, direction: np.ndarray, step: float = 1.0) -> None:
+    """``vector += step * direction``, in place; empty where a rank has no rows."""
+    if len(vector):
+        blas.daxpy(direction, vector, a=step)
+
+
 def combined(block: np.ndarray, factors: np.ndarray) -> np.ndarray:
     """``block @ factors`` in Fortran order, without a transposing copy."""
     return np.asarray((factors.T @ block.T).T)

@@ -6,9 +6,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from scipy.linalg import blas
 
-from sciflow_control.recycling.blocks import DEPENDENT, Block, Reduction, add, combined, dots, orthonormal
+from sciflow_control.recycling.blocks import (
+    DEPENDENT,
+    Block,
+    Reduction,
+    add,
+    combined,
+    dots,
+    move,
+    orthonormal,
+    scale,
+)
 from sciflow_control.recycling.ritz import Ritz
 
 REASONS = {
@@ -222,8 +231,8 @@ class DeflatedCG:
                 return "nan" if np.isnan(length) else "indefinite_pc" if length < 0 or r.any() else ""
             add(z, space, mu, -1.0)
             beta = length / past if past else 0.0
-            blas.dscal(beta, p)
-            blas.daxpy(z, p)
+            scale(p, beta)
+            move(p, z)
             vp.stateIncrease()
             self._matrix.mult(vp, vq)
             self.products += 1
@@ -233,8 +242,8 @@ class DeflatedCG:
             step = length / energy
             if gathers and self._ritz is not None:
                 self._ritz.gather(z, np.sqrt(length), step, before, beta)
-            blas.daxpy(p, x, a=step)
-            blas.daxpy(q, r, a=-step)
+            move(x, p, step)
+            move(r, q, -step)
             self.iterations += 1
             past, before = length, step
             self.history.append(float(np.sqrt(self._sum(r @ r))))
@@ -273,10 +282,10 @@ class DeflatedCG:
 
 def _energy_orthonormal(energy: np.ndarray) -> np.ndarray:
     """F with ``F^T E F = I``, without directions that depend on the others."""
-    scale = np.sqrt(np.maximum(energy.diagonal(), 0.0))
-    used = np.flatnonzero(scale > 0)
-    values, vectors = np.linalg.eigh(energy[np.ix_(used, used)] / np.outer(scale[used], scale[used]))
+    lengths = np.sqrt(np.maximum(energy.diagonal(), 0.0))
+    used = np.flatnonzero(lengths > 0)
+    values, vectors = np.linalg.eigh(energy[np.ix_(used, used)] / np.outer(lengths[used], lengths[used]))
     kept = values > DEPENDENT * max(float(values.max(initial=0.0)), 0.0)
     factor = np.zeros((len(energy), int(kept.sum())))
-    factor[used] = vectors[:, kept] / np.sqrt(values[kept]) / scale[used, None]
+    factor[used] = vectors[:, kept] / np.sqrt(values[kept]) / lengths[used, None]
     return factor

@@ -60,7 +60,7 @@ def _lines(error: ValidationError, label: str) -> list[str]:
             text = "there is no such setting"
         elif item["type"] in ("missing", "missing_argument"):
             text = "this setting is required"
-        elif "input" in item and not isinstance(item["input"], Mapping):
+        elif "input" in item and not isinstance(item["input"], Mapping) and "got " not in text:
             text = f"{text}, got {item['input']!r}"
         lines.append(f"{path}: {text.removeprefix('Value error, ')}")
     return lines

@@ -44,6 +44,7 @@ def learning(found: Decisions, levels: Mapping[str, float]) -> Figure:
         left.axhline(value, color=INK if name == "oracle" else GREY, ls=line, lw=1.4, label=name)
     left.set_xscale("log")
     left.set_yscale("log")
+    left.tick_params(which="minor", labelsize=7)
     left.set_ylabel("mean cost", fontsize=9)
     _shares(right, found)
     for ax in (left, right):

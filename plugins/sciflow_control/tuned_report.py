@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,7 +28,36 @@ def sections(artifact: Artifact) -> list[tuple[str, str]] | None:
         return None
     if len(found.solve):
         return [("What every arm costs", _every(found, artifact))]
-    return [("What the solver learned", _learned(found, artifact))] if len(found.chosen) else None
+    if not len(found.chosen):
+        return [("What the solver learned", _nothing(found, artifact))]
+    return [("What the solver learned", _learned(found, artifact))]
+
+
+def _nothing(found: Decisions, artifact: Artifact) -> str:
+    """Why nobody chose, as far as the log says it."""
+    import html
+
+    lacking = sorted(_wanted(artifact.attributes["problem"]["solver"]) - set(found.features))
+    text = f"Nothing: all {len(found.arm)} solves that were noted are of {OWN}. "
+    if lacking:
+        known = ", ".join(sorted(found.features)) or "none"
+        text += f"The tuner looks at {', '.join(lacking)}, and the problem tells: {known}."
+    else:
+        text += (
+            "Either they were too few for a choice, or the tuner refused, for example a feature outside its "
+            "range."
+        )
+    return f"<p>{html.escape(text)}</p>"
+
+
+def _wanted(solver: Mapping[str, Any]) -> set[str]:
+    """Features that the tuner of a solver looks at; none where it is of a package that is not here."""
+    from sciflow.registry import registry
+
+    with contextlib.suppress(SciflowError):
+        tuner = registry().build(solver.get("controller") or {}, kind="controller")
+        return set(getattr(tuner, "ranges", {}))
+    return set()
 
 
 def _learned(found: Decisions, artifact: Artifact) -> str:
@@ -60,7 +90,9 @@ def _words(found: Decisions, artifact: Artifact) -> str:
 def _means(found: Decisions, levels: list[tuple[str, float, str]]) -> list[list[str]]:
     costs = found.cost[found.chosen]
     third = max(len(costs) // 3, 1)
-    rows = [["all decisions", _number(costs.mean()), ""], ["the first 100", _number(costs[:100].mean()), ""]]
+    rows = [["all decisions", _number(costs.mean()), ""]]
+    if len(costs) > 100:
+        rows.append(["the first 100", _number(costs[:100].mean()), ""])
     rows.append(["the last third", _number(costs[-third:].mean()), ""])
     rows += [[name, _number(mean), note] for name, mean, note in levels]
     best = found.best_fixed()
@@ -80,7 +112,7 @@ def _levels(found: Decisions, artifact: Artifact) -> list[tuple[str, float, str]
     if best is not None:
         levels.append((f"best fixed: {found.named(best)}", means[best][1], f"{means[best][0]} decisions"))
     if -1 in means:
-        levels.append((OWN, means[-1][1], f"{means[-1][0]} solves, nobody chose"))
+        levels.append((f"{OWN}, unasked", means[-1][1], f"{means[-1][0]} solves that nobody chose for"))
     every = _companion(artifact)
     if every is not None:
         known = Decisions.of(every)

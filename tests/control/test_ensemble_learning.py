@@ -164,6 +164,24 @@ def test_the_report_says_what_was_learned(plain):
     assert sections(ensemble(Lottery(), count=2)) is None
 
 
+def test_the_report_names_a_feature_that_the_problem_does_not_tell():
+    from types import SimpleNamespace
+
+    from sciflow_control.bandits.chebcb import ChebCB
+    from sciflow_control.space import Relaxation
+    from sciflow_control.tuned.solver import Tuned
+    from sciflow_control.tuned_report import sections
+
+    solver = Tuned(ChebCB(Relaxation(), "log_dif", -3.0, 1.0))
+    log = {"arm": [-1, -1], "cost": [3.0, 4.0], "member": [0, 1], "feature_log_diffusion": [0.1, 0.2]}
+    fields = {f"decision_{name}": np.array(values) for name, values in log.items()}
+    schema = SimpleNamespace(kind="ensemble", fields=fields)
+    about = {"problem": {"solver": solver.to_json()}}
+    ((title, body),) = sections(SimpleNamespace(schema=schema, read=fields.__getitem__, attributes=about))
+    assert title == "What the solver learned"
+    assert "looks at log_dif, and the problem tells: log_diffusion." in body
+
+
 def test_the_best_arm_of_every_system_is_the_one_that_cost_least_and_did_not_fail():
     from sciflow_control.decisions import Decisions
 

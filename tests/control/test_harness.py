@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sciflow import Invalid, report, run
 from sciflow.flow import Session, within
 from sciflow.store import Store
+from sciflow_control.bandits.fixed import Fixed
 from sciflow_control.bandits.thompson import Thompson
 from sciflow_control.bandits.tuner import Bandit
 from sciflow_control.harness import cost_table as module
@@ -224,6 +225,20 @@ def test_trials_stand_side_by_side_and_in_the_report(made, tmp_path):
     for text in ("Tuners side by side", "What thompson learned", "best fixed: omega", "µs per decision"):
         assert text in page
     assert len(re.findall("data:image/png", page)) == 3
+
+
+def test_what_no_tuner_decides_is_told_by_the_trial_with_the_most_plays(made, tmp_path):
+    costs, _ = made[0]
+    with within(Session(Store(tmp_path))):
+        once = asyncio.run(run(Trial(Fixed(SEQUENCE.space, 1), 1), table=costs))
+        thrice = asyncio.run(run(Trial(Thompson(SEQUENCE.space), 3), table=costs))
+        both = asyncio.run(run(TunerTable(("omega_1_5", "thompson")), omega_1_5=once, thompson=thrice))
+    rows, figures = [r["policy"] for r in both.attributes["rows"]], both.read("figures")
+    assert rows == ["omega_1_5", "thompson", "oracle", "best_fixed", "default", "random"]
+    for policy in rows[2:]:
+        expected = thrice.read("figures")[thrice.attributes["policies"].index(policy)]
+        np.testing.assert_array_equal(figures[rows.index(policy)], expected)
+    assert "| omega 1.5 |" in both.file("table.md").read_text()
 
 
 class Sealed:

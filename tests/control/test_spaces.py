@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from sciflow.component import canonical
 from sciflow.errors import Invalid, NotFound
+from sciflow_control.bandits.thompson import Thompson
 from sciflow_control.space import (
     DIRECT,
     METHODS,
@@ -20,6 +21,7 @@ from sciflow_control.space import (
     Solvers,
     Space,
 )
+from sciflow_control.tuned.solver import Tuned
 
 SPACES = [Relaxation(), Solvers(), Options.example(), Joined.example()]
 
@@ -142,3 +144,11 @@ def test_json_gives_the_space_back(space):
 def test_what_is_no_space_is_refused(make, message):
     with pytest.raises(Invalid, match=message):
         make()
+
+
+def test_a_form_can_choose_tuned_alone_and_what_chooses_no_solver_is_refused():
+    assert Tuned.from_json({"component": "tuned"}) == Tuned(Thompson(Solvers()))
+    with pytest.raises(Invalid, match=r"must be a tuner such as Thompson\(Solvers\(\)\), got Solvers"):
+        Tuned(Solvers())
+    with pytest.raises(Invalid, match=r"the arm \{'smoother': 'a'\} is no linear solver"):
+        Tuned(Thompson(Options({"smoother": ("a", "b")})))

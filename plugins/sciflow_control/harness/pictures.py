@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sciflow.reporting import BLUE, GREY, INK, ORANGE, figure
-from sciflow_control.harness.tuner_table import OTHERS
+from sciflow_control.harness.tuner_table import OTHERS, called
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,6 +51,7 @@ def learned(policies: Sequence[str], pulls: np.ndarray, mean: np.ndarray, regret
         ax.set_yscale("log" if what.startswith("mean") else "symlog")
         if not what.startswith("mean"):
             ax.set_ylim(bottom=0)
+        ax.tick_params(which="minor", labelsize=7)
         ax.set_xlabel("solves", fontsize=9)
         ax.set_ylabel(what, fontsize=9)
     axes[0, 0].legend(frameon=False, fontsize=8)
@@ -115,20 +116,29 @@ def beside(rows: Sequence[Mapping[str, str]], pulls: np.ndarray, mean: np.ndarra
         See `sciflow_control.harness.tuner_table.TUNER_TABLE`.
     """
     sequences = list(dict.fromkeys(row["sequence"] for row in rows))
-    made, axes = figure(columns=len(sequences), width=max(4.6 * len(sequences), 6), height=5.0)
-    for ax, sequence in zip(axes[0], sequences, strict=True):
-        mine = [i for i, row in enumerate(rows) if row["sequence"] == sequence]
-        tuners = [i for i in mine if rows[i]["policy"] not in OTHERS]
-        for i in mine:
+    columns = min(len(sequences), 3)
+    down = -(-len(sequences) // columns)
+    made, axes = figure(columns=columns, rows=down, width=max(3.6 * columns, 7), height=3.2 * down + 1.2)
+    drawn: dict[str, Any] = {}  # for one legend, of every policy on any sequence
+    names = list(dict.fromkeys(row["policy"] for row in rows if row["policy"] not in OTHERS))
+    for ax in axes.flat[len(sequences) :]:
+        ax.set_visible(False)
+    for ax, sequence in zip(axes.flat, sequences, strict=False):
+        for i in (i for i, row in enumerate(rows) if row["sequence"] == sequence):
             name, there = rows[i]["policy"], pulls[i] > 0
-            style = STYLES[name] if i not in tuners else _style(tuners.index(i))
-            ax.plot(pulls[i][there], mean[i][there], label=name.replace("_", " "), **style)
+            style = STYLES[name] if name in OTHERS else _style(names.index(name))
+            (drawn[name],) = ax.plot(pulls[i][there], mean[i][there], **style)
         ax.set_xscale("log")
         ax.set_yscale("log")
-        ax.set_title(sequence)
+        ax.tick_params(which="minor", labelsize=7)
+        ax.set_title(sequence.replace("_", " "), fontsize=9)
         ax.set_xlabel("solves", fontsize=9)
-        ax.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncol=3)
-    axes[0, 0].set_ylabel("mean cost so far", fontsize=9)
+    for ax in axes[:, 0]:
+        ax.set_ylabel("mean cost so far", fontsize=9)
+    order = [*names, *(name for name in OTHERS if name in drawn)]
+    words = [called(name) for name in order]
+    lines = [drawn[name] for name in order]
+    made.legend(lines, words, frameon=False, fontsize=8, loc="outside lower center", ncol=5, handlelength=3)
     return made
 
 

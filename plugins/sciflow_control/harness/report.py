@@ -30,12 +30,11 @@ def _trial(artifact: Artifact) -> tuple[str, str]:
         [_called(policy, about), *cells(names, list(values))]
         for policy, values in zip(about["policies"], figures, strict=True)
     ]
-    unit = "seconds" if about["cost"] == "seconds" else "cost"
     text = (
         f"<p>{html.escape(about['tuner'])} on {html.escape(about['sequence'])}, "
         f"{artifact.array('choice').shape[0]} plays of {artifact.array('choice').shape[1]} systems, "
-        f"{len(about['arms'])} arms; {unit} per system. The oracle takes the best arm of every system; a "
-        "failed solve also pays for the default.</p>"
+        f"{len(about['arms'])} arms; {html.escape(str(about['cost']))} per system. The oracle takes "
+        "the best arm of every system; a failed solve also pays for the default.</p>"
     )
     body = text + table(["", *(HEAD.get(n, n) for n in names)], rows)
     curves = {k: artifact.read(k) for k in ("pulls", "running_mean", "regret")}
@@ -63,7 +62,7 @@ def _arm(arm: dict[str, Any]) -> str:
 def _table(artifact: Artifact) -> tuple[str, str]:
     from sciflow.reporting import data_uri, image, table
     from sciflow_control.harness.pictures import beside
-    from sciflow_control.harness.tuner_table import HEAD, cells
+    from sciflow_control.harness.tuner_table import HEAD, called, cells
 
     about = artifact.attributes
     names, rows = about["figures"], about["rows"]
@@ -71,7 +70,11 @@ def _table(artifact: Artifact) -> tuple[str, str]:
     for row, values in zip(rows, artifact.read("figures"), strict=True):
         shown = row["sequence"] if row["sequence"] != last else ""
         last = row["sequence"]
-        lines.append([shown, row["policy"].replace("_", " "), *cells(names, list(values))])
-    body = table(["sequence", "policy", *(HEAD.get(n, n) for n in names)], lines)
+        lines.append([shown, called(row["policy"]), *cells(names, list(values))])
+    body = (
+        "<p>Cost per system, mean of the plays. The oracle takes the best arm of every system, best fixed "
+        "the best single one in hindsight; the default is what is taken where nobody chooses.</p>"
+    )
+    body += table(["sequence", "policy", *(HEAD.get(n, n) for n in names)], lines)
     picture = beside(rows, artifact.read("pulls"), artifact.read("running_mean"))
     return "Tuners side by side", body + image(data_uri(picture), "running mean of the cost against solves")

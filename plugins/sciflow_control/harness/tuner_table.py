@@ -39,7 +39,8 @@ class TunerTable(Stage):
     ----------
     trials : tuple of str
         Names under which the trials are passed in; they label the rows, without what the names on one
-        sequence begin with in common (``heat_thompson``, ``heat_tsallis``).
+        sequence begin with in common (``heat_thompson``, ``heat_tsallis``). ``omega_1_8`` is shown as
+        omega 1.8.
     """
 
     name: ClassVar[str] = "tuner_table"
@@ -72,12 +73,15 @@ class TunerTable(Stage):
         found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         names: list[str] = inputs[self.trials[0]].attributes["figures"]
         titles = self._titles({label: inputs[label].attributes["sequence"] for label in self.trials})
+        plays = {label: inputs[label].array("choice").shape[0] for label in self.trials}
+        fullest: dict[str, str] = {}  # of each sequence the trial that says most of what nobody had to learn
+        for label in sorted(self.trials, key=lambda t: -plays[t]):
+            fullest.setdefault(inputs[label].attributes["sequence"], label)
         for label in self.trials:
             about = inputs[label].attributes
             figures, pulls, mean = (inputs[label].read(n) for n in ("figures", "pulls", "running_mean"))
-            known = [r["policy"] for r in rows if r["sequence"] == about["sequence"]]
             for place, policy in enumerate(about["policies"]):
-                if policy == "tuner" or policy not in known:
+                if policy == "tuner" or fullest[about["sequence"]] == label:
                     title = titles[label] if policy == "tuner" else policy
                     rows.append({"sequence": about["sequence"], "policy": title, "tuner": about["tuner"]})
                     found.append((figures[place], pulls, mean[place]))
@@ -126,6 +130,13 @@ HEAD = {
 """What the figures are called in a table."""
 
 
+def called(policy: str) -> str:
+    """The name of a policy in words; an underscore between digits is a decimal point."""
+    import re
+
+    return re.sub(r"(?<=\d)_(?=\d)", ".", policy).replace("_", " ")
+
+
 def cells(names: Sequence[str], values: Sequence[float]) -> list[str]:
     """Figures as text, in their order."""
     import math
@@ -146,5 +157,5 @@ def markdown(rows: Sequence[Mapping[str, str]], names: Sequence[str], figures: n
     head = ["sequence", "policy", *(HEAD.get(n, n) for n in names)]
     lines = [head, ["---"] * len(head)]
     for row, values in zip(rows, figures, strict=True):
-        lines.append([row["sequence"], row["policy"].replace("_", " "), *cells(names, list(values))])
+        lines.append([row["sequence"], called(row["policy"]), *cells(names, list(values))])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)

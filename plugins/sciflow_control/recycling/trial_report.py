@@ -94,7 +94,7 @@ def summary(artifact: Artifact) -> dict[tuple[str, str], Row]:
 
 def _cell(row: Row) -> Markup:
     failed = f" ({row.failed})" if row.failed else ""
-    return Markup(f"{row.iterations:.4g}{failed}<br>{seconds(row.seconds)}")
+    return Markup(f"{row.iterations:.4g}{failed}<br>{seconds(row.seconds).replace(' ', chr(160))}")
 
 
 def _direct(rows: dict[tuple[str, str], Row]) -> str:

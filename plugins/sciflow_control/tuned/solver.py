@@ -45,7 +45,7 @@ class Tuned(LinearSolver):
 
     name: ClassVar[str] = "tuned"
     requires: ClassVar[tuple[str, ...]] = ("petsc4py",)
-    controller: Controller
+    controller: Controller = Thompson(Solvers())
     cost: Literal["work", "iterations", "seconds"] = "work"
     limit: float = 2.0
     seed: int = 0
@@ -54,6 +54,16 @@ class Tuned(LinearSolver):
 
     def __post_init__(self) -> None:
         check_choices(self)
+        if not isinstance(self.controller, Controller):
+            raise Invalid(
+                f"tuned: the controller must be a tuner such as Thompson(Solvers()), got {self.controller!r}"
+            )
+        for arm in getattr(self.controller, "arms", ()):
+            if not set(arm) <= {"method", "omega"}:
+                raise Invalid(
+                    f"tuned: the arm {dict(arm)} is no linear solver, which has a method, an omega or both; "
+                    "take the space Solvers or Relaxation"
+                )
         if not self.limit > 1:
             raise Invalid(
                 f"the limit must be greater than 1, the problem's own solver alone, got {self.limit}"

@@ -1,11 +1,10 @@
 """Relaxation parameters that are learned while systems are solved: the experiments of "Learning to Relax".
 
-5000 independent systems solved by SOR, their shifts from two laws; 5000 steps of a heat equation whose
-diffusion swings by orders of magnitude, solved by CG with SSOR. Every system is solved with every omega once,
-and each tuner plays over the table: beside the best omega of every system (the oracle), the best single one,
-omega = 1 (the default) and random ones.
+Independent systems solved by SOR; steps of a heat equation whose diffusion swings by orders of magnitude,
+solved by CG with SSOR. Each tuner plays over a table of all of them, solved with every omega, beside the oracle,
+the best single omega, omega = 1 and random ones. Then an ensemble of heated plates in finite elements.
 
-    sciflow run flows/tuned_sor.py                  # size=ci: half a minute
+    sciflow run flows/tuned_sor.py                  # size=ci: a minute or two
     sciflow run flows/tuned_sor.py --set size=full  # the paper's
 """
 
@@ -16,8 +15,12 @@ from prefect import flow
 
 import sciflow_control.components as control
 from sciflow import report, run
+from sciflow.stages.design import Design
+from sciflow.stages.simulate import Simulate
 from sciflow_control.bandits.tuner import Tuner
+from sciflow_fenics.components import Heat
 
+PLATE = control.Solvers(("given", "bcgs+ilu", "gmres+ilu", "bcgs+ssor"), (1.0, 1.2, 1.4, 1.6, 1.8))
 OMEGAS = control.Relaxation(1.0, 1.95, 20)
 
 
@@ -39,18 +42,18 @@ def tuners(heat: bool) -> dict[str, Tuner]:
 
 @flow
 async def tuned_sor(
-    size: Literal["ci", "full"] = "ci", count: int = 0, seeds: int = 3, seed: int = 0
+    size: Literal["ci", "full"] = "ci", count: int = 0, members: int = 12, seeds: int = 3, seed: int = 0
 ) -> Path:
     """Let tuners choose the omega of SOR and SSOR-CG, and compare them with those who know the best.
 
     Args:
-        size: ci takes half a minute; full is that of the paper, ten minutes.
+        size: ci takes a minute; full is that of the paper, ten minutes.
         count: Systems of each sequence; 0 leaves that to the size.
+        members: Of the ensemble of heated plates; 0 leaves it out, where there is no dolfinx.
         seeds: How often each tuner plays.
-        seed: Of the systems and the draws.
+        seed: Of systems and draws.
     """
-    full = size == "full"
-    count, grids = count or (5000 if full else 1000), (25, 50, 100) if full else (25,)
+    count, grids = (count or 5000, (25, 50, 100)) if size == "full" else (count or 1000, (25,))
     tables = {
         "wide": control.CostTable(control.ShiftedLaplacian(0.5, 1.5), OMEGAS, count=count, seed=seed),
         "narrow": control.CostTable(control.ShiftedLaplacian(2.0, 6.0), OMEGAS, count=count, seed=seed),
@@ -64,6 +67,14 @@ async def tuned_sor(
             plays = 1 if isinstance(tuner, control.Fixed) else seeds
             trial = control.Trial(tuner, plays, seed, shuffle=not heat)
             trials[f"{name}_{label}"] = await run(trial, table=costs)
-    table = await run(control.TunerTable(tuple(trials)), **trials)
     shown = [trials[f"{name}_relaxation_model"] for name in tables]
+    if members:
+        plate = Heat(64, levels=2)
+        points = await run(Design(problem=plate, count=members, seed=seed))
+        every = await run(Simulate(plate.replace(solver=control.EveryArm(PLATE))), design=points)
+        tuned = control.Tuned(control.Thompson(PLATE))
+        shown += [every, await run(Simulate(plate.replace(solver=tuned)), design=points)]
+        for tuner in (control.Thompson(PLATE), control.Tsallis(PLATE)):
+            trials[f"plate_{tuner.name}"] = await run(control.Trial(tuner, seeds, seed), ensemble=every)
+    table = await run(control.TunerTable(tuple(trials)), **trials)
     return await report("Relaxation that tunes itself", table, *shown)

@@ -137,6 +137,20 @@ def test_what_cannot_be_solved_is_said():
             solve(*parts(sp.csr_matrix(np.array([[1.0, 1.0], [1.0, 0.0]]))), np.ones(2), np.zeros(2), 1.0)
         with pytest.raises(Invalid, match=r"omega must lie in \(0, 2\)"):
             solve(*parts(matrix), b, np.zeros(10), 2.0)
+        # Entries beyond the unknowns would be read from memory that is not theirs.
+        wide = sp.hstack([matrix, sp.csr_matrix(([1.0], ([3], [0])), shape=(10, 1))]).tocsr()
+        with pytest.raises(Invalid, match="row 3 has .* the matrix must be square"):
+            solve(*parts(wide), b, np.zeros(10), 1.0)
+        for place, wrong in ((0, -1), (2, 10**6)):
+            indices = matrix.indices.copy()
+            indices[place] = wrong
+            with pytest.raises(Invalid, match="row 0 has"):
+                solve(matrix.indptr, indices, matrix.data, b, np.zeros(10), 1.0)
+        long = matrix.indptr + np.array([0] * 10 + [10**6], dtype=matrix.indptr.dtype)
+        with pytest.raises(Invalid, match="row 9 has"):
+            solve(long, matrix.indices, matrix.data, b, np.zeros(10), 1.0)
+        with pytest.raises(Invalid, match="columns for"):
+            solve(matrix.indptr, matrix.indices, matrix.data[:-1], b, np.zeros(10), 1.0)
         with pytest.raises(Invalid, match="10 rows"):
             solve(*parts(matrix), b, np.zeros(9), 1.0)
         with pytest.raises(Invalid, match="float64"):
@@ -191,5 +205,7 @@ def test_red_black_solves_and_says_the_true_residual(constant):
     assert not red_black_sor(plane(17, 22)[0], f, *stencil, 1.75, 1e-9, 5).converged
     with pytest.raises(Invalid, match="one ring wider"):
         red_black_sor(f, f, *stencil, 1.5)
+    with pytest.raises(Invalid, match="float64, got int64"):
+        red_black_sor(u.astype(int), f, *stencil, 1.5)
     with pytest.raises(Invalid, match="positive"):
         red_black_sor(u, f, 0 * stencil[0], *stencil[1:], 1.5)

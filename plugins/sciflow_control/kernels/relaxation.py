@@ -43,9 +43,13 @@ def _residual(indptr: Any, indices: Any, data: Any, b: Any, x: Any, r: Any) -> f
 
 @kernel
 def _places(indptr: Any, indices: Any, data: Any, at: Any) -> int:
-    """Where the diagonal entries are; the first row without one or out of order, or -1."""
+    """Where the diagonal entries are; the first row without one, out of order or out of bounds, or -1."""
     for i in range(at.size):
         at[i] = -1
+        if indptr[i] < 0 or indptr[i + 1] > indices.size or indptr[i + 1] <= indptr[i]:
+            return i
+        if indices[indptr[i]] < 0 or indices[indptr[i + 1] - 1] >= at.size:
+            return i
         for p in range(indptr[i], indptr[i + 1]):
             if indices[p] == i and data[p] != 0.0:
                 at[i] = p
@@ -205,12 +209,17 @@ def _checked(
     n = len(b)
     if len(indptr) != n + 1 or x.shape != b.shape:
         raise Invalid(f"a matrix of {len(indptr) - 1} rows with {n} right-hand sides and {len(x)} unknowns")
+    if len(indices) != len(data):
+        raise Invalid(f"a matrix with {len(indices)} columns for {len(data)} entries")
     if not data.dtype == b.dtype == x.dtype == np.float64:
         raise Invalid(f"relaxation works in float64, got {data.dtype}, {b.dtype} and {x.dtype}")
     at = np.empty(n, dtype=indices.dtype)
     row = _places(indptr, indices, data, at)
     if row >= 0:
-        raise Invalid(f"row {row} has no diagonal entry, or its columns are not sorted (sort_indices)")
+        raise Invalid(
+            f"row {row} has no diagonal entry, or its columns are not sorted (sort_indices) "
+            f"or not among {n}: the matrix must be square"
+        )
     return at
 
 

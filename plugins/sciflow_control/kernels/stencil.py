@@ -134,6 +134,8 @@ class _Packed:
             raise Invalid(f"omega must lie in (0, 2), got {omega}")
         if f.ndim != 2 or not f.size or u.shape != (f.shape[0] + 2, f.shape[1] + 2):
             raise Invalid(f"u of shape {u.shape} is not one ring wider than f of shape {f.shape}")
+        if u.dtype != np.float64:
+            raise Invalid(f"relaxation works in float64, got {u.dtype}")
         if not np.min(centre) > 0:
             raise Invalid(f"the diagonal must be positive, its smallest value is {np.min(centre)}")
         self._u, self._omega, self._columns = u, float(omega), f.shape[1]
@@ -206,7 +208,7 @@ def red_black_sweep(
     Raises
     ------
     Invalid
-        If shapes do not fit, the diagonal is not positive or omega not in (0, 2).
+        If shapes do not fit, `u` is not of float64, the diagonal is not positive or omega not in (0, 2).
 
     Notes
     -----

@@ -2,7 +2,7 @@
 
 Independent systems solved by SOR; steps of a heat equation whose diffusion swings by orders of magnitude,
 solved by CG with SSOR. Each tuner plays over a table of all of them, solved with every omega, beside the
-oracle, the best single omega, omega = 1 and random ones. Then an ensemble of heated plates in finite elements.
+oracle, the best single omega, omega = 1 and random ones. Then an ensemble of plates in finite elements.
 
     sciflow run flows/tuned_sor.py                  # size=ci: a minute or two
     sciflow run flows/tuned_sor.py --set size=full  # the paper's

@@ -114,7 +114,7 @@ class Conduction:
         beta : float
             K-1.
         initial : callable or ndarray
-            Rise at the start, K; an array holds this rank's degrees of freedom and ghosts.
+            Rise at the start, K; an array holds the degrees of freedom that this rank owns.
         source : callable
             Heat source, W m-3.
         solving : Solving or None
@@ -124,10 +124,10 @@ class Conduction:
         self.solving = solving if solving is not None else Plain(self.ksp)
         for function, values in ((self.rise, initial), (self.source, source)):
             if isinstance(values, np.ndarray):
-                function.x.array[:] = values
+                function.x.array[: self._owned] = values
             else:
                 function.interpolate(values)
-                function.x.scatter_forward()
+            function.x.scatter_forward()
         self.source_before.x.array[:] = self.source.x.array
 
     def step(self, dt: float, boundary: Values, source: Values | None = None) -> tuple[int, int]:
@@ -258,15 +258,15 @@ def solve(
     def boundary(x: np.ndarray) -> np.ndarray:
         return np.full(x.shape[1], mu["boundary"])
 
-    rise, first = np.zeros_like(system.rise.x.array), 0
+    rise, first = np.zeros(len(order.index)), 0
     if restart is not None:
-        rise, first = restart["rise"], int(restart["level"])
+        rise, first = order.values(restart["place"], restart["rise"]), int(restart["level"])
     solving = wrapped(heat.solver, system.ksp, ctx, restart)
     for level in range(first, heat.levels):
         # Set anew after every yield: the caller may have solved another member meanwhile.
         system.begin(mu["beta"], rise, source, solving)
         counts = _advance(system, heat, level, boundary)
-        rise = system.rise.x.array.copy()
+        rise = system.rise.x.array[: len(rise)].copy()
         fields: dict[str, Part | Share] = {"temperature": sample(system.rise)}
         if level == 0:
             fields["source"] = sample(system.source)
@@ -274,7 +274,7 @@ def solve(
             fields["temperature_dof"] = order(system.rise)
         if level + 1 == heat.levels:
             solving.close()
-        saved = partial(_restart, rise, level + 1, solving)
+        saved = partial(_restart, rise, order.index, level + 1, solving)
         yield State(heat.end * (level + 1) / heat.levels, fields, counts, saved)
 
 
@@ -291,5 +291,5 @@ def _advance(system: Conduction, heat: Heat, level: int, boundary: Values) -> di
     return {"newton": newton, "linear": linear}
 
 
-def _restart(rise: np.ndarray, level: int, solving: Solving) -> dict[str, np.ndarray]:
-    return {"rise": rise, "level": np.array(level), **solving.saved()}
+def _restart(rise: np.ndarray, place: np.ndarray, level: int, solving: Solving) -> dict[str, np.ndarray]:
+    return {"rise": rise, "place": place, "level": np.array(level), **solving.saved()}

@@ -24,14 +24,23 @@ def communicator(ctx: Context) -> Any:
 
 
 def square(comm: Any, cells: int, side: float) -> Any:
-    """A square cut into ``2 * cells**2`` triangles.
+    """A square cut into ``2 * cells**2`` triangles; the same ranks get the same cells every time.
 
     Raises
     ------
     Invalid
         On every rank, if some rank would have no cell.
+
+    Notes
+    -----
+    PT-SCOTCH 7 splits a mesh otherwise in every process if it may use threads. A member that is continued
+    would then be another one in the last bits, so it gets one thread unless the environment says otherwise.
     """
+    import os
+
     from dolfinx import mesh
+
+    os.environ.setdefault("SCOTCH_PTHREAD_NUMBER", "1")
 
     if 2 * cells * cells < 4 * comm.size:
         raise Invalid(
@@ -149,12 +158,32 @@ class DofOrder:
 
     def __init__(self, space: Any, per_side: int, side: float) -> None:
         size = space.dofmap.index_map.size_local
-        self._size = size
+        self._size, self._comm = size, space.mesh.comm
         self.index = lattice_index(space.tabulate_dof_coordinates()[:size], per_side, side)
 
     def __call__(self, function: Any) -> Share:
         """This rank's values, to be written as they are, and their positions in the lattice."""
         return Share(index=self.index, values=np.array(function.x.array[: self._size], dtype=np.float64))
+
+    def values(self, index: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """What this rank holds of values that the ranks held, maybe in another way; collective.
+
+        Parameters
+        ----------
+        index, values : ndarray, shape (n,)
+            Of this rank then: positions in the lattice, each on one rank.
+
+        Returns
+        -------
+        ndarray, shape (m,)
+            At the degrees of freedom that this rank owns now.
+        """
+        if all(self._comm.allgather(np.array_equal(index, self.index))):
+            return values
+        places = np.concatenate(self._comm.allgather(index))
+        whole = np.empty(len(places))
+        whole[places] = np.concatenate(self._comm.allgather(values))
+        return whole[self.index]
 
 
 @lru_cache(maxsize=4)

@@ -136,8 +136,8 @@ def wrapped(
 class TakesSolver(Component):
     """A component with a field ``solver : LinearSolver | None``.
 
-    Where it is None it is left out of the configuration as JSON, so that what was computed before
-    there was such a field is still found.
+    Where it is None it is left out of the configuration as JSON, so that the problem is the same as before
+    there was such a field.
     """
 
     solver: LinearSolver | None

@@ -11,6 +11,7 @@ PETSc = pytest.importorskip("petsc4py.PETSc")
 from sciflow import Diverged, Invalid
 from sciflow.context import Context
 from sciflow.experience import Experience
+from sciflow_control.bandits.binned import Binned
 from sciflow_control.bandits.fixed import Fixed
 from sciflow_control.bandits.thompson import Thompson
 from sciflow_control.space import Relaxation, Solvers
@@ -438,6 +439,14 @@ def test_members_learn_from_those_before(tmp_path):
     assert sorted(logs) == [0, 1, 2]
     assert {"arm", "probability", "cost", "status", "safe", "work", "digits", "mass"} <= logs[0].keys()
     assert {"fell_back", "setup", "known", "solves", "feature_t"} <= logs[0].keys()
+
+
+def test_a_feature_that_the_problem_does_not_give_is_refused(tmp_path):
+    tuned = Tuned(Binned(Thompson(Solvers(("given", "cg+icc"))), "log_dif", 0.0, 1.0))
+    solving = tuned.wrap(plain(mat(laplacian(4))), Context())
+    b, x = vectors(mat(laplacian(4)))
+    with pytest.raises(Invalid, match="binned decides by log_dif, .* gives dt, log_n, ranks"):
+        solving.solve(b, x, {"dt": 1.0})
 
 
 def test_members_of_one_solve_each_try_arms_from_the_second_on(tmp_path):

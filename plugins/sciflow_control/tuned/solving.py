@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sciflow.context import Context
-from sciflow.errors import Diverged
+from sciflow.errors import Diverged, Invalid
 from sciflow.linear_solver import Solving
 from sciflow_control.tuned.tuning import Rules, Solved, Tuning
 
 if TYPE_CHECKING:
     from sciflow_control.tuned.solver import Tuned
+
+
+OWN = {"ranks", "log_n"}
+"""Features that need no problem."""
 
 
 class TunedSolving(Solving):
@@ -25,13 +29,26 @@ class TunedSolving(Solving):
         seed = int(ctx.rng(tuned.seed, 0).integers(2**31))
         rules = Rules(tuned.cost, tuned.limit, seed, None, tuned.hold, tuned.amortise)
         self._tuning, self._ctx = Tuning(ksp, tuned.controller, rules), ctx
+        self._name, self._needed = tuned.controller.name, tuned.controller.ranges.keys() - OWN
         if restart:
             self._tuning.resume(restart)
         elif self._tuning.root:
             self._tuning.book.inherit(ctx.experience)
 
     def solve(self, b: Any, x: Any, features: Mapping[str, float]) -> int:
-        """See `Solving.solve`."""
+        """See `Solving.solve`.
+
+        Raises
+        ------
+        Invalid
+            If the controller needs a feature that the problem does not give.
+        """
+        missing = self._needed - features.keys()
+        if missing:
+            raise Invalid(
+                f"{self._name} decides by {', '.join(sorted(missing))}, which this problem does not give; "
+                f"it gives {', '.join(sorted({*features, *OWN}))}"
+            )
         return converged(self._tuning.solve(b, x, features))
 
     def restart(self) -> Mapping[str, np.ndarray]:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sciflow import Invalid, report, run
 from sciflow.flow import Session, within
 from sciflow.store import Store
+from sciflow_control.bandits.chebcb import ChebCB
 from sciflow_control.bandits.fixed import Fixed
 from sciflow_control.bandits.thompson import Thompson
 from sciflow_control.bandits.tuner import Bandit
@@ -98,6 +99,10 @@ def test_a_failed_solve_pays_for_the_default_and_tempts_nobody():
     assert prices.best_fixed == 2
     assert prices.oracle.tolist() == [2, 2]
     assert prices.paid[0].tolist() == [10.0, 11.0, 4.0]
+    # The default has nobody to fall back on: it pays once, and beats no oracle.
+    all_fail = Prices.of(table(cost, np.ones((2, 3), dtype=int)), Thompson(Relaxation(count=3)), 0)
+    assert all_fail.paid[0].tolist() == [10.0, 11.0, 14.0]
+    assert all_fail.paid[:, 0].tolist() == all_fail.default.tolist()
     own = Prices.of(table(cost, status, np.array([3.0, 30.0])), Thompson(Relaxation(count=3)), 0)
     assert own.paid[:, 1].tolist() == [4.0, 31.0]
     assert own.best_fixed == 2
@@ -282,6 +287,15 @@ def test_an_ensemble_that_tried_every_arm_is_a_table():
         of_ensemble(Sealed(**columns), "seconds", two)
 
 
+def test_a_feature_that_the_table_lacks_is_missed_at_the_door(made):
+    tuner = ChebCB(SMALL, "log_diffusion", -3.0, 1.0)
+    with pytest.raises(
+        Invalid, match=r"chebcb needs the feature 'log_diffusion', which .* does not have.*'?c'?"
+    ):
+        Trial(tuner).check({"table": made[0][0]})
+    Trial(ChebCB(SMALL, "c", -0.15, 0.45)).check({"table": made[0][0]})
+
+
 def test_rows_are_called_by_what_differs_in_the_names_of_their_trials():
     titles = TunerTable._titles
     one = {"heat_25_cheb": "h", "heat_25_oracle": "h", "heat_50_cheb": "g", "beta": "b"}
@@ -320,3 +334,13 @@ def test_a_tuner_plays_over_an_ensemble_whose_systems_were_all_solved_with_every
     assert mean["default"] == pytest.approx(data.read("decision_cost")[own].mean())
     assert mean["oracle"] <= min(mean.values())
     assert "dt" in about["features"]
+    # The columns are those of the space that the systems were solved with, whatever the order of the tuner's.
+    with within(Session(Store(tmp_path))):
+        turned = Solvers(("given", "bcgs+ilu"))
+        again = asyncio.run(run(Trial(Thompson(turned)), ensemble=data))
+        with pytest.raises(Invalid, match=r"no arm \{'method': 'cholesky'\}"):
+            asyncio.run(run(Trial(Thompson(Solvers(("cg+icc", "cholesky", "given")))), ensemble=data))
+        with pytest.raises(Invalid, match=r"chebcb needs the feature 'sigma', which"):
+            asyncio.run(run(Trial(ChebCB(space, "sigma", 0, 1)), ensemble=data))
+    given = again.read("choice") == 0
+    assert (again.read("paid")[given] == data.read("decision_cost")[own][again.read("order")[given]]).all()

@@ -101,7 +101,8 @@ class Prices:
     Attributes
     ----------
     paid : ndarray, shape (system, arm)
-        The cost; a failed solve also pays for the default solver, which then has to do it.
+        The cost; a failed solve also pays for the default solver, which then has to do it. Where the default
+        solver itself fails there is no other.
     failed : ndarray of bool, shape (system, arm)
         Which they are.
     default : ndarray, shape (system,)
@@ -130,7 +131,10 @@ class Prices:
         cost, failed = table.cost[:, places], table.status[:, places] != OK
         other = table.default
         safe = cost[:, default] if other is None else other
-        return cls(cost + failed * safe[:, None], failed, safe, other is None)
+        paid = cost + failed * safe[:, None]
+        if other is None:
+            paid[:, default] = safe
+        return cls(paid, failed, safe, other is None)
 
     @property
     def oracle(self) -> np.ndarray:

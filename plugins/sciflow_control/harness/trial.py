@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from sciflow.errors import Invalid
+from sciflow.errors import Invalid, nearest
 from sciflow.schema import Field, Schema
 from sciflow.stage import Stage
 from sciflow_control.bandits.thompson import Thompson
 from sciflow_control.bandits.tuner import Tuner
 from sciflow_control.harness.cost_table import COST_TABLE, label
+from sciflow_control.space import Space, Values
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,12 +88,24 @@ class Trial(Stage):
         return cls(Thompson())
 
     def check(self, inputs: Mapping[str, Artifact]) -> None:
-        """Also refuse to go without a table, or with two."""
+        """Also refuse to go without a table, or with two, and a table without a feature that is needed."""
         super().check(inputs)
         if len(inputs) != 1:
             raise Invalid(
                 f"{self.name} needs one input: table or ensemble, got {', '.join(inputs) or 'none'}"
             )
+        for name, data in inputs.items():
+            if name == "table":
+                known = list(data.attributes["features"])
+            else:
+                begin = "decision_feature_"
+                known = [f.removeprefix(begin) for f in data.schema.fields if f.startswith(begin)]
+            for feature in self.tuner.ranges:
+                if feature not in known:
+                    raise Invalid(
+                        f"{self.tuner.name} needs the feature {feature!r}, which {data.path} does not have. "
+                        f"{nearest(feature, known)}"
+                    )
 
     def run(self, inputs: Mapping[str, Artifact], out: Writer, ctx: Context) -> None:
         """Play, and write choices, costs, figures and curves."""
@@ -137,8 +150,9 @@ class Trial(Stage):
 
         if "ensemble" in inputs:
             data = inputs["ensemble"]
-            solved = data.attributes["problem"]["component"]
-            return of_ensemble(data, self.cost, self.tuner.arms), f"an ensemble of {solved}"
+            problem = data.attributes["problem"]
+            sequence = f"an ensemble of {problem['component']}"
+            return of_ensemble(data, self.cost, _solved_with(problem) or self.tuner.arms), sequence
         if self.cost == "iterations":
             raise Invalid("a cost table calls its iterations 'cost'")
         return of_cost_table(inputs["table"], self.cost), inputs["table"].attributes["sequence"]
@@ -184,3 +198,14 @@ class Trial(Stage):
             "cost": self.cost,
             "sequence": sequence,
         }
+
+
+def _solved_with(problem: Mapping[str, Any]) -> tuple[Values, ...]:
+    """The arms that the systems of an ensemble were solved with; none where the problem does not say."""
+    from sciflow.registry import registry
+
+    solver = problem.get("solver")
+    if not isinstance(solver, Mapping):
+        return ()
+    space = getattr(registry().build(solver, kind="linear_solver"), "space", None)
+    return space.arms if isinstance(space, Space) else ()

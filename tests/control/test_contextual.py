@@ -122,6 +122,19 @@ def test_chebcb_fits_every_arm_by_least_squares():
         assert fits[arm, 4] == pytest.approx(((y - t @ theta) ** 2).sum(), abs=0.1)
 
 
+def test_the_slope_of_a_fit_of_chebcb_is_bounded_by_the_spread_of_the_costs():
+    tuner = ChebCB(FIVE, "c", 0.0, 1.0, degree=1)
+    fits = learned(tuner, [(2, 0.5, 1.0, "ok"), (2, 0.55, 2.0, "ok")] * 10)["fits"]
+    assert fits[2, 1] == pytest.approx(2 * (2.0 - 1.0))  # without the bound it were above 6
+    assert 1.0 < fits[2, 0] < 2.0
+
+
+def test_chebcb_takes_a_bound_for_twice_that_and_a_failure_for_the_worst():
+    tuner = ChebCB(FIVE, "c", 0.0, 1.0, degree=0)
+    sums = learned(tuner, [(0, 0.5, 10.0, "ok"), (1, 0.5, 10.0, "censored"), (2, 0.5, 1.0, "failed")] * 20)
+    assert sums["fits"][:3, 0] == pytest.approx([10, 20, 20], rel=0.01)
+
+
 @given(history=rows, c=st.floats(0, 1))
 def test_probabilities_of_chebcb_sum_to_one_and_favour_the_cheap(history, c):
     tuner = ChebCB(FIVE, "c", 0.0, 1.0, degree=2)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sciflow_control.recycling.deflated_cg import DeflatedCG
 from sciflow_control.recycling.ritz import Ritz
-from tests.control.krylov import angle, diffusion, petsc, prepared, solver
+from tests.control.krylov import angle, diffusion, petsc, prepared, solver, transport
 
 TIGHT = (1e-9, 0.0)
 
@@ -174,6 +174,19 @@ def test_what_is_not_definite_is_told_as_petsc_does():
     assert method.reason == -3
     assert method.iterations == 4
     np.testing.assert_allclose(solved(method, good, b), b / np.arange(1, 21), rtol=1e-7)
+
+
+def test_an_operator_that_is_not_symmetric_is_noticed_long_before_the_limit():
+    rng = np.random.default_rng(3)
+    b, dense = rng.standard_normal(100), transport(10, rng, 0.3)
+    method = DeflatedCG(petsc(dense), k=6)
+    x = solved(method, petsc(dense), b, limit=5000)
+    assert method.reason == -7, "PETSc's number for it"
+    assert method.iterations < 60
+    assert np.isfinite(x).all()
+    mild = transport(10, np.random.default_rng(3), 1e-3)
+    x = solved(DeflatedCG(petsc(mild), k=6), petsc(mild), b)
+    np.testing.assert_allclose(mild @ x, b, atol=1e-6)
 
 
 def test_a_tolerance_below_rounding_ends():

@@ -25,11 +25,15 @@ REASONS = {
     "atol": 3,
     "its": -3,
     "breakdown": -5,
+    "asymmetric": -7,
     "indefinite_pc": -8,
     "nan": -9,
     "indefinite": -10,
 }
 """PETSc's numbers for why an iteration ended."""
+CONJUGATE = 0.1
+"""A direction of which more than this fraction is not conjugate to the one before shows an operator or a
+preconditioner that is not symmetric: rounding alone leaves 1e-11."""
 
 
 class DeflatedCG:
@@ -236,9 +240,12 @@ class DeflatedCG:
             vp.stateIncrease()
             self._matrix.mult(vp, vq)
             self.products += 1
-            energy = self._sum(p @ q)
+            # Without asymmetry both are the same: z is p and a multiple of the last, conjugate p.
+            energy, same = self.ranks.sum(np.array([p @ q, z @ q])).tolist()
             if not energy > 0:
                 return "nan" if np.isnan(energy) else "indefinite"
+            if past and not abs(energy - same) <= CONJUGATE * energy:
+                return "asymmetric"
             step = length / energy
             if gathers and self._ritz is not None:
                 self._ritz.gather(z, np.sqrt(length), step, before, beta)

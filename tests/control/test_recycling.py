@@ -284,6 +284,8 @@ def test_spaces_come_newest_first_and_damaged_ones_are_passed_over(tmp_path, cap
     assert spaces.newest() is None
     for i in range(KEPT + 3):
         spaces.write({"space": np.full((12, 2), float(i)), "counts": np.arange(3)})
+        if not i:  # a job is killed while it writes
+            (spaces.folder / f"{next(spaces.folder.glob('*.zarr')).stem}.partial").mkdir()
     assert len(list(spaces.folder.iterdir())) == KEPT
     assert (spaces.newest()["space"] == KEPT + 2).all()
     np.testing.assert_array_equal(spaces.newest()["counts"], np.arange(3))
@@ -379,10 +381,42 @@ def test_a_basis_is_identified_by_its_content(tmp_path):
         member(solving, ksp, sequence(1, n=8))
     with pytest.raises(Invalid, match="none of mode"):
         seeding.read(artifact(tmp_path / "c", np.ones((3, 4)), ("y", "x")), "basis", 2)
-    for bad in (np.ones(4), np.full((4, 2), np.nan), np.zeros((4, 2))):
-        np.save(path, bad)
-        with pytest.raises(Invalid, match="wanted|no finite"):
-            seeding.read(str(path), "", 2)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.ones(4), r"float64 and shape \(4,\), wanted"),
+        (np.ones((4, 2)) * 1j, "complex128"),
+        (np.array([["a", "b"]]), "<U1"),
+        (np.where(np.arange(8).reshape(4, 2) == 5, np.nan, 1.0), "vector 1 has nan in row 2"),
+        (np.full((4, 2), np.inf), "vector 0 has inf in row 0"),
+        (np.zeros((4, 2)), "no finite vector"),
+        (None, "no .npy file of numbers"),
+    ],
+)
+def test_what_can_be_no_basis_is_refused_before_a_job_starts(values, message, tmp_path):
+    path = tmp_path / "basis.npy"
+    path.write_text("hello") if values is None else np.save(path, values)
+    with pytest.raises(Invalid, match=message) as refused:
+        Recycling(basis=str(path))
+    assert str(path) in str(refused.value)
+
+
+def test_an_artifact_that_can_be_no_basis_is_refused_before_a_job_starts(tmp_path):
+    with pytest.raises(NotFound, match="no field 'other'"):
+        Recycling(basis=artifact(tmp_path / "a", np.ones((3, 4)), ("mode", "dof")), field="other")
+    with pytest.raises(Invalid, match="none of mode"):
+        Recycling(basis=artifact(tmp_path / "b", np.ones((3, 4)), ("y", "x")))
+    spoiled = np.ones((3, 4))
+    spoiled[1] = np.nan
+    with pytest.raises(Invalid, match="vector 1 has nan"):
+        Recycling(basis=artifact(tmp_path / "c", spoiled, ("mode", "dof")))
+    # A member that failed leaves NaN among its snapshots, which is no reason to refuse the others.
+    assert seeding.read(artifact(tmp_path / "d", spoiled, ("member", "dof")), "basis", 2).shape == (4, 1)
+    spoiled[2, 3] = np.nan
+    with pytest.raises(Invalid, match="vector 2 has nan in row 3"):
+        seeding.read(artifact(tmp_path / "e", spoiled, ("member", "dof")), "basis", 2)
 
 
 def test_a_member_that_cannot_be_solved_diverges():

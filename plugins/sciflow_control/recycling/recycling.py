@@ -84,9 +84,9 @@ class Recycling(LinearSolver):
         if self.digest_of_basis and not self.basis:
             raise Invalid("digest_of_basis is that of a basis: say which, with basis")
         if self.basis and not self.digest_of_basis:
-            from sciflow_control.recycling.seeding import digest
+            from sciflow_control.recycling.seeding import check
 
-            object.__setattr__(self, "digest_of_basis", digest(self.basis))
+            object.__setattr__(self, "digest_of_basis", check(self.basis, self.field))
 
     def wrap(self, ksp: Any, ctx: Context, restart: Mapping[str, np.ndarray] | None = None) -> Solving:
         """See `LinearSolver.wrap`."""
@@ -167,7 +167,7 @@ class Recycled(Solving):
         elif self._config.basis and self._config.k:
             c = self._config
             vectors = seeding.read(c.basis, c.field, c.k, c.digest_of_basis)
-            self.solver.seed(seeding.local(vectors, self._ksp))
+            self.solver.seed(seeding.local(vectors, self._ksp, c.basis))
 
     def _spaces(self) -> Any:
         """Where spaces are shared; None where they are not, or where there is no folder of the job's own."""

@@ -129,8 +129,13 @@ class Spaces:
         return bool(self._ranks.sum(np.array([float(bool(failure))]))[0] == 0)
 
     def _prune(self) -> None:
-        for old in sorted(self.folder.glob("*.zarr"))[:-KEPT]:
-            shutil.rmtree(old, ignore_errors=True)
+        names = sorted(p.name for p in self.folder.glob("*.zarr"))
+        # What is older and still unfinished belongs to a job that was killed; one that is only slow is told.
+        parts = sorted(p.name for p in self.folder.glob("*.partial"))
+        oldest = names[-KEPT] if len(names) >= KEPT else ""
+        for old in [*names, *parts]:
+            if old < oldest:
+                shutil.rmtree(self.folder / old, ignore_errors=True)
 
     def _read(self, path: Path) -> dict[str, np.ndarray] | None:
         import zarr

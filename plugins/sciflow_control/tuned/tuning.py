@@ -134,6 +134,7 @@ class Tuning:
         self._digest = ""
         self.size = Size(1.0, 1.0, 0.0)
         self._space: Workspace | None = None
+        self._prices: dict[tuple[str, str], Price] = {}
         self._setting_up = 0.0
 
     def solve(self, b: Any, x: Any, features: Mapping[str, float]) -> Solved:
@@ -176,9 +177,11 @@ class Tuning:
             changed = self._any(mine != self._digest)
             pattern = self._any(mine.split()[0] != self._digest.split()[0])
         if now != self._seen:
-            self.size = self.arms.size(
-                self.ksp, self._wide or self.ksp.getPC().getType() in ("lu", "cholesky")
-            )
+            wide = self._wide or self.ksp.getPC().getType() in ("lu", "cholesky")
+            size = self.arms.size(self.ksp, wide)
+            if size != self.size:
+                self.size = size
+                self._prices.clear()
         self._seen, self._digest = now, ""
         self.book.turn(changed, pattern)
         return changed + pattern
@@ -221,7 +224,14 @@ class Tuning:
 
     def safe_price(self) -> Price:
         """Of the given solver."""
-        return price(self.ksp.getType(), self.ksp.getPC().getType(), self.size)
+        return self.price(self.ksp.getType(), self.ksp.getPC().getType())
+
+    def price(self, method: str, preconditioner: str) -> Price:
+        """Of a solver for the operator, which is asked for several times in every solve."""
+        found = self._prices.get((method, preconditioner))
+        if found is None:
+            found = self._prices[method, preconditioner] = price(method, preconditioner, self.size)
+        return found
 
     def _agreed(self, case: Case, changed: int) -> Plan:
         """What rank 0 decides, on every rank; collective."""
@@ -260,7 +270,7 @@ class Tuning:
         program = (0.0, safe.numeric, safe.setup)[changed]
         pending = book.setup(GIVEN, safe)[1]
         room = budget(self.rules.limit, book.reference.least(case), program, pending)
-        cost = price(wanted.method, wanted.preconditioner, self.size)
+        cost = self.price(wanted.method, wanted.preconditioner)
         which, setup = book.setup(wanted.key, cost)
         once = max(setup - cost.numeric, 0.0) if which == 2 and changed < 2 else 0.0
         floor = setup + cost.iteration + cost.check
@@ -284,7 +294,7 @@ class Tuning:
             arm = self.arms.ready(plan.wanted, self.ksp)
             arm.setUp()
             self._setting_up = time.perf_counter() - begin
-            cost = price(plan.wanted.method, plan.wanted.preconditioner, self.size)
+            cost = self.price(plan.wanted.method, plan.wanted.preconditioner)
             outcome = attempt(arm, self._space, goal, cost, plan.room, plan.factor)
         except Exception:  # PETSc or an arm in Python: whatever it was, the safe arm solves
             raised = True
@@ -347,7 +357,7 @@ class Tuning:
         setup, work, iterations, took = 0, 0.0, solved.iterations, math.nan
         fell = plan.chosen and plan.wanted.method != GIVEN and (outcome is None or outcome.status != "ok")
         if outcome is not None:
-            cost = price(plan.wanted.method, plan.wanted.preconditioner, self.size)
+            cost = self.price(plan.wanted.method, plan.wanted.preconditioner)
             setup, charge = book.setup(key, cost)
             book.done(key)
             work += charge + outcome.work

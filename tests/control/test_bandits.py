@@ -12,7 +12,7 @@ from scipy.optimize import brentq
 
 from sciflow.errors import Invalid, NotFound
 from sciflow.testing import _plain_state
-from sciflow_control.bandits import beliefs, draws, exact, simplex
+from sciflow_control.bandits import beliefs, draws, estimates, exact, simplex
 from sciflow_control.bandits.binned import Binned
 from sciflow_control.bandits.fixed import Fixed, Random
 from sciflow_control.bandits.held import Held
@@ -113,6 +113,54 @@ def test_probabilities_sum_to_one_after_any_history(tuner, history):
         assert (found >= 0).all()
         made = tuner.decide(sums, {}, 1, i)
         assert 0 < made.probability <= 1
+
+
+@pytest.mark.parametrize("estimator", ["iw", "rv"])
+def test_tsallis_follows_its_formula_outcome_by_outcome(estimator):
+    tuner = Tsallis(FIVE, estimator)
+    state, arms, weights, costs, bases = tuner.init(np.random.default_rng(0)), [], [], [], []
+    for i in range(150):
+        proposal, state = tuner.propose(state, {})
+        made, losses = tuner.decision(state, proposal.token), np.zeros(5)
+        if len(set(costs)) > 1:
+            scaled = (np.array(costs) - min(costs)) / (np.mean(costs) - min(costs))
+            for arm, weight, loss, base in zip(arms, weights, scaled, bases, strict=True):
+                losses += base
+                losses[arm] += weight * (loss - base[arm])
+        rate = (4 if estimator == "rv" else 2) / math.sqrt(i + 1)
+        low = losses.min()
+        x = brentq(
+            lambda x, a=losses, r=rate: (4 / (r * (a - x)) ** 2).sum() - 1, low - 5 / rate, low - 2 / rate
+        )
+        p = 4 / (rate * (losses - x)) ** 2
+        assert made.probability == pytest.approx(p[made.arm], rel=1e-6)
+        arms.append(made.arm)
+        weights.append(1 / made.probability)
+        costs.append(float(rough(i, made.arm)))
+        bases.append((p >= 16 / (i + 1)).astype(float) if estimator == "rv" else np.zeros(5))
+        state = tuner.observe(state, proposal.token, costs[-1], "ok")
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_bounds_count_for_tsallis_as_its_notes_say(log):
+    tuner = Tsallis(FIVE, "iw", log)
+    sums = tuner.empty()
+    for arm, cost, status in ((0, 2.0, "ok"), (0, 4.0, "ok"), (1, 5.0, "censored"), (2, 1.0, "failed")):
+        sums = tuner.learn(sums, Decision(arm, 0.5, {}), cost, status)
+    prices = [math.log(2), math.log(4)] if log else [2.0, 4.0]
+    mean = sum(prices) / 2
+    bound = [math.log(5) + 1, mean + 1] if log else [10.0, 2 * mean]
+    each = np.array([*prices, *bound]) - prices[0]
+    expected = np.array([each[0] + each[1], each[2], each[3], 0, 0]) * 2 / each.mean()
+    assert estimates.estimates(sums, log) == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_belief_is_the_mean_of_a_log_normal_cost_and_its_deviation():
+    y = np.array([0.3, -0.1, 0.9])
+    sums = [beliefs.SCALE * v for v in (y.sum(), (y**2).sum())]
+    spread = ((y - y.mean()) ** 2).sum()
+    variance = (beliefs.WEIGHT * beliefs.VARIANCE + spread) / (beliefs.WEIGHT + 3)
+    assert beliefs.belief(3, *sums) == pytest.approx((y.mean() + variance / 2, math.sqrt(variance / 3)))
 
 
 def test_a_baseline_changes_no_expectation():

@@ -346,14 +346,14 @@ class Campaign:
         still, left, waiting = [], [], ""
         first = running[0].job.wait(0.2) if running else None
         for one in running:
-            before = len(self._done)
             state = first if one is running[0] and first is not None else one.job.state()
             self._follow(one)
             if not state.ended:
                 still.append(one)
                 waiting = one.job.waits_for() if state == "queued" else ""
                 continue
-            self._fruitless = 0 if len(self._done) > before else self._fruitless + 1
+            # Whatever it solved, also where that was reported earlier than its end.
+            self._fruitless = self._fruitless + 1 if self._done.isdisjoint(one.members) else 0
             left += self._after(one)
             one.job.settle()
         if waiting not in ("", self._waiting):

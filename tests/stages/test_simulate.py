@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from sciflow import Context, Failed, Invalid, Resources, Schema, run
+from sciflow.executor import JobState
 from sciflow.executors.local import Local
 from sciflow.executors.mpi import Mpi
 from sciflow.problem import member_seed
@@ -274,3 +275,49 @@ def test_jobs_are_large_first_and_small_last(store):
     assert sizes[0] == 1000 // 16 + 1
     assert sizes[-8:] == [1] * 8
     assert len(sizes) < 100
+
+
+class Reporting:
+    """A job that reports a member in one round and has ended in the next."""
+
+    id, directory = "17", "somewhere"
+
+    def __init__(self, member, *, dies=False):
+        self._states = [JobState.FAILED] if dies else [JobState.RUNNING, JobState.DONE]
+        self._events = [
+            {"event": "member", "member": member, "state": "started", "time": 0.0},
+            {"event": "member", "member": member, "state": "ok", "time": 0.0},
+        ][: 1 if dies else 2]
+
+    def state(self):
+        return self._states.pop(0)
+
+    def wait(self, timeout):
+        return self.state()
+
+    def events(self):
+        found, self._events = self._events, []
+        return found
+
+    def cause(self):
+        return None
+
+    def reason(self):
+        return "ended by SIGKILL"
+
+    def waits_for(self):
+        return ""
+
+    def settle(self):
+        return
+
+
+def test_jobs_that_ended_well_do_not_count_as_fruitless(store):
+    """A member that takes its job down after many small jobs is tried again, and ends nothing."""
+    campaign = Campaign(Simulate(Wave()), np.zeros((30, 2)), None, Context())
+    for member in range(20):
+        running = [_Running(Reporting(member), [member])]
+        while running:
+            running, left = campaign._round(running)
+        assert left == []
+    assert campaign._round([_Running(Reporting(20, dies=True), [20, 21])]) == ([], [20, 21])

@@ -15,6 +15,8 @@ LOGGED = {"safe", "work", "digits", "mass"}
 KEPT = 16
 """Systems that are remembered; of two near ones the later."""
 NEAREST = 3
+ALIKE = 0.01
+"""Distance of systems that cannot be told apart, so that all of them count."""
 SHARE = 0.02
 """Of all work, that may go into solves with the safe arm to know what it costs now."""
 MARGIN = 0.8
@@ -91,7 +93,7 @@ class Reference:
         return not self._records or SHARE * self._since > self._records[-1][1]
 
     def least(self, case: Case) -> float:
-        """What it will cost at least, from the nearest known systems; the later one of two as near.
+        """What it will cost at least, from the nearest known systems and all that are like this one.
 
         Notes
         -----
@@ -99,9 +101,10 @@ class Reference:
         like the square root of it: the condition number of diffusion with reaction falls like the mass
         grows, and a Krylov method takes its root. No system is taken to cost more than it did.
         """
-        newest = reversed(self._records)
-        order = sorted(newest, key=self._distances(case))
-        return min(work * _easier(case, known) for known, work in order[:NEAREST])
+        away = [*map(self._distances(case), self._records)]
+        reach = max(sorted(away)[:NEAREST][-1], ALIKE)
+        near = (record for apart, record in zip(away, self._records, strict=True) if apart <= reach)
+        return min(work * _easier(case, known) for known, work in near)
 
     def _distances(self, case: Case) -> Callable[[tuple[Case, float]], float]:
         """The distance of a record from a case, as far as they differ."""

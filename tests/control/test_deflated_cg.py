@@ -170,6 +170,11 @@ def test_what_is_not_definite_is_told_as_petsc_does():
     assert method.reason == 3
     solved(method, good, np.full(20, np.inf))
     assert method.reason == -9
+    endless = np.diag(np.arange(1.0, 21))
+    endless[3, 3] = np.inf
+    with np.errstate(invalid="ignore"):
+        solved(method, petsc(endless), b)
+    assert method.reason == -9
     solved(method, good, b, limit=4)
     assert method.reason == -3
     assert method.iterations == 4

@@ -224,6 +224,9 @@ def test_an_ordered_design_is_simulated_like_any_other(tmp_path):
     stage = Simulate(Wave())
     stage.check({"design": ordered})
     OrderDesign().check({"design": ordered})
+    again = write(store, OrderDesign("none"), design=ordered)
+    assert np.array_equal(again.read("parameters"), ordered.read("parameters"))
+    assert again.attributes["path_length_given"] == ordered.attributes["path_length"]
     assert np.array_equal(points_of(ordered, Wave()), points_of(design, Wave())[ordered.read("permutation")])
 
 

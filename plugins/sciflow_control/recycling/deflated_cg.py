@@ -242,8 +242,8 @@ class DeflatedCG:
             self.products += 1
             # Without asymmetry both are the same: z is p and a multiple of the last, conjugate p.
             energy, same = self.ranks.sum(np.array([p @ q, z @ q])).tolist()
-            if not energy > 0:
-                return "nan" if np.isnan(energy) else "indefinite"
+            if not 0 < energy < np.inf:
+                return "indefinite" if energy <= 0 else "nan"
             if past and not abs(energy - same) <= CONJUGATE * energy:
                 return "asymmetric"
             step = length / energy

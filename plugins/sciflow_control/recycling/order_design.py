@@ -33,7 +33,8 @@ class OrderDesign(Stage):
     """Puts the points of a design into an order in which neighbours are alike.
 
     Each parameter is scaled to its bounds first, on its logarithm where the design says so. Member ``i`` of
-    an ensemble over the ordered design is row ``permutation[i]`` of the design that was given.
+    an ensemble over the ordered design is row ``permutation[i]`` of the design that was given. What a
+    problem draws from a member's seed, such as a random medium, belongs to ``i`` and is not sorted.
 
     Attributes
     ----------
@@ -67,9 +68,12 @@ class OrderDesign(Stage):
         out.write("permutation", permutation, ORDERED["permutation"])
         before, after = path_length(unit, order(unit, "none")), path_length(unit, permutation)
         out.describe(
-            **{**design.attributes, "method": f"{design.attributes['method']}, ordered: {self.method}"},
-            path_length=after,
-            path_length_given=before,
+            **{
+                **design.attributes,
+                "method": f"{design.attributes['method']}, ordered: {self.method}",
+                "path_length": after,
+                "path_length_given": before,
+            }
         )
         ctx.log.info("the way through the design is %.3g of what it was", after / before if before else 1.0)
 

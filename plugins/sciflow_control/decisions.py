@@ -51,9 +51,10 @@ class Decisions:
 
     @classmethod
     def of(cls, artifact: Artifact) -> Decisions | None:
-        """Those of an ensemble, None where it has none."""
+        """Those of an ensemble; None where it has none, or where they are not those of a field ``solver``."""
         there = artifact.schema.fields
-        if not {"decision_arm", "decision_cost"} <= there.keys():
+        solver = artifact.attributes.get("problem", {}).get("solver")
+        if not {"decision_arm", "decision_cost"} <= there.keys() or not solver:
             return None
 
         def read(name: str, kind: type) -> np.ndarray:
@@ -67,7 +68,7 @@ class Decisions:
             if n.startswith("decision_feature_")
         }
         solve = read("solve", int) if "decision_solve" in there else np.zeros(0, int)
-        arms = arms_of(artifact.attributes.get("problem", {}).get("solver") or {})
+        arms = arms_of(solver)
         return cls(
             read("arm", int), read("status", int), read("cost", float), read("fell_back", bool), features,
             arms, read("member", int), solve,

@@ -164,6 +164,19 @@ def test_the_report_says_what_was_learned(plain):
     assert sections(ensemble(Lottery(), count=2)) is None
 
 
+def test_decisions_that_no_solver_made_are_not_reported():
+    """A problem may note what it likes, for example how it chose its time steps."""
+    from types import SimpleNamespace
+
+    from sciflow_control.tuned_report import sections
+
+    fields = {"decision_arm": np.zeros(3, int), "decision_cost": np.ones(3)}
+    schema = SimpleNamespace(kind="ensemble", fields=fields)
+    problem = {"component": "steps"}
+    made = SimpleNamespace(schema=schema, attributes={"problem": problem}, read=fields.get, path=Path("x"))
+    assert sections(made) is None
+
+
 def test_the_report_names_a_feature_that_the_problem_does_not_tell():
     from types import SimpleNamespace
 

@@ -614,6 +614,28 @@ def test_a_solver_that_is_no_longer_needed_goes():
     assert [s() for s in seen] == [None, None]
 
 
+KEPT = """
+import petsc4py.PETSc as PETSc
+from sciflow_control.directions.domains import Box
+from sciflow_control.directions.poisson import Poisson
+from sciflow_control.directions.preconditioner import DirectionsPC, flexible_cg
+matrix = PETSc.Mat().createAIJ((16, 16), nnz=1, comm=PETSc.COMM_SELF)
+matrix.setUp()
+matrix.assemble()
+matrix.shift(2.0)
+PETSc.kept = ksp = flexible_cg(matrix, DirectionsPC(lambda r: r, Poisson.of(Box((4, 4)))), 1)
+x, b = matrix.createVecs()
+b.set(1.0)
+ksp.solve(b, x)
+assert ksp.getConvergedReason() > 0
+"""
+
+
+def test_a_solver_that_is_kept_to_the_end_ends_in_peace():
+    done = subprocess.run([sys.executable, "-c", KEPT], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr[-500:]
+
+
 def test_a_system_that_nobody_solves_is_reported():
     operator = Poisson.of(Box((8, 8)))
     made, x, b = solving(operator, lambda r: 0 * r)

@@ -115,7 +115,15 @@ def flexible_cg(matrix: Any, pc: DirectionsPC, previous: int) -> Any:
     wanted = {f"{prefix}ksp_fcg_mmax": previous, f"{prefix}ksp_fcg_nprealloc": previous}
     with _options({**wanted, f"{prefix}ksp_fcg_truncation_type": "standard"}):
         ksp.setFromOptions()
+    # A solver with a preconditioner in Python that outlives petsc4py's modules ends in a segmentation
+    # fault when Python does, for example as a global variable: what Python is taken out before.
+    weakref.finalize(ksp, _without_python, ksp.getPC())
     return ksp
+
+
+def _without_python(pc: Any) -> None:
+    pc.setType("none")
+    pc.destroy()
 
 
 def alone(size: int) -> None:

@@ -34,6 +34,8 @@ REASONS = {
 CONJUGATE = 0.1
 """A direction of which more than this fraction is not conjugate to the one before shows an operator or a
 preconditioner that is not symmetric: rounding alone leaves 1e-11."""
+EVERY = 2
+"""Iterations between two looks at that."""
 
 
 class DeflatedCG:
@@ -64,7 +66,7 @@ class DeflatedCG:
     With W such that ``W^T A W = I``, CG runs on the residuals that are orthogonal to W [1]_:
     ``p = z - W (A W)^T z + beta p`` with ``z = M^-1 r``. To the iteration the eigenvalues that belong to
     W are not there: the condition number is that of the rest. Per iteration beside CG: two gemv over k
-    vectors, no further sum over the ranks.
+    vectors and, every second time, a dot product and a sum over the ranks that look for asymmetry.
 
     References
     ----------
@@ -240,11 +242,12 @@ class DeflatedCG:
             vp.stateIncrease()
             self._matrix.mult(vp, vq)
             self.products += 1
-            # Without asymmetry both are the same: z is p and a multiple of the last, conjugate p.
-            energy, same = self.ranks.sum(np.array([p @ q, z @ q])).tolist()
+            energy = self._sum(p @ q)
             if not 0 < energy < np.inf:
                 return "indefinite" if energy <= 0 else "nan"
-            if past and not abs(energy - same) <= CONJUGATE * energy:
+            # Without asymmetry z A p is the same: z is p and a multiple of the last p, conjugate to this one.
+            looks = past and self.iterations % EVERY == EVERY - 1
+            if looks and not abs(energy - self._sum(z @ q)) <= CONJUGATE * energy:
                 return "asymmetric"
             step = length / energy
             if gathers and self._ritz is not None:

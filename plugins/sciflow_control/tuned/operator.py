@@ -36,7 +36,7 @@ class Operator:
     Notes
     -----
     Memory: one copy of the values. Time: one pass over them where the count changed (a tenth of a
-    product with the operator, measured), and one reduction of one number; nothing otherwise.
+    product with the operator, measured), and one reduction of two numbers; nothing otherwise.
     Matrices that do not store values by rows are compared by their count.
     """
 

@@ -39,8 +39,8 @@ class Tuned(LinearSolver):
     hold : int
         Solves that a decision is held for; 0: so many that deciding is short beside solving.
     amortise : bool
-        Whether a set-up that breaks the limit may be paid once the problem's own solver has spent as
-        much on an operator.
+        Whether a set-up that breaks the limit may be paid once as much has been spent on an operator,
+        or on its pattern for what is not done again while that stays.
     """
 
     name: ClassVar[str] = "tuned"

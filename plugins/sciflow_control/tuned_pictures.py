@@ -38,8 +38,7 @@ def learning(found: Decisions, levels: Mapping[str, float]) -> Figure:
     for place, arm in enumerate(found.top(4)):
         which = np.flatnonzero(found.arm[found.chosen] == arm)
         mean = np.cumsum(costs[which]) / np.arange(1, len(which) + 1)
-        style = {"color": COLOURS[1 + place], "ls": LINES[1 + place], "marker": MARKERS[place]}
-        left.plot(pulls[which], mean, lw=1.2, ms=4, markevery=0.15, label=found.named(arm), **style)
+        left.plot(pulls[which], mean, lw=1.2, ms=4, markevery=0.15, label=found.named(arm), **_style(place))
     for (name, value), line in zip(levels.items(), ((0, (6, 2)), ":", (0, (2, 2)), "-."), strict=False):
         left.axhline(value, color=INK if name == "oracle" else GREY, ls=line, lw=1.4, label=name)
     left.set_xscale("log")
@@ -56,14 +55,18 @@ def learning(found: Decisions, levels: Mapping[str, float]) -> Figure:
 def _shares(ax: Any, found: Decisions) -> None:
     """How often each of the arms that were taken most was taken, window after window."""
     arms = found.arm[found.chosen]
-    edges = np.unique(np.linspace(0, len(arms), min(WINDOWS, len(arms)) + 1).astype(int))
+    edges = np.unique(np.linspace(0, len(arms), min(WINDOWS, -(-len(arms) // 5)) + 1).astype(int))
     middle = (edges[:-1] + edges[1:]) / 2
     for place, arm in enumerate(found.top(5)):
         share = [float((arms[a:b] == arm).mean()) for a, b in pairwise(edges)]
-        style = {"color": COLOURS[place], "ls": LINES[place], "marker": MARKERS[place]}
-        ax.plot(middle, share, lw=1.4, ms=4, label=found.named(arm), **style)
+        ax.plot(middle, share, lw=1.4, ms=4, label=found.named(arm), **_style(place))
     ax.set_ylim(0, 1.02)
     ax.set_ylabel("share of the decisions", fontsize=9)
+
+
+def _style(place: int) -> dict[str, Any]:
+    """Of the arm with this place among those that were taken most, in all curves."""
+    return {"color": COLOURS[1 + place], "ls": LINES[1 + place], "marker": MARKERS[place]}
 
 
 def context(found: Decisions) -> Figure | None:
@@ -82,7 +85,9 @@ def context(found: Decisions) -> Figure | None:
     made, axes = figure(columns=len(varied), width=max(4.0 * len(varied), 6), height=3.4)
     omegas = np.array([float(arm.get("omega", np.nan)) for arm in found.arms])
     relaxed = len(omegas) > 0 and np.isfinite(omegas[np.minimum(found.arm[late], len(omegas) - 1)]).all()
-    names = found.top(8)
+    taken = set(found.arm[late].tolist())
+    names = [arm for arm in found.top(len(set(found.arm.tolist()))) if arm in taken][:8]
+    axes[0, 0].set_title("second half of the decisions", fontsize=9)
     for ax, name in zip(axes[0], varied, strict=True):
         if relaxed:
             ax.plot(
@@ -96,6 +101,7 @@ def context(found: Decisions) -> Figure | None:
                 style = {"mec": COLOURS[place % len(COLOURS)], "marker": MARKERS[place]}
                 ax.plot(found.features[name][here], place + jitter, ls="", mfc="none", ms=4, mew=0.7, **style)
             ax.set_yticks(range(len(names)))
+            ax.set_ylim(-0.5, len(names) - 0.5)
             ax.set_yticklabels([found.named(a) for a in names] if ax is axes[0, 0] else [])
         ax.set_xlabel(name.replace("_", " "), fontsize=9)
     return made

@@ -112,7 +112,7 @@ def _levels(found: Decisions, artifact: Artifact) -> list[tuple[str, float, str]
     if best is not None:
         levels.append((f"best fixed: {found.named(best)}", means[best][1], f"{means[best][0]} decisions"))
     if -1 in means:
-        levels.append((f"{OWN}, unasked", means[-1][1], f"{means[-1][0]} solves that nobody chose for"))
+        levels.append((f"{OWN}, unasked", means[-1][1], f"nobody had chosen, {means[-1][0]} times"))
     every = _companion(artifact)
     if every is not None:
         known = Decisions.of(every)

@@ -53,7 +53,7 @@ class TunedKSP:
     -----
     All arms must reach ``|b - A x| <= max(rtol |b|, atol)``, checked at the end with one product. The
     safe arm stops by its own rule, as without us. With ``S`` the work of the safe arm from the start, an
-    arm may spend ``(limit - 1) S`` less a tenth, where S is the least that the safe arm took on the
+    arm may spend ``(limit - 1) S`` less a fifth, where S is the least that the safe arm took on the
     three nearest known systems, and those that are like this one. So a solve
     stays below ``limit S`` where systems do not become easier
     at once, and the safe arm is not slower from a smaller residual. Set-ups cannot be interrupted:

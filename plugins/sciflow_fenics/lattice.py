@@ -178,12 +178,18 @@ class DofOrder:
         ndarray, shape (m,)
             At the degrees of freedom that this rank owns now.
         """
-        if all(self._comm.allgather(np.array_equal(index, self.index))):
+        mine = np.array([np.array_equal(index, self.index), len(index)], dtype=np.int64)
+        everyone = np.empty((self._comm.size, 2), dtype=np.int64)
+        self._comm.Allgather(mine, everyone)
+        if everyone[:, 0].all():
             return values
-        places = np.concatenate(self._comm.allgather(index))
-        whole = np.empty(len(places))
-        whole[places] = np.concatenate(self._comm.allgather(values))
-        return whole[self.index]
+        counts = everyone[:, 1]
+        places, found = np.empty(counts.sum(), dtype=np.int64), np.empty(counts.sum())
+        self._comm.Allgatherv(np.ascontiguousarray(index, dtype=np.int64), (places, counts))
+        self._comm.Allgatherv(np.ascontiguousarray(values, dtype=np.float64), (found, counts))
+        whole = np.empty_like(found)
+        whole[places] = found
+        return np.asarray(whole[self.index])
 
 
 @lru_cache(maxsize=4)

@@ -14,7 +14,13 @@ from sciflow_control.space import Relaxation
 
 @dataclass(frozen=True)
 class Gamble(LinearSolver):
-    """Lets a tuner choose, solves with what it was given, and learns from what the choice would cost."""
+    """Lets a tuner choose, solves with what it was given, and learns from what the choice would cost.
+
+    Attributes
+    ----------
+    controller : Controller
+        Chooses.
+    """
 
     name: ClassVar[str] = "toy_gamble"
     requires: ClassVar[tuple[str, ...]] = ("petsc4py",)

@@ -151,7 +151,7 @@ def test_many_kills_change_no_decision(tmp_path):
 
 
 def test_the_report_says_what_was_learned(plain):
-    from sciflow_control.tuned_report import sections
+    from sciflow_control.learned.report import sections
 
     data = ensemble(PROBLEM, count=12)
     ((title, body),) = sections(data)
@@ -168,7 +168,7 @@ def test_decisions_that_no_solver_made_are_not_reported():
     """A problem may note what it likes, for example how it chose its time steps."""
     from types import SimpleNamespace
 
-    from sciflow_control.tuned_report import sections
+    from sciflow_control.learned.report import sections
 
     fields = {"decision_arm": np.zeros(3, int), "decision_cost": np.ones(3)}
     schema = SimpleNamespace(kind="ensemble", fields=fields)
@@ -183,7 +183,7 @@ def test_the_report_names_a_feature_that_the_problem_does_not_tell():
     from sciflow_control.bandits.chebcb import ChebCB
     from sciflow_control.space import Relaxation
     from sciflow_control.tuned.solver import Tuned
-    from sciflow_control.tuned_report import sections
+    from sciflow_control.learned.report import sections
 
     solver = Tuned(ChebCB(Relaxation(), "log_dif", -3.0, 1.0))
     log = {"arm": [-1, -1], "cost": [3.0, 4.0], "member": [0, 1], "feature_log_diffusion": [0.1, 0.2]}
@@ -196,7 +196,7 @@ def test_the_report_names_a_feature_that_the_problem_does_not_tell():
 
 
 def test_the_best_arm_of_every_system_is_the_one_that_cost_least_and_did_not_fail():
-    from sciflow_control.decisions import Decisions
+    from sciflow_control.learned.decisions import Decisions
 
     rng = np.random.default_rng(0)
     cost, status = rng.random((6, 4)), rng.integers(0, 2, (6, 4))

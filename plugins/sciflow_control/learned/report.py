@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sciflow.errors import SciflowError
-from sciflow_control.decisions import OWN, Decisions, arms_of
+from sciflow_control.learned.decisions import OWN, Decisions, arms_of
 
 if TYPE_CHECKING:
     from sciflow.artifact import Artifact
@@ -62,7 +62,7 @@ def _wanted(solver: Mapping[str, Any]) -> set[str]:
 
 def _learned(found: Decisions, artifact: Artifact) -> str:
     from sciflow.reporting import data_uri, image, table
-    from sciflow_control import tuned_pictures as pictures
+    from sciflow_control.learned import pictures
 
     levels = _levels(found, artifact)
     body = _words(found, artifact) + table(["mean cost of", "", ""], _means(found, levels))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sciflow.reporting import BLUE, GREY, INK, figure
-from sciflow_control.decisions import Decisions
+from sciflow_control.learned.decisions import Decisions
 from sciflow_control.harness.pictures import COLOURS, LINES, MARKERS
 
 if TYPE_CHECKING:

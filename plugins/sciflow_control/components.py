@@ -73,9 +73,9 @@ def sciflow_components() -> list[type[Component]]:
 @hookimpl
 def sciflow_report(artifact: Artifact) -> list[tuple[str, str]] | None:
     """What tuners and networks learned."""
-    from sciflow_control.learned import report as of_ensembles
     from sciflow_control.directions import report as of_directions
     from sciflow_control.harness import report as of_tuners
+    from sciflow_control.learned import report as of_ensembles
     from sciflow_control.recycling import trial_report as of_recycling
 
     parts = (of_tuners, of_directions, of_recycling, of_ensembles)

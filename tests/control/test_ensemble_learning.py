@@ -181,9 +181,9 @@ def test_the_report_names_a_feature_that_the_problem_does_not_tell():
     from types import SimpleNamespace
 
     from sciflow_control.bandits.chebcb import ChebCB
+    from sciflow_control.learned.report import sections
     from sciflow_control.space import Relaxation
     from sciflow_control.tuned.solver import Tuned
-    from sciflow_control.learned.report import sections
 
     solver = Tuned(ChebCB(Relaxation(), "log_dif", -3.0, 1.0))
     log = {"arm": [-1, -1], "cost": [3.0, 4.0], "member": [0, 1], "feature_log_diffusion": [0.1, 0.2]}

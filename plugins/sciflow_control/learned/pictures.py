@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sciflow.reporting import BLUE, GREY, INK, figure
-from sciflow_control.learned.decisions import Decisions
 from sciflow_control.harness.pictures import COLOURS, LINES, MARKERS
+from sciflow_control.learned.decisions import Decisions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -105,11 +105,11 @@ inside /opt/venv/bin/python -m pip install -q google-crc32c hypothesis matplotli
 rm -rf "$tree/opt/sciflow"
 mkdir -p "$tree/opt/sciflow/plugins"
 cp -r "$root/pyproject.toml" "$root/sciflow" "$root/tests" "$root/hpc" "$tree/opt/sciflow/"
-cp -r "$root/plugins/sciflow_fenics" "$tree/opt/sciflow/plugins/"
+for plugin in sciflow_fenics sciflow_control; do cp -r "$root/plugins/$plugin" "$tree/opt/sciflow/plugins/"; done
 # What an installation would say; the tests bring what else they need.
 mkdir "$tree/opt/sciflow/plugins/sciflow-0.dist-info"
 printf 'Metadata-Version: 2.1\nName: sciflow\nVersion: 0\n' > "$tree/opt/sciflow/plugins/sciflow-0.dist-info/METADATA"
-printf '[sciflow]\ncore = sciflow.components\nfenics = sciflow_fenics.components\n' > "$tree/opt/sciflow/plugins/sciflow-0.dist-info/entry_points.txt"
+printf '[sciflow]\ncore = sciflow.components\nfenics = sciflow_fenics.components\ncontrol = sciflow_control.components\n' > "$tree/opt/sciflow/plugins/sciflow-0.dist-info/entry_points.txt"
 
 run() {
     inside env PYTHONPATH=/opt/sciflow:/opt/sciflow/plugins OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=1 \

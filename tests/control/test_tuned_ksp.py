@@ -441,6 +441,22 @@ def test_members_learn_from_those_before(tmp_path):
     assert {"fell_back", "setup", "known", "solves", "feature_t"} <= logs[0].keys()
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_relaxation_parameter_is_learned_within_sixty_solves(seed):
+    made = mat(laplacian(40))
+    own = plain(made, "cg", "jacobi")
+    tuned = TunedKSP(
+        plain(made, "cg", "jacobi"), Thompson(Relaxation(1.0, 1.9, 10)), cost="iterations", seed=seed
+    )
+    taken = []
+    for i in range(60):
+        b, x = vectors(made, seed=i)
+        tuned.solve(b, x)
+        taken.append(tuned.getIterationNumber())
+    own.solve(b, x)
+    assert np.mean(taken[-20:]) < 0.5 * own.getIterationNumber()
+
+
 def test_a_feature_that_the_problem_does_not_give_is_refused(tmp_path):
     tuned = Tuned(Binned(Thompson(Solvers(("given", "cg+icc"))), "log_dif", 0.0, 1.0))
     solving = tuned.wrap(plain(mat(laplacian(4))), Context())

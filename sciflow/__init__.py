@@ -20,6 +20,15 @@ if TYPE_CHECKING:
     from sciflow.samples import Batch, Samples, Signature
     from sciflow.schema import Field, Schema
     from sciflow.stage import Stage
+    from sciflow.step_controller import (
+        Knob,
+        StepController,
+        Stepper,
+        Stepping,
+        StepResult,
+        StepState,
+        Verdict,
+    )
     from sciflow.store import Store, Writer
     from sciflow.surrogate import Model, Report, Surrogate
 
@@ -37,6 +46,7 @@ _WHERE = {
     "NotFound": "errors",
     "Executor": "executor",
     "Field": "schema",
+    "Knob": "step_controller",
     "LinearSolver": "linear_solver",
     "Model": "surrogate",
     "Parameter": "problem",
@@ -54,8 +64,14 @@ _WHERE = {
     "Solving": "linear_solver",
     "Stage": "stage",
     "State": "problem",
+    "StepController": "step_controller",
+    "StepResult": "step_controller",
+    "StepState": "step_controller",
+    "Stepper": "step_controller",
+    "Stepping": "step_controller",
     "Store": "store",
     "Surrogate": "surrogate",
+    "Verdict": "step_controller",
     "Writer": "store",
     "hookimpl": "hooks",
     "report": "flow",

@@ -1,0 +1,1 @@
+"""What is steered: solvers whose steps are chosen while they run."""

@@ -16,6 +16,9 @@ from sciflow_control.bandits.keyed import Keyed
 from sciflow_control.bandits.relaxation_model import RelaxationModel
 from sciflow_control.bandits.thompson import Thompson
 from sciflow_control.bandits.tsallis import Tsallis
+from sciflow_control.bodies.hermite import Hermite
+from sciflow_control.bodies.leapfrog import Leapfrog
+from sciflow_control.bodies.three_body import ThreeBody
 from sciflow_control.directions.domains import Ball, Box, Obstacles
 from sciflow_control.directions.learned import LearnedDirections
 from sciflow_control.directions.train import TrainDirections
@@ -66,6 +69,7 @@ def sciflow_components() -> list[type[Component]]:
         ThermalSystems,
         Tuned,
         EveryArm,
+        *(Hermite, Leapfrog, ThreeBody),
         *(Ball, Box, Obstacles, LearnedDirections, TrainDirections),
     ]
 

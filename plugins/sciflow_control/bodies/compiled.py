@@ -1,0 +1,60 @@
+"""Compiled: the stepper of bodies under a compiled integrator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sciflow_control.bodies.held import Held
+from sciflow_control.bodies.kernels import FORCE, JERK, forces, jerks
+
+if TYPE_CHECKING:
+    from sciflow.step_controller import Knob
+    from sciflow_control.bodies.n_body import Features
+    from sciflow_control.bodies.state import Bodies
+
+Advance = Callable[[np.ndarray, float, np.ndarray, np.ndarray, float, float, int], tuple[int, float]]
+
+
+class Compiled(Held):
+    """Bodies under Hermite's method or the leapfrog.
+
+    Parameters
+    ----------
+    bodies, knob, features, most, restart
+        See `Held`.
+    advance : callable
+        One of the integrators of `kernels`.
+    rows : int
+        Arrays of its state: 4 with the derivative of the acceleration, else 3.
+    """
+
+    def __init__(
+        self,
+        bodies: Bodies,
+        knob: Knob,
+        features: Features,
+        most: int,
+        advance: Advance,
+        rows: int,
+        restart: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
+        self._run = advance
+        self._rows = rows
+        super().__init__(bodies, knob, features, most, restart)
+
+    def _begin(self) -> np.ndarray:
+        bodies = self.bodies
+        state = np.empty((self._rows, len(bodies.masses), 3))
+        state[:2] = bodies.positions, bodies.velocities
+        if self._rows > JERK:
+            jerks(bodies.masses, bodies.gravity, state[0], state[1], state[FORCE], state[JERK])
+        else:
+            forces(bodies.masses, bodies.gravity, state[0], state[FORCE])
+        return state
+
+    def _advance(self, value: float, length: float, end: np.ndarray) -> tuple[int, float]:
+        bodies = self.bodies
+        return self._run(bodies.masses, bodies.gravity, self.state, end, value, length, self._most)

@@ -12,6 +12,7 @@ from sciflow.hooks import hookimpl
 from sciflow.linear_solver import LinearSolver, TakesSolver
 from sciflow.problem import Parameter, ParameterSpace, Problem, State
 from sciflow.schema import Field
+from sciflow.step_controller import StepController, TakesSteps
 from sciflow_fenics.checks import DOLFINX
 from sciflow_fenics.checks import check_count as _check_count
 from sciflow_fenics.rve import RVE
@@ -24,10 +25,11 @@ if TYPE_CHECKING:
 
     from sciflow.artifact import Artifact
     from sciflow.context import Context
+    from sciflow.step_controller import Stepper
 
 
 @dataclass(frozen=True)
-class Heat(TakesSolver, Problem):
+class Heat(TakesSteps, TakesSolver, Problem):
     """Transient heat conduction in a square plate, heated by a Gaussian source.
 
     The unknown is the rise over the ambient temperature; the conductivity may depend on it.
@@ -43,7 +45,7 @@ class Heat(TakesSolver, Problem):
     levels : int
         Stored time levels, evenly spaced up to `end`.
     substeps : int
-        Time steps between two stored levels.
+        Time steps between two stored levels, where no controller chooses them.
     end : float
         Final time, s.
     scheme : {"euler", "crank_nicolson"}
@@ -55,6 +57,8 @@ class Heat(TakesSolver, Problem):
     solver : LinearSolver or None
         How the linear systems are solved, for example `Tuned`, which learns across an ensemble; None: GMRES
         with ILU in each rank's block.
+    stepping : StepController or None
+        Chooses the time steps between the stored levels, for example `PI`; None: `substeps` equal ones.
     """
 
     name: ClassVar[str] = "heat"
@@ -76,6 +80,7 @@ class Heat(TakesSolver, Problem):
     scheme: Literal["euler", "crank_nicolson"] = "euler"
     dofs: bool = False
     solver: LinearSolver | None = None
+    stepping: StepController | None = None
 
     side: ClassVar[float] = 0.1
     conductivity: ClassVar[float] = 20.0
@@ -135,17 +140,31 @@ class Heat(TakesSolver, Problem):
         Invalid
             If the source is not positive in width, or the mesh is too coarse for the ranks.
         """
-        from sciflow_fenics.heat import solve
-
-        return solve(self, mu, ctx)
+        return self._solve(mu, ctx, None)
 
     def resume(
         self, mu: Mapping[str, float], ctx: Context, restart: Mapping[str, np.ndarray]
     ) -> Iterator[State]:
         """See `Problem.resume`."""
-        from sciflow_fenics.heat import solve
+        return self._solve(mu, ctx, restart)
+
+    def _solve(
+        self, mu: Mapping[str, float], ctx: Context, restart: Mapping[str, np.ndarray] | None
+    ) -> Iterator[State]:
+        if self.stepping is None:
+            from sciflow_fenics.heat import solve
+        else:
+            from sciflow_fenics.heat_states import solve
 
         return solve(self, mu, ctx, restart)
+
+    def stepper(
+        self, mu: Mapping[str, float], ctx: Context, restart: Mapping[str, np.ndarray] | None = None
+    ) -> Stepper:
+        """See `TakesSteps.stepper`."""
+        from sciflow_fenics.heat_states import stepper
+
+        return stepper(self, mu, ctx, restart)
 
     def constants(self, ctx: Context) -> Mapping[str, tuple[Field, np.ndarray]]:
         """The mesh, where degrees of freedom are stored."""

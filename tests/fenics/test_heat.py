@@ -11,7 +11,7 @@ from sciflow import Context, Diverged, Invalid
 from sciflow.states import Collector
 from sciflow_fenics.compat import function_space
 from sciflow_fenics.components import Darcy, Heat
-from sciflow_fenics.heat import Conduction
+from sciflow_fenics.conduction import Conduction
 from sciflow_fenics.kept import LIMIT, kept
 from sciflow_fenics.lattice import Sampler, mesh_arrays, square
 

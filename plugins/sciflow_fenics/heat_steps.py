@@ -1,0 +1,321 @@
+"""HeatStepper: implicit steps of heat conduction whose length is chosen from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from sciflow.context import summed
+from sciflow.errors import Diverged
+from sciflow.linear_solver import Solving
+from sciflow.step_controller import CLOSE, Knob, Stepper, StepResult, ending
+from sciflow_fenics.conduction import Conduction, Values
+from sciflow_fenics.lattice import DofOrder
+
+DAMPED = 4
+"""Euler steps with which Crank-Nicolson begins where the boundary jumps."""
+SHORTEST = 1e-9
+"""A step that is shorter than this part of the whole time is a failure."""
+
+
+@dataclass(frozen=True)
+class Heating:
+    """What one member is heated by, and how its solution is measured.
+
+    Attributes
+    ----------
+    beta : float
+        Relative change of the conductivity, K-1.
+    boundary : float
+        Rise at the boundary, K.
+    source : callable
+        Takes a time, s, and whether the one after it counts where the source jumps; gives the source,
+        W m-3, as a function of the coordinates.
+    switches : tuple of float
+        Times at which the source jumps, s, in order.
+    met : bool
+        Whether no step crosses a switch.
+    size : float
+        Root mean square of a typical rise, K: errors are relative to the sum of it and of the solution's.
+    pace : float
+        Shortest time in which the solution changes, s.
+    end : float
+        s.
+    """
+
+    beta: float
+    boundary: float
+    source: Callable[[float, bool], Values]
+    switches: tuple[float, ...]
+    met: bool
+    size: float
+    pace: float
+    end: float
+
+
+@dataclass(frozen=True)
+class _Point:
+    """A solution at one time with what its next step is predicted from.
+
+    Attributes
+    ----------
+    time, length : float
+        Of the solution, and of the step that led to it, s; 0 at the start.
+    rise, rate, older : ndarray
+        K, K s-1, and the rate before the last step, at the unknowns of this rank.
+    error, newton : float
+        Of the last step.
+    count : int
+        Steps so far.
+    """
+
+    time: float
+    length: float
+    rise: np.ndarray
+    rate: np.ndarray
+    older: np.ndarray
+    error: float = 0.0
+    newton: float = 0.0
+    count: int = 0
+
+
+class HeatStepper(Stepper):
+    r"""Implicit Euler or Crank-Nicolson steps with an error estimate that costs no solve.
+
+    Parameters
+    ----------
+    system : Conduction
+        May serve others in between.
+    order : DofOrder
+        Of its unknowns.
+    scheme : {"euler", "crank_nicolson"}
+        Order 1 or 2.
+    heating : Heating
+        Of the member.
+    solving : Solving
+        Solves the linear systems; what it learned in a step that is taken back stays learned.
+    restart : mapping of str to ndarray or None
+        What `restart` gave.
+
+    Attributes
+    ----------
+    linear : int
+        Iterations of the linear solver, also in steps that were taken back.
+    prepared : int
+        Linear solves before the first step.
+
+    Notes
+    -----
+    A step begins Newton's method at an explicit prediction, and the distance of the solution from it
+    is proportional to the local error. With the rate :math:`v_n` at its beginning, the length
+    :math:`\tau` and that of the step before, :math:`\sigma`,
+
+    .. math:: T^p = T_n + \tau v_n, \quad e = \tfrac12 (T_{n+1} - T^p)
+
+    for Euler, whose rate is that of its own equation, :math:`v_{n+1} = (T_{n+1} - T_n) / \tau`, and
+
+    .. math:: T^p = T_n + \tfrac\tau2 \Big(\big(2 + \tfrac\tau\sigma\big) v_n
+              - \tfrac\tau\sigma v_{n-1}\Big), \quad
+              e = \frac{T_{n+1} - T^p}{3 (1 + \sigma / \tau)}, \quad
+              v_{n+1} = \tfrac2\tau (T_{n+1} - T_n) - v_n
+
+    for Crank-Nicolson. Where the source jumps, so does the rate, by the jump over the capacity. The
+    boundary jumps at the start: a step of the shortest length gives the unknowns beside it their values
+    after the jump, and Crank-Nicolson begins with four Euler steps. The error is the root mean square of e
+    over the unknowns inside, over that of the solution plus ``heating.size``.
+
+    References
+    ----------
+    P. M. Gresho, R. L. Lee, R. L. Sani, "On the time-dependent solution of the incompressible
+    Navier-Stokes equations in two and three dimensions", in Recent Advances in Numerical Methods in
+    Fluids 1 (1980) 27-79. D. A. Kay, P. M. Gresho, D. F. Griffiths, D. J. Silvester, "Adaptive
+    time-stepping for incompressible flow II", SIAM J. Sci. Comput. 32 (2010) 111-128, section 2.
+    """
+
+    features: ClassVar[tuple[str, ...]] = (  # type: ignore[misc]
+        "log_error",
+        "log_step",
+        "newton",
+        "log_change",
+        "bend",
+        "heated",
+        "log_since",
+        "log_until",
+    )
+
+    def __init__(
+        self,
+        system: Conduction,
+        order: DofOrder,
+        scheme: Literal["euler", "crank_nicolson"],
+        heating: Heating,
+        solving: Solving,
+        restart: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
+        self.heating, self.solving = heating, solving
+        self._system, self._order, self._euler = system, order, scheme == "euler"
+        self.knob = Knob("dt", "s", heating.end * SHORTEST, heating.end, 2.0 if self._euler else 3.0)
+        self._inside = system.inner
+        self._count = float(self._sums(np.ones_like(self._inside))[0])
+        self.linear, self.prepared = 0, 0
+        self._now = self._start() if restart is None else _loaded(restart, order)
+        self._source = system.interpolated(heating.source(self.time, True))
+        self._tried: _Point | None = None
+
+    @property
+    def time(self) -> float:  # type: ignore[override]
+        """Of the last step that stands, s."""
+        return self._now.time
+
+    @property
+    def rise(self) -> np.ndarray:
+        """The solution at the unknowns of this rank, K."""
+        return self._now.rise
+
+    def attempt(self, value: float, until: float) -> StepResult:
+        """See `Stepper.attempt`; a switch that is known is met as `until` is."""
+        now, value, end = self._now, *self._reach(value, until)
+        length = value if end == now.time + value else end - now.time
+        system, heating = self._system, self.heating
+        euler = self._euler or (heating.boundary != 0 and now.count < DAMPED)
+        system.begin(heating.beta, now.rise, self._source, self.solving)
+        system.weight.value = 1.0 if euler else 0.5
+        source = system.interpolated(heating.source(end, False))
+        guess, share = self._predicted(length, euler)
+        solves, linear = system.solves, system.linear
+        newton: int | None
+        try:
+            newton, _ = system.step(length, self._boundary, source, guess)
+        except Diverged:
+            newton = None
+        cost = float(system.solves - solves)
+        self.linear += system.linear - linear
+        if newton is None:
+            return StepResult(now.time, length, value, self.knob, cost=cost, converged=False)
+        rise = np.array(system.rise.x.array[: len(now.rise)])
+        error = self._relative(share * (rise - guess), rise)
+        slope = self._inside * (rise - now.rise) / length
+        rate = slope if euler else 2 * slope - now.rate
+        self._tried = _Point(end, length, rise, rate, now.rate, error, float(newton), now.count + 1)
+        return StepResult(now.time, length, value, self.knob, error, newton, cost)
+
+    def accept(self) -> None:
+        """See `Stepper.accept`."""
+        assert self._tried is not None, "nothing was tried"
+        tried, self._tried = self._tried, None
+        source = self._system.interpolated(self.heating.source(tried.time, True))
+        if tried.time in self.heating.switches:
+            before = self._system.interpolated(self.heating.source(tried.time, False))
+            jump = self._inside * (source - before) / self._system.capacity
+            tried = _moved(tried, jump)
+        self._now, self._source = tried, source
+
+    def reject(self) -> None:
+        """See `Stepper.reject`."""
+        self._tried = None
+
+    def observe(self) -> Mapping[str, float]:
+        """Of the solution and of the source, by the names of `features`.
+
+        Returns
+        -------
+        dict
+            ``log_error`` of the last step and ``log_step``, its length over ``heating.pace``, log10;
+            ``newton``, a quarter of its Newton iterations; ``log_change``, log10 of the change within one
+            pace relative to the solution; ``bend``, the relative change of the rate in the last step;
+            ``heated``, 1 where the source is on; ``log_since`` and ``log_until`` the last and the next
+            switch of the source, or start and end, over the pace, log10.
+        """
+        now, pace = self._now, self.heating.pace
+        sums = self._sums(now.rise, now.rate, now.rate - now.older, self._source)
+        rise, rate, turn, source = np.sqrt(sums / self._count)
+        size = rise + self.heating.size
+        edges = (0.0, *self.heating.switches, self.heating.end)
+        since = now.time - max(t for t in edges if t <= now.time)
+        until = min((t for t in edges if t > now.time), default=now.time) - now.time
+        values = (
+            _log(now.error, 1e-12),
+            _log(now.length / pace, 1e-6),
+            now.newton / 4,
+            _log(rate * pace / size if size else 0.0, 1e-6),
+            min(turn / rate, 2.0) if rate else 0.0,
+            float(source > 0),
+            _log(since / pace, 1e-3),
+            _log(until / pace, 1e-3),
+        )
+        return dict(zip(self.features, map(float, values), strict=True))
+
+    def restart(self) -> Mapping[str, np.ndarray]:
+        """See `Stepper.restart`."""
+        now = self._now
+        notes = np.array([now.time, now.length, now.error, now.newton, now.count])
+        arrays = {"rise": now.rise, "rate": now.rate, "older": now.older}
+        return {**arrays, "notes": notes, "place": self._order.index, **self.solving.saved()}
+
+    def _start(self) -> _Point:
+        system, heating = self._system, self.heating
+        rise = np.zeros_like(self._inside)
+        source = system.interpolated(heating.source(0.0, True))
+        rate = self._inside * source / system.capacity
+        if heating.boundary:
+            solves, linear = system.solves, system.linear
+            system.begin(heating.beta, rise, source, self.solving)
+            system.weight.value = 1.0
+            system.step(self.knob.low, self._boundary)
+            rise = np.array(system.rise.x.array[: len(rise)])
+            self.prepared, self.linear = system.solves - solves, system.linear - linear
+        return _Point(0.0, 0.0, rise, rate, rate)
+
+    def _boundary(self, x: np.ndarray) -> np.ndarray:
+        return np.full(x.shape[1], self.heating.boundary)
+
+    def _reach(self, value: float, until: float) -> tuple[float, float]:
+        """The length of a step that crosses no known switch, and where it ends."""
+        time = self._now.time
+        ahead = [t for t in self.heating.switches if time < t < until] if self.heating.met else []
+        if not ahead:
+            return value, ending(time, value, until)
+        rest = ahead[0] - time
+        if value >= rest * (1 - CLOSE):
+            return rest, ahead[0]
+        value = min(value, max(rest / 2, self.knob.low))
+        return value, ending(time, value, ahead[0])
+
+    def _predicted(self, length: float, euler: bool) -> tuple[np.ndarray, float]:
+        """Where an explicit method gets, and the error's part of the distance from there."""
+        now = self._now
+        if euler:
+            return now.rise + length * now.rate, 0.5
+        last = now.length or length
+        ratio = length / last
+        step = 0.5 * length * ((2 + ratio) * now.rate - ratio * now.older)
+        return now.rise + step, 1 / (3 * (1 + last / length))
+
+    def _relative(self, error: np.ndarray, rise: np.ndarray) -> float:
+        wrong, whole = np.sqrt(self._sums(self._inside * error, rise) / self._count)
+        size = whole + self.heating.size
+        return float(wrong / size) if size else 0.0
+
+    def _sums(self, *arrays: np.ndarray) -> np.ndarray:
+        """Sums of squares over all ranks, the same on each."""
+        return summed(np.array([a @ a for a in arrays]), self._system.mesh.comm)
+
+
+def _loaded(restart: Mapping[str, np.ndarray], order: DofOrder) -> _Point:
+    place = restart["place"]
+    rise, rate, older = (order.values(place, restart[name]) for name in ("rise", "rate", "older"))
+    time, length, error, newton, count = (float(x) for x in restart["notes"])
+    return _Point(time, length, rise, rate, older, error, newton, int(count))
+
+
+def _moved(point: _Point, jump: np.ndarray) -> _Point:
+    """The same with other rates; the last change of the rate stays."""
+    rate, older = point.rate + jump, point.older + jump
+    return _Point(point.time, point.length, point.rise, rate, older, point.error, point.newton, point.count)
+
+
+def _log(value: float, least: float) -> float:
+    return float(np.log10(max(value, least)))

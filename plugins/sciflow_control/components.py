@@ -25,6 +25,12 @@ from sciflow_control.directions.train import TrainDirections
 from sciflow_control.harness.cost_table import CostTable
 from sciflow_control.harness.trial import Trial
 from sciflow_control.harness.tuner_table import TunerTable
+from sciflow_control.integrators.equations import Equations
+from sciflow_control.learning.actions import Levels, LogRange
+from sciflow_control.learning.learned import Learned
+from sciflow_control.learning.learner import DQN, PPO
+from sciflow_control.learning.reward import PaperReward, WorkReward
+from sciflow_control.learning.train import TrainPolicy
 from sciflow_control.recycling.order_design import OrderDesign
 from sciflow_control.recycling.recycling import Recycling
 from sciflow_control.recycling.trial import RecyclingTrial
@@ -70,7 +76,9 @@ def sciflow_components() -> list[type[Component]]:
         Tuned,
         EveryArm,
         *(Hermite, Leapfrog, ThreeBody),
+        Equations,
         *(Ball, Box, Obstacles, LearnedDirections, TrainDirections),
+        *(Levels, LogRange, DQN, PPO, WorkReward, PaperReward, Learned, TrainPolicy),
     ]
 
 
@@ -81,6 +89,7 @@ def sciflow_report(artifact: Artifact) -> list[tuple[str, str]] | None:
     from sciflow_control.harness import report as of_tuners
     from sciflow_control.learned import report as of_ensembles
     from sciflow_control.recycling import trial_report as of_recycling
+    from sciflow_control.trials import report as of_steps
 
-    parts = (of_tuners, of_directions, of_recycling, of_ensembles)
+    parts = (of_tuners, of_directions, of_recycling, of_ensembles, of_steps)
     return [section for part in parts for section in part.sections(artifact) or []]

@@ -174,7 +174,7 @@ class _Log:
 
     def __init__(self, stepper: Stepper, watched: bool) -> None:
         self._stepper, self._watched = stepper, watched
-        self._tell: Callable[[], np.ndarray] | None = getattr(stepper, "bodies", None)
+        self._knows = hasattr(stepper, "positions")
         self._rows: list[tuple[float, ...]] = []
         self._places: list[np.ndarray] = []
         self._taken = self._rejected = 0
@@ -194,8 +194,8 @@ class _Log:
 
     def _put(self, row: tuple[float, ...], stands: bool) -> None:
         self._rows.append(row)
-        if self._tell is not None:
-            now = np.array(self._tell(), dtype=float)
+        if self._knows:
+            now = np.array(getattr(self._stepper, "positions"), dtype=float)  # noqa: B009 - not of every stepper
             self._places.append(now if stands else np.full_like(now, np.nan))
 
     @property

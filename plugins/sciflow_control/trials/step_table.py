@@ -162,6 +162,11 @@ class StepTable(Stage):
         return found
 
 
+def summary(trial: Artifact) -> list[str]:
+    """The figures of one trial as text, in the order of `FIGURES`."""
+    return cells(_figures(trial))
+
+
 def _figures(trial: Artifact) -> list[float]:
     """All of one trial, in the order of `FIGURES`."""
     import numpy as np

@@ -40,8 +40,8 @@ STEP_TRIAL = Schema(
     },
 )
 BODIES = Field(("attempt", "body", "axis"), "any", "float64", "positions after the attempt; NaN: taken back")
-FIRST = 1_000_000
-"""Seeds from here on are for trials: no training comes so far."""
+TRAINING = 1_000_000
+"""Seeds from here on are for trainings."""
 SAVED = 5.0
 """Seconds between two checkpoints."""
 
@@ -62,7 +62,7 @@ class StepTrial(Stage):
     count : int
         Runs.
     seed : int
-        Of the first one; those below 1 000 000 are for trainings.
+        Of the first one; those from 1 000 000 on are for trainings, and refused.
     reference : StepController or None
         Steers each run again; its solution is taken for exact. None: the drift of what should be constant
         is the error.
@@ -77,7 +77,7 @@ class StepTrial(Stage):
     episodes: Episodes
     controller: StepController
     count: int = 100
-    seed: int = FIRST
+    seed: int = 0
     reference: StepController | None = None
     watched: int = 1
     limit: int = 1_000_000
@@ -87,6 +87,11 @@ class StepTrial(Stage):
             raise Invalid(f"count={self.count} and limit={self.limit} must be at least 1")
         if self.seed < 0 or self.watched < 0:
             raise Invalid(f"seed={self.seed} and watched={self.watched} must not be negative")
+        if self.seed + self.count > TRAINING:
+            raise Invalid(
+                f"seeds from {TRAINING} on are for trainings, this trial would play up to "
+                f"{self.seed + self.count - 1}"
+            )
 
     @classmethod
     def example(cls) -> Self:

@@ -1,0 +1,128 @@
+"""Sections of the report on step controllers: error against work, an orbit, and what was passed on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+
+    from sciflow.artifact import Artifact
+
+
+def sections(artifact: Artifact) -> list[tuple[str, str]] | None:
+    """Titles and HTML of the sections on a trial or a table of trials; None for anything else."""
+    if artifact.schema.kind == "step_trial":
+        return [_trial(artifact)]
+    if artifact.schema.kind == "step_table":
+        return [_table(artifact)]
+    return None
+
+
+def _trial(artifact: Artifact) -> tuple[str, str]:
+    import html
+
+    from sciflow.reporting import data_uri, image
+    from sciflow_control.trials.moving import moving
+    from sciflow_control.trials.pictures import orbit, steps
+    from sciflow_control.trials.step_table import HEAD, summary
+    from sciflow_control.trials.watched import watched
+
+    about = artifact.attributes
+    count = len(artifact.read("seed"))
+    body = (
+        f"<p>{html.escape(about['controller'])} on {html.escape(about['episodes'])}: {count} runs to "
+        f"{about['until']:.4g} {html.escape(about['time_unit'])}, cost in {html.escape(about['cost_unit'])}, "
+        f"error: {html.escape(about['error'])}.</p>"
+    )
+    from sciflow.reporting import table
+
+    values = summary(artifact)
+    body += table(list(HEAD.values()), [values]) + _counts(artifact) + _reasons(about["reasons"])
+    for place, run in enumerate(watched(artifact)):
+        draw = steps if run.places is None else orbit
+        body += f"<p>Run {run.seed}: {len(run.time)} steps, {len(run.back_time)} taken back.</p>"
+        text = f"what was chosen in run {run.seed}, and where it was"
+        body += image(data_uri(draw(run, about["knob"], about["time_unit"])), text)
+        if place == 0 and run.places is not None:
+            body += moving(run, about["knob"]["name"], about["time_unit"])
+    return f"Steps chosen by {_words(about['controller'].partition('(')[0])}", body
+
+
+def _counts(artifact: Artifact) -> str:
+    """What a guard counted, in a sentence."""
+    import html
+
+    names = artifact.attributes["counters"]
+    if not names:
+        return ""
+    sums = artifact.read("counts").sum(axis=0).tolist()
+    said = ", ".join(f"{_words(n)} {int(v)}" for n, v in zip(names, sums, strict=True))
+    return f"<p>Counted in all runs: {html.escape(said)}.</p>"
+
+
+def _reasons(reasons: Mapping[str, str]) -> str:
+    """Runs that failed, the first of them with its reason."""
+    import html
+
+    if not reasons:
+        return ""
+    seed, reason = next(iter(reasons.items()))
+    return f"<p>{len(reasons)} runs failed, such as run {html.escape(seed)}: {html.escape(reason)}.</p>"
+
+
+def _table(artifact: Artifact) -> tuple[str, str]:
+    from sciflow.reporting import data_uri, image, table
+    from sciflow_control.trials.pictures import against_work
+    from sciflow_control.trials.step_table import HEAD, cells
+
+    about = artifact.attributes
+    rows, figures = about["rows"], artifact.read("figures")
+    lines, last = [], None
+    for row, values in zip(rows, figures, strict=True):
+        group = row["group"] or row["episodes"]
+        lines.append([group if group != last else "", row["curve"], row["controller"], *cells(list(values))])
+        last = group
+    body = (
+        f"<p>Relative error at the end of {rows[0]['runs']} runs against their work in "
+        f"{rows[0]['cost_unit']}. A run that failed counts as infinitely wrong. Solid: median, dashed: 90 % "
+        "of the runs are better, dotted: the worst one.</p>"
+    )
+    picture = against_work(rows, figures, about["figures"])
+    body += image(data_uri(picture), "quantiles of the error against work")
+    body += table(["runs of", "", "controller", *HEAD.values()], lines)
+    body += _compared(about, artifact.read("compared"))
+    return "Step controllers side by side", body
+
+
+def _compared(about: Mapping[str, Any], compared: np.ndarray) -> str:
+    """Every controller beside each frontier: error at equal work, work at equal error."""
+    import html
+
+    from sciflow.reporting import table
+    from sciflow_control.trials.step_table import ratios
+
+    body = ""
+    for place, name in enumerate(about["frontiers"]):
+        lines = []
+        for row, values in zip(about["rows"], compared[:, place], strict=True):
+            if row["curve"] != name and any(
+                (r["group"], r["curve"]) == (row["group"], name) for r in about["rows"]
+            ):
+                lines.append([row["group"], f"{row['curve']}: {row['controller']}", *ratios(list(values))])
+        if not lines:
+            continue
+        body += (
+            f"<h3>Beside {html.escape(name)}</h3><p>Powers of ten by which the error is larger (+) or "
+            "smaller (-) at equal work, and work over its work at equal error; in between its points, log "
+            "error is linear in log work. A dash: it has no point so cheap, or none so exact.</p>"
+        )
+        head = [f"{word} {q}" for word in ("dex,", "work ratio,") for q in ("p50", "p90", "max")]
+        body += table(["runs of", "controller", *head], lines)
+    return body
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sciflow_control.bodies.n_body import Features
     from sciflow_control.bodies.state import Bodies
 
-Advance = Callable[[np.ndarray, float, np.ndarray, np.ndarray, float, float, int], tuple[int, float]]
+Advance = Callable[..., tuple[int, float]]
 
 
 class Compiled(Held):
@@ -26,7 +26,10 @@ class Compiled(Held):
     bodies, knob, features, most, restart
         See `Held`.
     advance : callable
-        One of the integrators of `kernels`.
+        One of the integrators of `kernels`, called with the masses, the gravitational constant, the state
+        before and after, the knob's value, the length of the interval, `most` and `settings`.
+    settings : tuple
+        What else it takes.
     rows : int
         Arrays of its state: 4 with the derivative of the acceleration, else 3.
     """
@@ -38,10 +41,11 @@ class Compiled(Held):
         features: Features,
         most: int,
         advance: Advance,
+        settings: tuple[bool | int, ...],
         rows: int,
         restart: Mapping[str, np.ndarray] | None = None,
     ) -> None:
-        self._run = advance
+        self._run, self._settings = advance, settings
         self._rows = rows
         super().__init__(bodies, knob, features, most, restart)
 
@@ -57,4 +61,6 @@ class Compiled(Held):
 
     def _advance(self, value: float, length: float, end: np.ndarray) -> tuple[int, float]:
         bodies = self.bodies
-        return self._run(bodies.masses, bodies.gravity, self.state, end, value, length, self._most)
+        return self._run(
+            bodies.masses, bodies.gravity, self.state, end, value, length, self._most, *self._settings
+        )

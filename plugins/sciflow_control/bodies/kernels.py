@@ -11,6 +11,8 @@ from numba import njit
 
 PLACE, SPEED, FORCE, JERK = 0, 1, 2, 3
 """Rows of a state: position, velocity, acceleration and its derivative, each of shape (body, 3)."""
+TINY = 1e-15
+"""A step that is a smaller part of the interval does not move its time."""
 
 
 def compiled(function: Callable[..., Any]) -> Any:
@@ -24,21 +26,18 @@ def compiled(function: Callable[..., Any]) -> Any:
 @compiled
 def jerks(
     masses: np.ndarray, gravity: float, x: np.ndarray, v: np.ndarray, a: np.ndarray, j: np.ndarray
-) -> float:
-    """Accelerations and their derivatives; returns the square of the shortest time scale of a pair."""
+) -> None:
+    """Accelerations and their derivatives."""
     n = masses.shape[0]
     for i in range(n):
         for k in range(3):
             a[i, k] = 0.0
             j[i, k] = 0.0
-    shortest = math.inf
     for i in range(n):
         for o in range(i + 1, n):
             x0, x1, x2 = x[o, 0] - x[i, 0], x[o, 1] - x[i, 1], x[o, 2] - x[i, 2]
             v0, v1, v2 = v[o, 0] - v[i, 0], v[o, 1] - v[i, 1], v[o, 2] - v[i, 2]
-            r2 = x0 * x0 + x1 * x1 + x2 * x2
-            v2s = v0 * v0 + v1 * v1 + v2 * v2
-            one = 1.0 / r2
+            one = 1.0 / (x0 * x0 + x1 * x1 + x2 * x2)
             weight = gravity * one * math.sqrt(one)
             turn = 3.0 * (x0 * v0 + x1 * v1 + x2 * v2) * one
             v0, v1, v2 = v0 - turn * x0, v1 - turn * x1, v2 - turn * x2
@@ -55,12 +54,6 @@ def jerks(
             j[o, 0] -= theirs * v0
             j[o, 1] -= theirs * v1
             j[o, 2] -= theirs * v2
-            # Time to pass, (r / v)^2, and to fall, r^3 / (G m): the larger of the inverses.
-            rate = max(v2s * one, mine + theirs)
-            scale = 1.0 / rate
-            if not scale >= shortest:
-                shortest = scale
-    return shortest
 
 
 @compiled
@@ -121,11 +114,42 @@ def energy(masses: np.ndarray, gravity: float, x: np.ndarray, v: np.ndarray) -> 
 
 
 @compiled
-def fitted(step: float, rest: float) -> float:
-    """The step, or what ends together with the rest: two like steps rather than a long one and a tiny one."""
-    if step >= rest:
+def step_of(
+    masses: np.ndarray, gravity: float, x: np.ndarray, v: np.ndarray, mu: float, symmetric: bool, rest: float
+) -> float:
+    """The next step: `mu` times the time scale, taken in the middle of the step or at its start.
+
+    With the time scale tau and its growth g = tau'/tau at the start, ``h = mu tau / (1 - mu tau g/2)`` is to
+    first order the mean of what both ends of the step ask for; g is cut where h would more than double. Of
+    the rest up to where the steps must end, two like steps are made rather than a long one and a tiny one.
+    """
+    shortest, growth = pace(masses, gravity, x, v)
+    h = mu * math.sqrt(shortest)
+    if symmetric:
+        h /= 1.0 - min(0.5 * h * growth, 0.5)
+    if h >= rest:
         return rest
-    return rest / 2 if step > rest / 2 else step
+    return rest / 2 if h > rest / 2 else h
+
+
+@compiled
+def corrected(
+    masses: np.ndarray, gravity: float, before: np.ndarray, after: np.ndarray, h: float, corrections: int
+) -> None:
+    """One step of Hermite's method: predicted, then evaluated and corrected so many times."""
+    n = masses.shape[0]
+    x0, v0, a0, j0 = before[0], before[1], before[2], before[3]
+    x, v, a, j = after[0], after[1], after[2], after[3]
+    for i in range(n):
+        for k in range(3):
+            x[i, k] = x0[i, k] + h * (v0[i, k] + h / 2 * (a0[i, k] + h / 3 * j0[i, k]))
+            v[i, k] = v0[i, k] + h * (a0[i, k] + h / 2 * j0[i, k])
+    for _ in range(corrections):
+        jerks(masses, gravity, x, v, a, j)
+        for i in range(n):
+            for k in range(3):
+                v[i, k] = v0[i, k] + h / 2 * (a0[i, k] + a[i, k] + h / 6 * (j0[i, k] - j[i, k]))
+                x[i, k] = x0[i, k] + h / 2 * (v0[i, k] + v[i, k] + h / 6 * (a0[i, k] - a[i, k]))
 
 
 @compiled
@@ -137,40 +161,31 @@ def hermite(
     mu: float,
     length: float,
     most: int,
+    symmetric: bool,
+    corrections: int,
 ) -> tuple[int, float]:
     """Hermite's method from one state to another, both of shape (4, body, 3).
 
     Returns
     -------
-    steps : int
-        Each of one evaluation.
+    evaluations : int
+        Of all accelerations and jerks.
     energy : float
-        At the end; NaN where a step vanished, more than `most` were needed, or numbers were not finite.
+        At the end; NaN where a step vanished, more than `most` evaluations were needed, or numbers were not
+        finite.
     """
-    n = masses.shape[0]
-    x, v, a, j = end[0], end[1], end[2], end[3]
-    before = np.empty((4, n, 3))
-    x0, v0, a0, j0 = before[0], before[1], before[2], before[3]
+    before = np.empty_like(start)
     end[:] = start
-    shortest, _ = pace(masses, gravity, x, v)
-    rest, steps = length, 0
+    rest, cost = length, 0
     while rest > 0.0:
-        h = fitted(mu * math.sqrt(shortest), rest)
-        if not h > 1e-15 * length or steps >= most:
-            return steps, math.nan
+        h = step_of(masses, gravity, end[0], end[1], mu, symmetric, rest)
+        if not h > TINY * length or cost + corrections > most:
+            return cost, math.nan
         before[:] = end
-        for i in range(n):
-            for k in range(3):
-                x[i, k] = x0[i, k] + h * (v0[i, k] + h / 2 * (a0[i, k] + h / 3 * j0[i, k]))
-                v[i, k] = v0[i, k] + h * (a0[i, k] + h / 2 * j0[i, k])
-        shortest = jerks(masses, gravity, x, v, a, j)
-        for i in range(n):
-            for k in range(3):
-                v[i, k] = v0[i, k] + h / 2 * (a0[i, k] + a[i, k] + h / 6 * (j0[i, k] - j[i, k]))
-                x[i, k] = x0[i, k] + h / 2 * (v0[i, k] + v[i, k] + h / 6 * (a0[i, k] - a[i, k]))
-        steps += 1
+        corrected(masses, gravity, before, end, h, corrections)
+        cost += corrections
         rest = 0.0 if h >= rest else rest - h
-    return steps, energy(masses, gravity, x, v)
+    return cost, energy(masses, gravity, end[0], end[1])
 
 
 @compiled
@@ -203,7 +218,7 @@ def leapfrog(
 
     Returns
     -------
-    steps, energy
+    evaluations, energy
         As `hermite`.
     """
     end[:] = start
@@ -225,31 +240,25 @@ def adaptive_leapfrog(
     mu: float,
     length: float,
     most: int,
+    symmetric: bool,
 ) -> tuple[int, float]:
-    """The leapfrog with steps of `mu` times the shortest time scale at the middle of the step.
-
-    With the time scale tau and its growth g = tau'/tau at the start of a step,
-    ``h = mu tau / (1 - mu tau g/2)`` is to first order the mean of what both ends of
-    the step ask for; g is cut where h would more than double. States are of shape (3, body, 3).
+    """The leapfrog with steps of `mu` times the shortest time scale; states of shape (3, body, 3).
 
     Returns
     -------
-    steps, energy
+    evaluations, energy
         As `hermite`.
     """
-    x, v, a = end[0], end[1], end[2]
     end[:] = start
-    rest, steps = length, 0
+    rest, cost = length, 0
     while rest > 0.0:
-        shortest, growth = pace(masses, gravity, x, v)
-        h = mu * math.sqrt(shortest)
-        h = fitted(h / (1.0 - min(0.5 * h * growth, 0.5)), rest)
-        if not h > 1e-15 * length or steps >= most:
-            return steps, math.nan
-        kick_drift_kick(masses, gravity, x, v, a, h)
-        steps += 1
+        h = step_of(masses, gravity, end[0], end[1], mu, symmetric, rest)
+        if not h > TINY * length or cost >= most:
+            return cost, math.nan
+        kick_drift_kick(masses, gravity, end[0], end[1], end[2], h)
+        cost += 1
         rest = 0.0 if h >= rest else rest - h
-    return steps, energy(masses, gravity, x, v)
+    return cost, energy(masses, gravity, end[0], end[1])
 
 
 @compiled

@@ -30,12 +30,14 @@ class Leapfrog(NBody):
     Attributes
     ----------
     step : {"adaptive", "fixed"}
-        The knob is mu, as `Hermite`'s, taken at the middle of the step to first order; or it is dt, and
-        an interval is cut into the least number of equal steps that are not longer.
+        The knob is mu, as `Hermite`'s; or it is dt, and an interval is cut into the least number of equal
+        steps that are not longer.
+    symmetric : bool
+        An adaptive step takes the time scale in its middle, to first order; False: at its start.
     low, high : float or None
         Bounds of the knob; None: 1e-4 and 0.1 for mu, 1e-6 and 1e-2 of the unit of time for dt.
     most : int
-        An interval that would take more steps has not converged.
+        An interval that would take more evaluations has not converged.
 
     Notes
     -----
@@ -52,6 +54,7 @@ class Leapfrog(NBody):
 
     name: ClassVar[str] = "leapfrog"
     step: Literal["adaptive", "fixed"] = "adaptive"
+    symmetric: bool = True
     low: float | None = None
     high: float | None = None
     most: int = 1_000_000
@@ -75,5 +78,9 @@ class Leapfrog(NBody):
         from sciflow_control.bodies import kernels
         from sciflow_control.bodies.compiled import Compiled
 
-        advance = kernels.adaptive_leapfrog if self.step == "adaptive" else kernels.leapfrog
-        return Compiled(bodies, self.knob(held), features, self.most, advance, 3, restart)
+        knob, most = self.knob(held), self.most
+        if self.step == "fixed":
+            return Compiled(bodies, knob, features, most, kernels.leapfrog, (), 3, restart)
+        return Compiled(
+            bodies, knob, features, most, kernels.adaptive_leapfrog, (self.symmetric,), 3, restart
+        )

@@ -14,6 +14,7 @@ from sciflow_operators.baselines.unet import UNet
 from sciflow_operators.equino.equino import EquiNO
 from sciflow_operators.fourier.fno import FNO
 from sciflow_operators.fourier.multigrid import MultiGrid
+from sciflow_operators.ode.neural_ode import NeuralODE
 from sciflow_operators.poseidon.loss import RelativeL1
 from sciflow_operators.poseidon.poseidon import Poseidon
 from sciflow_operators.training.losses import Physics, RelativeL2, Sobolev, Spectral, Squared, Weighted
@@ -39,6 +40,7 @@ def sciflow_components() -> list[type[Component]]:
         *(MLP, MPPDE, UNet),
         *(Poseidon, RelativeL1),
         EquiNO,
+        NeuralODE,
         *(Once, Pushforward, RollOut),
         *(Conserved, DeepEnsemble),
         *(Conditioned, Refiner, Stagger),

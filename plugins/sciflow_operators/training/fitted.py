@@ -18,6 +18,7 @@ from sciflow_operators.training.start import notes
 from sciflow_operators.training.target import Target, relative_l2
 
 if TYPE_CHECKING:
+    from sciflow.context import Comm
     from sciflow.samples import Signature
     from sciflow_operators.training.trained import Trained
 
@@ -174,6 +175,10 @@ class Fitted(Model):
             predicted = self.apply(x)
             return self.config.loss(predicted, y, x, self.target), predicted
         return self.objective(x, y, draw, progress), self.apply(x)
+
+    def figures(self, comm: Comm) -> dict[str, float]:
+        """What is reported beside the losses, counted since the last report, of all ranks; collective."""
+        return {}
 
     def predict(self, x: Arrays) -> dict[str, np.ndarray]:
         """See `Model.predict`; a network of a grid gives the result on the grid of the input.

@@ -72,6 +72,7 @@ def fit(
                 "learning_rate": float(now.optimiser.param_groups[0]["lr"]),
                 "samples_per_second": (course.count - before) / (time.perf_counter() - begin),
                 **config.unroll.figures(run.progress),
+                **now.fitted.figures(ctx.comm),
             }
             if error is None:
                 yield Report(course.epoch, config.epochs, metrics, keep, course.batches)

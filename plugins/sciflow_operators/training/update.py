@@ -155,13 +155,24 @@ class Updates:
             # The mean of one batch is taken where its gradient is, of several when all have come.
             alone = comm.size == 1 and self._config.accumulate == 1
             (losses.mean() if alone else losses.sum()).backward()  # type: ignore[no-untyped-call]
-        except torch.OutOfMemoryError as error:
-            failed = out_of_memory(self._config, len(batch), error)
+        except (torch.OutOfMemoryError, Diverged) as error:
+            failed = self._failed(batch, error)
             if comm.size == 1:
                 raise failed from None
             self._error = failed
             return torch.zeros(len(batch), device=fitted.device)
         return losses.detach()
+
+    def _failed(self, batch: Batch, error: Exception) -> SciflowError:
+        """What is told of a batch that gave no loss."""
+        if not isinstance(error, Diverged):
+            return out_of_memory(self._config, len(batch), error)
+        where = not_finite(batch, self._run.samples.signature)
+        if where:
+            return Invalid(f"{where}: training samples must be finite numbers")
+        epoch, updates = self._now.course.epoch + 1, self._now.course.updates
+        when = f"It was epoch {epoch}, update {updates}, with {whose(batch)}"
+        return Diverged(f"{error}. {when}. {_kept(epoch - 1)}")
 
     def _progress(self, number: int) -> float:
         run, config = self._run, self._config

@@ -188,6 +188,16 @@ class StepController(Component):
         Not called for the attempts after a rejection: their value comes from `judge`.
         """
 
+    def next_stop(self, time: float, until: float) -> float:
+        """A time that must be met as well, later than `time` and not later than `until`; that by default.
+
+        Parameters
+        ----------
+        time, until : float
+            Where the next step begins, and what is met anyway.
+        """
+        return until
+
     @abstractmethod
     def judge(self, memory: Memory, result: StepResult) -> tuple[Verdict, Memory]:
         """Whether the step stands, and what is remembered then.
@@ -330,6 +340,7 @@ class Stepping:
             See `to`.
         """
         stepper, knob = self.stepper, self.stepper.knob
+        until = self.controller.next_stop(stepper.time, until)
         state = StepState(stepper.time, until, knob, stepper.observe())
         value, self.memory = self.controller.choose(self.memory, state)
         for _ in range(self._patience):
@@ -375,12 +386,7 @@ class Stepping:
                 "see whether the solution blows up there"
             )
         value = min(value, knob.high)
-        if not knob.is_length:
-            return float(value)
-        if value >= rest * (1 - CLOSE):
-            return float(rest)
-        # Two like steps rather than a long one and a tiny one.
-        return float(min(value, rest / 2) if value > rest / 2 else value)
+        return float(shortened(value, rest) if knob.is_length else value)
 
     def _where(self, result: StepResult) -> str:
         knob = result.knob
@@ -392,6 +398,19 @@ def _memory(restart: Mapping[str, np.ndarray]) -> Memory:
         raise Invalid("what is to be gone on from was solved without a step controller")
     memory: Memory = json.loads(bytes(restart[MEMORY]).decode())
     return memory
+
+
+def shortened(value: float, rest: float) -> float:
+    """The length of a step that must not go beyond a time: two like steps rather than a long and a tiny one.
+
+    Parameters
+    ----------
+    value : float
+        What was chosen.
+    rest : float
+        The time up to there.
+    """
+    return rest if value >= rest * (1 - CLOSE) else min(value, rest / 2) if value > rest / 2 else value
 
 
 def ending(time: float, length: float, until: float) -> float:

@@ -19,6 +19,9 @@ from sciflow_control.bandits.tsallis import Tsallis
 from sciflow_control.bodies.hermite import Hermite
 from sciflow_control.bodies.leapfrog import Leapfrog
 from sciflow_control.bodies.three_body import ThreeBody
+from sciflow_control.controllers.fixed_step import FixedStep
+from sciflow_control.controllers.guarded import Guarded
+from sciflow_control.controllers.pi import PI
 from sciflow_control.directions.domains import Ball, Box, Obstacles
 from sciflow_control.directions.learned import LearnedDirections
 from sciflow_control.directions.train import TrainDirections
@@ -78,6 +81,7 @@ def sciflow_components() -> list[type[Component]]:
         *(Hermite, Leapfrog, ThreeBody),
         Equations,
         *(Ball, Box, Obstacles, LearnedDirections, TrainDirections),
+        *(FixedStep, PI, Guarded),
         *(Levels, LogRange, DQN, PPO, WorkReward, PaperReward, Learned, TrainPolicy),
     ]
 

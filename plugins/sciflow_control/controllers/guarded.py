@@ -1,0 +1,273 @@
+"""Guarded: a policy that may fail, under a controller that does not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+from sciflow.errors import Invalid
+from sciflow.step_controller import (
+    ACCEPT,
+    Knob,
+    Memory,
+    StepController,
+    StepResult,
+    StepState,
+    Verdict,
+    reject,
+)
+from sciflow_control.controllers import ledger as books
+from sciflow_control.controllers.fixed_step import FixedStep
+
+PAUSE = 8
+"""Steps of the first cool-down."""
+PAUSE_MOST = 1 << 20
+"""Steps of the longest."""
+COUNTS = ("policy", "fallback", "rejected", "rolled_back", "refused", "unaffordable", "cooldowns")
+"""What is counted in ``memory["counts"]``."""
+
+
+@dataclass(frozen=True)
+class Guarded(StepController):
+    r"""Lets a policy choose, a fallback judge, and counts what both cost.
+
+    Attributes
+    ----------
+    policy : StepController
+        Chooses; what it judges is not asked for.
+    fallback : StepController
+        Judges, takes over after a step that was taken back, and says what the work would have been.
+    bounds : tuple of float or None
+        Smallest and largest value taken from the policy; None: the knob's.
+    rollback : float or None
+        A step of the policy with a larger error is taken back, in the unit of `StepResult.error`; None: the
+        fallback judges it by its own rule.
+    max_rejects : int
+        After so many of its steps in a row taken back, or not taken at all, the fallback is alone for 8
+        steps, and for twice as many each time after that until the policy has as many in a row accepted.
+    work_limit : float
+        Largest ratio of the work to that of the fallback, as estimated below.
+
+    Notes
+    -----
+    The fallback is always asked too: its wish :math:`w` is known before each step. It learns from every
+    step that stands; an attempt of the policy's that is longer than :math:`w` and is taken back leaves no
+    trace in it, and :math:`w` is what is tried next.
+
+    **The ledger.** :math:`A` is the work of all attempts. :math:`F` estimates what the fallback would have
+    spent for the same time: the work of its own steps and rejected attempts as it is; for a step with the
+    value :math:`v` of the policy that cost :math:`c`, :math:`c\,(v/w)^q`, :math:`q` = ``knob.effort``; where
+    :math:`v > w`, with the value in place of :math:`w` that the fallback wants after it has seen this step,
+    if that is larger; for a step of the policy's taken back, nothing, except where :math:`v \le w`, since
+    the fallback would have failed as well. Where times are to be met, :math:`w` is the step that meets them,
+    begun where the fallback's last would have ended. A policy is only followed where :math:`\ell F - A`,
+    :math:`\ell` = ``work_limit``, covers the expected work of its attempt, be it in vain.
+
+    **Guaranteed**: every step that stands passed the fallback's rule, or that of `rollback` where it is the
+    policy's; a policy that returns no positive number, or raises `Invalid` or an arithmetic error, is passed
+    over; where the policy is never followed, values, results and work are those of the fallback alone;
+    :math:`A \le \ell F` at every time, but for what an attempt costs more than the most expensive one
+    lately, and attempts of the fallback that are taken back right after steps of the policy shorter than
+    its own, which are not counted in :math:`F`.
+
+    **Estimated**: :math:`F` itself. It is low, so that the limit holds with a margin, where the policy keeps
+    the fallback from learning, and high where work does not go as :math:`v^{-q}` or where the fallback would
+    have had longer steps than it wants in the middle of a run that was not its own.
+
+    If the fallback's rule lets any error pass (`FixedStep`, `IterationCount`) and there is no `rollback`, no
+    value above the fallback's is taken.
+
+    ``memory["counts"]`` holds numbers of steps that stand by who chose them, attempts taken back (all and
+    the policy's), wishes that were no number, wishes that could not be afforded and cool-downs;
+    ``memory["source"]`` who chose last; ``memory["ledger"]`` :math:`A` as ``spent`` and :math:`F` as
+    ``allowed``. Cost: that of both controllers, and about 10 us per step.
+    """
+
+    name: ClassVar[str] = "guarded"
+    policy: StepController
+    fallback: StepController
+    bounds: tuple[float, float] | None = None
+    rollback: float | None = None
+    max_rejects: int = 3
+    work_limit: float = 1.5
+
+    def __post_init__(self) -> None:
+        if self.bounds is not None and not 0 < self.bounds[0] < self.bounds[1] < math.inf:
+            raise Invalid(f"{self.name}: bounds are positive and in order, got {self.bounds}")
+        if self.rollback is not None and not 0 < self.rollback < math.inf:
+            raise Invalid(f"{self.name}: rollback is a positive error, got {self.rollback}")
+        if self.max_rejects < 1 or not 1 < self.work_limit < math.inf:
+            raise Invalid(
+                f"{self.name}: max_rejects is at least 1 and work_limit above 1, got {self.max_rejects} and "
+                f"{self.work_limit}"
+            )
+
+    @classmethod
+    def example(cls) -> Self:
+        """A fixed step as the policy, PI behind it."""
+        from sciflow_control.controllers.pi import PI
+
+        return cls(FixedStep(0.01), PI(1e-4))
+
+    def init(self, knob: Knob, features: tuple[str, ...] = ()) -> Memory:
+        """See `StepController.init`.
+
+        Raises
+        ------
+        Invalid
+            If the policy or the fallback cannot set this knob, or `bounds` leaves nothing of the knob's.
+        """
+        self._bounds(knob)
+        fallback = self.fallback.init(knob, features)
+        return {
+            **{"policy": self.policy.init(knob, features), "fallback": fallback, "source": "fallback"},
+            **{"wanted": 0.0, "blind": self._blind(knob, features), "counts": dict.fromkeys(COUNTS, 0)},
+            **{"row": 0, "streak": 0, "rest": 0, "pause": PAUSE, "ledger": books.opened()},
+        }
+
+    def next_stop(self, time: float, until: float) -> float:
+        """See `StepController.next_stop`; what either of the two wants to meet."""
+        return min(self.policy.next_stop(time, until), self.fallback.next_stop(time, until))
+
+    def choose(self, memory: Memory, state: StepState) -> tuple[float, Memory]:
+        """See `StepController.choose`."""
+        wanted, fallback = self.fallback.choose(memory["fallback"], state)
+        if not (math.isfinite(wanted) and wanted > 0):
+            return wanted, {**memory, "source": "fallback"}
+        wish, policy = self._wish(memory["policy"], state)
+        ledger = books.settled(memory["ledger"], wanted, state)
+        memory = {**memory, "policy": policy, "fallback": fallback, "wanted": wanted, "ledger": ledger}
+        if memory["rest"]:
+            return wanted, {**memory, "source": "fallback"}
+        if wish is None:
+            return wanted, self._disappointed({**memory, "source": "fallback"}, "refused")
+        value, reason = self._allowed(memory, wish, state)
+        if value is None:
+            counts = _counted(memory, reason) if reason else memory["counts"]
+            return wanted, {**memory, "source": "fallback", "counts": counts}
+        return value, {**memory, "source": "policy"}
+
+    def judge(self, memory: Memory, result: StepResult) -> tuple[Verdict, Memory]:
+        """See `StepController.judge`.
+
+        Raises
+        ------
+        Invalid
+            If `rollback` is set and the solver does not estimate the error of its steps.
+        """
+        memory = {**memory, "policy": self._told(memory["policy"], result)}
+        if memory["source"] == "policy":
+            return self._judge_policy(memory, result)
+        verdict, fallback = self.fallback.judge(memory["fallback"], result)
+        memory = {**memory, "fallback": fallback}
+        return verdict, self._noted(memory, result, verdict, verdict.retry)
+
+    def _judge_policy(self, memory: Memory, result: StepResult) -> tuple[Verdict, Memory]:
+        verdict, fallback = self.fallback.judge(memory["fallback"], result)
+        failed_too = False
+        if self.rollback is not None and result.converged:
+            if math.isnan(result.error):
+                raise Invalid(
+                    f"{self.name}: rollback={self.rollback:g} needs an estimate of the error of each step, "
+                    "and the solver gives none"
+                )
+            verdict = ACCEPT if result.error <= self.rollback else reject(memory["wanted"])
+        elif not verdict.accepted:
+            failed_too = result.value <= memory["ledger"]["step"] * (1 + books.SAME)
+        if verdict.accepted and result.converged:
+            return ACCEPT, self._noted({**memory, "fallback": fallback}, result, verdict, None)
+        if failed_too:
+            memory = {**memory, "fallback": fallback}
+            retry = verdict.retry
+        else:
+            verdict, retry = reject(memory["wanted"]), None
+        memory = self._noted(memory, result, verdict, retry)
+        return verdict, {**self._disappointed(memory, "rolled_back"), "source": "fallback"}
+
+    def _noted(self, memory: Memory, result: StepResult, verdict: Verdict, retry: float | None) -> Memory:
+        """The attempt in the ledger and in the counts."""
+        guided = memory["source"] == "policy"
+        ledger = books.noted(memory["ledger"], result, guided=guided, accepted=verdict.accepted, retry=retry)
+        memory = {**memory, "ledger": ledger}
+        if not verdict.accepted:
+            return {**memory, "counts": _counted(memory, "rejected")}
+        memory = {**memory, "counts": _counted(memory, memory["source"]), "rest": max(memory["rest"] - 1, 0)}
+        if guided:
+            streak = memory["streak"] + 1
+            pause = PAUSE if streak >= memory["pause"] else memory["pause"]
+            memory = {**memory, "row": 0, "streak": streak, "pause": pause}
+        return memory
+
+    def _disappointed(self, memory: Memory, what: str) -> Memory:
+        """The policy was wrong once more."""
+        memory = {**memory, "row": memory["row"] + 1, "streak": 0, "counts": _counted(memory, what)}
+        if memory["row"] < self.max_rejects:
+            return memory
+        pause = memory["pause"]
+        after = {"row": 0, "rest": pause, "pause": min(2 * pause, PAUSE_MOST)}
+        return {**memory, **after, "counts": _counted(memory, "cooldowns")}
+
+    def _wish(self, policy: Memory, state: StepState) -> tuple[float | None, Memory]:
+        """What the policy wants; None if that is nothing that could be done."""
+        try:
+            wish, after = self.policy.choose(policy, state)
+        except (Invalid, ArithmeticError):
+            return None, policy
+        usable = isinstance(wish, (int, float)) and math.isfinite(wish) and wish > 0
+        return (float(wish) if usable else None), after
+
+    def _told(self, policy: Memory, result: StepResult) -> Memory:
+        """What the policy remembers of an attempt."""
+        try:
+            return self.policy.judge(policy, result)[1]
+        except (Invalid, ArithmeticError):
+            return policy
+
+    def _allowed(self, memory: Memory, wish: float, state: StepState) -> tuple[float | None, str]:
+        """The policy's value where it differs from the fallback's and is affordable; else why not."""
+        knob, ledger, wanted = state.knob, memory["ledger"], min(memory["wanted"], state.knob.high)
+        low, high = self._bounds(knob)
+        value = min(max(wish, low), high)
+        if memory["blind"]:
+            value = min(value, wanted)
+        credit = self.work_limit * ledger["allowed"] - ledger["spent"]
+        if credit <= 0:
+            return None, "unaffordable"
+        if not knob.is_length:
+            value = max(value, float((ledger["unit"] / credit) ** (1 / knob.effort)))
+            if value > high or (wish < wanted < value):
+                return None, "unaffordable"
+        rest = state.until - state.time
+        used, own = books.fitted(knob, value, rest), books.fitted(knob, wanted, rest)
+        if abs(used - own) <= books.SAME * own:
+            return None, ""
+        return (
+            (value, "")
+            if books.price(ledger, used, knob) <= credit * (1 + books.SAME)
+            else (None, "unaffordable")
+        )
+
+    def _bounds(self, knob: Knob) -> tuple[float, float]:
+        low, high = self.bounds or (knob.low, knob.high)
+        if max(low, knob.low) > min(high, knob.high):
+            raise Invalid(
+                f"{self.name}: bounds from {low:g} to {high:g}, and the solver takes {knob.name} from "
+                f"{knob.low:g} to {knob.high:g} {knob.unit}"
+            )
+        return max(low, knob.low), min(high, knob.high)
+
+    def _blind(self, knob: Knob, features: tuple[str, ...]) -> bool:
+        """Whether nothing would take back a step of the policy's with a large error."""
+        if self.rollback is not None:
+            return False
+        state = StepState(0.0, math.inf, knob, dict.fromkeys(features, 0.0))
+        memory = self.fallback.choose(self.fallback.init(knob, features), state)[1]
+        length = knob.high if knob.held is None else knob.held
+        worst = StepResult(0.0, length, knob.high, knob, error=math.inf, iterations=1, cost=1.0)
+        return self.fallback.judge(memory, worst)[0].accepted
+
+
+def _counted(memory: Memory, what: str) -> Mapping[str, Any]:
+    return {**memory["counts"], what: memory["counts"][what] + 1}

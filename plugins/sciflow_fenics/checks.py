@@ -20,3 +20,24 @@ def check_count(name: str, value: Any, least: int) -> None:
     """
     if not isinstance(value, int) or value < least:
         raise Invalid(f"{name} must be a whole number of at least {least}, got {value!r}")
+
+
+def check_mesh(cells: int, degree: Any, grid: int) -> None:
+    """Refuse a square that cannot be cut into cells, or elements and grids that there are not.
+
+    Raises
+    ------
+    Invalid
+        With the name and the value.
+    """
+    check_count("cells", cells, 2)
+    if degree not in (1, 2):
+        raise Invalid(f"degree must be 1 or 2, got {degree}")
+    check_count("grid", grid, 2)
+
+
+def space(degree: int) -> tuple[str, dict[str, str]]:
+    """Axis and attributes of a Lagrange space: of degree 1 its values are those at the nodes."""
+    if degree == 1:
+        return "node", {"mesh": "mesh", "location": "node", "element": "Lagrange 1 triangle"}
+    return "dof", {"mesh": "mesh", "element": f"Lagrange {degree} triangle", "cell_dofs": "cell_dofs"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from sciflow.component import Component
 from sciflow.errors import Invalid
@@ -13,8 +13,8 @@ from sciflow.linear_solver import LinearSolver, TakesSolver
 from sciflow.problem import Parameter, ParameterSpace, Problem, State
 from sciflow.schema import Field
 from sciflow.step_controller import StepController, TakesSteps
-from sciflow_fenics.checks import DOLFINX
-from sciflow_fenics.checks import check_count as _check_count
+from sciflow_fenics.checks import DOLFINX, check_count, check_mesh, space
+from sciflow_fenics.moving_heat import MovingHeat
 from sciflow_fenics.rve import RVE
 from sciflow_fenics.structures import CookMembrane, PerforatedPlate
 from sciflow_fenics.two_scale import TwoScale, TwoScaleComparison
@@ -87,9 +87,9 @@ class Heat(TakesSteps, TakesSolver, Problem):
     capacity: ClassVar[float] = 3.6e6
 
     def __post_init__(self) -> None:
-        _check_mesh(self.cells, self.degree, self.grid)
-        _check_count("levels", self.levels, 1)
-        _check_count("substeps", self.substeps, 1)
+        check_mesh(self.cells, self.degree, self.grid)
+        check_count("levels", self.levels, 1)
+        check_count("substeps", self.substeps, 1)
         if not 0 < self.end < float("inf"):
             raise Invalid(f"end must be positive and finite, got {self.end} s")
         if self.scheme not in ("euler", "crank_nicolson"):
@@ -108,7 +108,7 @@ class Heat(TakesSteps, TakesSolver, Problem):
             "temperature": Field(("time", "y", "x"), "K", description="rise over the ambient temperature"),
         }
         if self.dofs:
-            axis, notes = _space(self.degree)
+            axis, notes = space(self.degree)
             found["temperature_dof"] = Field(("time", axis), "K", "float64", "finite-element solution", notes)
         return found
 
@@ -123,7 +123,7 @@ class Heat(TakesSteps, TakesSolver, Problem):
             "x": points,
         }
         if self.dofs:
-            axes[_space(self.degree)[0]] = np.arange((self.cells * self.degree + 1) ** 2)
+            axes[space(self.degree)[0]] = np.arange((self.cells * self.degree + 1) ** 2)
         return axes
 
     def axis_units(self) -> Mapping[str, str]:
@@ -209,7 +209,7 @@ class Darcy(TakesSolver, Problem):
     solver: LinearSolver | None = None
 
     def __post_init__(self) -> None:
-        _check_mesh(self.cells, self.degree, self.grid)
+        check_mesh(self.cells, self.degree, self.grid)
 
     @classmethod
     def example(cls) -> Self:
@@ -224,8 +224,8 @@ class Darcy(TakesSolver, Problem):
             "pressure": Field(("y", "x"), "1", description="zero on the boundary"),
         }
         if self.dofs:
-            axis, notes = _space(self.degree)
-            found["permeability_node"] = Field(("node",), "1", "float64", "at the mesh nodes", _space(1)[1])
+            axis, notes = space(self.degree)
+            found["permeability_node"] = Field(("node",), "1", "float64", "at the mesh nodes", space(1)[1])
             found["pressure_dof"] = Field((axis,), "1", "float64", "finite-element solution", notes)
         return found
 
@@ -237,7 +237,7 @@ class Darcy(TakesSolver, Problem):
         axes: dict[str, np.ndarray] = {"y": points, "x": points}
         if self.dofs:
             axes["node"] = np.arange((self.cells + 1) ** 2)
-            axes[_space(self.degree)[0]] = np.arange((self.cells * self.degree + 1) ** 2)
+            axes[space(self.degree)[0]] = np.arange((self.cells * self.degree + 1) ** 2)
         return axes
 
     def axis_units(self) -> Mapping[str, str]:
@@ -267,25 +267,11 @@ class Darcy(TakesSolver, Problem):
         return solve(self, mu, ctx)
 
 
-def _space(degree: int) -> tuple[str, dict[str, str]]:
-    """Axis and attributes of a Lagrange space: of degree 1 its values are those at the nodes."""
-    if degree == 1:
-        return "node", {"mesh": "mesh", "location": "node", "element": "Lagrange 1 triangle"}
-    return "dof", {"mesh": "mesh", "element": f"Lagrange {degree} triangle", "cell_dofs": "cell_dofs"}
-
-
-def _check_mesh(cells: int, degree: Any, grid: int) -> None:
-    _check_count("cells", cells, 2)
-    if degree not in (1, 2):
-        raise Invalid(f"degree must be 1 or 2, got {degree}")
-    _check_count("grid", grid, 2)
-
-
 @hookimpl
 def sciflow_components() -> list[type[Component]]:
     """Components of this plugin."""
     return [
-        *(Heat, Darcy, SteadyHeat, ElastoViscoplastic, RVE),
+        *(Heat, MovingHeat, Darcy, SteadyHeat, ElastoViscoplastic, RVE),
         *(CookMembrane, PerforatedPlate, TwoScale, TwoScaleComparison),
     ]
 

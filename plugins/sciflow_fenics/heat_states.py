@@ -1,30 +1,62 @@
-"""Stored levels of heat problems whose steps a controller chooses."""
+"""Stored levels of heat problems whose steps are of any length, and what heats them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
 from sciflow.artifact.share import Share
-from sciflow.errors import Diverged
+from sciflow.errors import Diverged, Invalid
 from sciflow.linear_solver import wrapped
 from sciflow.problem import Part, State
-from sciflow.step_controller import Leg, StepController, Stepping
+from sciflow.step_controller import (
+    ACCEPT,
+    Leg,
+    Memory,
+    StepController,
+    Stepping,
+    StepResult,
+    StepState,
+    Verdict,
+)
+from sciflow.step_log import StepLog
 from sciflow_fenics.conduction import Values
 from sciflow_fenics.heat import checked, gaussian, shared
 from sciflow_fenics.heat_steps import Heating, HeatStepper
 from sciflow_fenics.lattice import communicator
+from sciflow_fenics.moving_heat import MovingHeat
 
 if TYPE_CHECKING:
     from sciflow.context import Context
     from sciflow_fenics.components import Heat
 
 
-def heating(heat: Heat, mu: Mapping[str, float]) -> Heating:
-    """What a member of `Heat` is heated by.
+@dataclass(frozen=True)
+class _Equal(StepController):
+    """Steps of one length, none taken back.
+
+    Attributes
+    ----------
+    dt : float
+        s.
+    """
+
+    name: ClassVar[str] = "equal"
+    dt: float
+
+    def choose(self, memory: Memory, state: StepState) -> tuple[float, Memory]:
+        return self.dt, memory
+
+    def judge(self, memory: Memory, result: StepResult) -> tuple[Verdict, Memory]:
+        return ACCEPT, memory
+
+
+def standing(heat: Heat, mu: Mapping[str, float]) -> Heating:
+    """What heats a member of `Heat`.
 
     Notes
     -----
@@ -37,87 +69,114 @@ def heating(heat: Heat, mu: Mapping[str, float]) -> Heating:
     def source(time: float, after: bool) -> Values:
         return bump
 
-    warmed = abs(height) * width**2 / heat.conductivity * np.sqrt(np.pi) * width / heat.side
+    size = abs(height) * width**2 / heat.conductivity * np.sqrt(np.pi) * width / heat.side
     pace = width**2 * heat.capacity / heat.conductivity
-    return Heating(mu["beta"], mu["boundary"], source, (), True, warmed + abs(mu["boundary"]), pace, heat.end)
+    return Heating(mu["beta"], mu["boundary"], source, (), True, size + abs(mu["boundary"]), pace, heat.end)
+
+
+def moving(heat: MovingHeat, mu: Mapping[str, float]) -> Heating:
+    """What heats a member of `MovingHeat`.
+
+    Notes
+    -----
+    The size of the solution is the mean rise after the scan if no heat left the plate. The source passes a
+    point within ``w / speed``, and the plate answers within ``w**2 rho c / k0``.
+
+    Raises
+    ------
+    Invalid
+        If the speed is not positive.
+    """
+    if mu["speed"] <= 0:
+        raise Invalid(f"the speed of the source must be positive, got {mu['speed']} m/s")
+    scan, width = heat.scan(mu), mu["width"]
+    height = mu["power"] / (2 * np.pi * width**2)
+
+    def source(time: float, after: bool) -> Values:
+        place = scan.at(time, after)
+        return _nothing if place is None else gaussian(height, *place, width)
+
+    energy = abs(mu["power"]) * heat.lines * heat.length / mu["speed"]
+    size = energy / (heat.capacity * heat.side**2)
+    pace = min(width / mu["speed"], width**2 * heat.capacity / heat.conductivity)
+    switches = tuple(t for t in scan.switches if t < heat.end)
+    return Heating(mu["beta"], 0.0, source, switches, heat.events, size, pace, heat.end)
+
+
+def _nothing(x: np.ndarray) -> np.ndarray:
+    return np.zeros(x.shape[1])
 
 
 def stepper(
-    heat: Heat, mu: Mapping[str, float], ctx: Context, restart: Mapping[str, np.ndarray] | None = None
+    heat: Heat | MovingHeat,
+    mu: Mapping[str, float],
+    ctx: Context,
+    restart: Mapping[str, np.ndarray] | None = None,
 ) -> HeatStepper:
     """The solver of one member; see `TakesSteps.stepper`."""
+    mu = checked(heat, mu)
+    heated = moving(heat, mu) if isinstance(heat, MovingHeat) else standing(heat, mu)
     system, _, order = shared(heat, communicator(ctx))
     solving = wrapped(heat.solver, system.ksp, ctx, restart)
-    return HeatStepper(system, order, heat.scheme, heating(heat, checked(heat, mu)), solving, restart)
+    scheme: Literal["euler", "crank_nicolson"] = heat.scheme
+    return HeatStepper(system, order, scheme, heated, solving, restart)
 
 
 def solve(
-    heat: Heat, mu: Mapping[str, float], ctx: Context, restart: Mapping[str, np.ndarray] | None = None
+    heat: Heat | MovingHeat,
+    mu: Mapping[str, float],
+    ctx: Context,
+    restart: Mapping[str, np.ndarray] | None = None,
 ) -> Iterator[State]:
     """Stream the stored time levels, all or those after a restart point; see `Problem.solve`."""
-    system, sample, order = shared(heat, communicator(ctx))
     made = stepper(heat, mu, ctx, restart)
-    assert heat.stepping is not None
-    for level, counts, saved in legs(made, heat.stepping, heat.coordinates()["time"], restart):
-        system.rise.x.array[: len(made.rise)] = made.rise
-        system.rise.x.scatter_forward()
+    system, sample, order = shared(heat, communicator(ctx))
+    for level, counts, saved in _levels(heat, made, ctx, restart):
+        heated = made.heating
+        system.begin(heated.beta, made.rise, heated.source(made.time, False))
         fields: dict[str, Part | Share] = {"temperature": sample(system.rise)}
-        if level == 0:
+        if level == 0 or "time" in heat.fields["source"].axes:
             fields["source"] = sample(system.source)
         if heat.dofs:
             fields["temperature_dof"] = order(system.rise)
         yield State(made.time, fields, counts, saved)
 
 
-Saved = Callable[[], Mapping[str, np.ndarray]]
+_Saved = Callable[[], Mapping[str, np.ndarray]]
 
 
-def legs(
+def _levels(
+    heat: Heat | MovingHeat,
     made: HeatStepper,
-    controller: StepController,
-    times: np.ndarray,
+    ctx: Context,
     restart: Mapping[str, np.ndarray] | None,
-) -> Iterator[tuple[int, dict[str, int], Saved]]:
-    """Step from one stored level to the next.
-
-    Yields
-    ------
-    level : int
-        That was reached.
-    counts : dict
-        ``newton`` iterations of the ``steps`` that stand, those ``rejected``; the iterations of the
-        ``linear`` solver and its ``solves`` in all of them, and what
-        was solved to prepare the first one.
-    saved : callable
-        Gives what a rank needs to go on after it.
-
-    Raises
-    ------
-    Diverged
-        On every rank alike.
-    """
-    stepping = Stepping(made, controller, restart)
+) -> Iterator[tuple[int, dict[str, int], _Saved]]:
+    """Step from one stored level to the next: its number, what it took, and what is needed to go on."""
+    controller = heat.stepping or _Equal(heat.end / heat.levels / heat.substeps)
+    times = heat.coordinates()["time"]
+    log = StepLog(Stepping(made, controller, restart), restart)
     first = 0 if restart is None else int(restart["level"])
     for level in range(first, len(times)):
         linear = made.linear if level else 0
         try:
-            leg = stepping.to(float(times[level]))
+            leg = log.to(float(times[level]))
         except Diverged as error:
             raise Diverged(f"time level {level}: {error}") from None
+        counts = _counts(leg, made.linear - linear, 0 if level else made.prepared)
         if level + 1 == len(times):
             made.solving.close()
-        yield (
-            level,
-            _counts(leg, made.linear - linear, 0 if level else made.prepared),
-            partial(_saved, made, stepping, level + 1),
-        )
+            # Only one table of decisions is stored for a member: that of its linear solver, if it has one.
+            if heat.solver is None and heat.stepping is not None:
+                log.note(ctx)
+        yield level, counts, partial(_saved, made, log, level + 1)
 
 
-def _saved(made: HeatStepper, stepping: Stepping, level: int) -> dict[str, np.ndarray]:
-    return {**made.restart(), **stepping.saved(), "level": np.array(level)}
+def _saved(made: HeatStepper, log: StepLog, level: int) -> dict[str, np.ndarray]:
+    return {**made.restart(), **log.saved(), "level": np.array(level)}
 
 
 def _counts(leg: Leg, linear: int, prepared: int) -> dict[str, int]:
+    """Newton iterations of the steps that stand; linear solves and their iterations of all attempts."""
     return {
         "newton": int(sum(r.cost for r in leg.taken)),
         "linear": linear,

@@ -11,7 +11,7 @@ import numpy as np
 from sciflow.context import summed
 from sciflow.errors import Diverged
 from sciflow.linear_solver import Solving
-from sciflow.step_controller import CLOSE, Knob, Stepper, StepResult, ending
+from sciflow.step_controller import Knob, Stepper, StepResult, ending, shortened
 from sciflow_fenics.conduction import Conduction, Values
 from sciflow_fenics.lattice import DofOrder
 
@@ -175,6 +175,10 @@ class HeatStepper(Stepper):
         """The solution at the unknowns of this rank, K."""
         return self._now.rise
 
+    def solution(self) -> np.ndarray:
+        """The unknowns of this rank, K."""
+        return self._now.rise
+
     def attempt(self, value: float, until: float) -> StepResult:
         """See `Stepper.attempt`; a switch that is known is met as `until` is."""
         now, value, end = self._now, *self._reach(value, until)
@@ -278,10 +282,7 @@ class HeatStepper(Stepper):
         ahead = [t for t in self.heating.switches if time < t < until] if self.heating.met else []
         if not ahead:
             return value, ending(time, value, until)
-        rest = ahead[0] - time
-        if value >= rest * (1 - CLOSE):
-            return rest, ahead[0]
-        value = min(value, max(rest / 2, self.knob.low))
+        value = shortened(value, ahead[0] - time)
         return value, ending(time, value, ahead[0])
 
     def _predicted(self, length: float, euler: bool) -> tuple[np.ndarray, float]:

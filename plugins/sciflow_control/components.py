@@ -18,6 +18,7 @@ from sciflow_control.bandits.thompson import Thompson
 from sciflow_control.bandits.tsallis import Tsallis
 from sciflow_control.bodies.hermite import Hermite
 from sciflow_control.bodies.leapfrog import Leapfrog
+from sciflow_control.bodies.rebound_integrators import BulirschStoer, Ias15, WHFast
 from sciflow_control.bodies.three_body import ThreeBody
 from sciflow_control.controllers.fixed_step import FixedStep
 from sciflow_control.controllers.guarded import Guarded
@@ -78,7 +79,7 @@ def sciflow_components() -> list[type[Component]]:
         ThermalSystems,
         Tuned,
         EveryArm,
-        *(Hermite, Leapfrog, ThreeBody),
+        *(Hermite, Leapfrog, Ias15, BulirschStoer, WHFast, ThreeBody),
         Equations,
         *(Ball, Box, Obstacles, LearnedDirections, TrainDirections),
         *(FixedStep, PI, Guarded),

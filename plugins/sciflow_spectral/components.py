@@ -11,42 +11,96 @@ from sciflow.errors import Diverged, Invalid
 from sciflow.hooks import hookimpl
 from sciflow.problem import Parameter, ParameterSpace, Problem, State
 from sciflow.schema import Field
+from sciflow.step_controller import StepController, TakesSteps
 from sciflow_spectral.two_phase import TwoPhaseDarcy
 
 if TYPE_CHECKING:
     import numpy as np
 
     from sciflow.context import Context
+    from sciflow_spectral.equations import System
+    from sciflow_spectral.stepping import SpectralSteps
 
 Backend = Literal["numpy", "torch"]
 
 
-class Spectral(Problem):
-    """What the periodic problems of this plugin share: blocks of members, numpy or torch."""
+class Spectral(TakesSteps, Problem):
+    """What the periodic problems of this plugin share: blocks of members, numpy or torch, steps.
 
+    Attributes
+    ----------
+    block : int
+        How many members are solved at once where their steps are fixed.
+    """
+
+    block: ClassVar[int]
+    end: float
+    steps: int
     backend: Backend
     device: str
+    stepping: StepController | None
+
+    @property
+    def batch(self) -> int:  # type: ignore[override]
+        """See `Problem.batch`; members with steps of their own are solved one by one."""
+        return self.block if self.stepping is None else 1
 
     def solve(self, mu: Mapping[str, float], ctx: Context) -> Iterator[State]:
-        """See `Problem.solve`; a block of one member.
+        """See `Problem.solve`; a block of one member, or steps under the controller.
 
         Raises
         ------
         Diverged
-            If the solution leaves the finite numbers.
+            If the solution leaves the finite numbers, or the controller finds no step.
         """
         import numpy as np
 
+        if self.stepping is not None:
+            yield from self._stepped(mu, ctx)
+            return
         for state in self._march({k: np.array([v]) for k, v in mu.items()}, [ctx.rng(0)]):
-            # A member that blew up is all NaN (see `march`).
-            fields = {k: np.asarray(v)[0] for k, v in state.fields.items()}
-            for name, values in fields.items():
-                if not np.all(np.isfinite(values)):
-                    raise Diverged(f"field {name!r} is not finite at time {state.time:g}")
-            yield State(state.time, fields)
+            yield State(state.time, self._finite(state))
+
+    def resume(
+        self, mu: Mapping[str, float], ctx: Context, restart: Mapping[str, np.ndarray]
+    ) -> Iterator[State]:
+        """See `Problem.resume`; only under a controller there is a restart point."""
+        yield from self._stepped(mu, ctx, restart)
+
+    def stepper(
+        self, mu: Mapping[str, float], ctx: Context, restart: Mapping[str, np.ndarray] | None = None
+    ) -> SpectralSteps:
+        """See `TakesSteps.stepper`; its cost is counted in evaluations of the nonlinear term."""
+        import numpy as np
+
+        from sciflow_spectral.stepping import SpectralSteps
+
+        point = {k: np.array([v]) for k, v in mu.items()}
+        return SpectralSteps(self._system(point, [ctx.rng(0)], spin_up=restart is None), self.end, restart)
+
+    def _stepped(
+        self, mu: Mapping[str, float], ctx: Context, restart: Mapping[str, np.ndarray] | None = None
+    ) -> Iterator[State]:
+        from sciflow_spectral.stepping import stepped
+
+        assert self.stepping is not None
+        times = self.coordinates()["time"]
+        for state in stepped(self.stepper(mu, ctx, restart), self.stepping, times, ctx, restart):
+            yield State(state.time, self._finite(state), state.metrics, state.restart)
+
+    @staticmethod
+    def _finite(state: State) -> dict[str, np.ndarray]:
+        """The fields of the only member, which is all NaN if it blew up (see `march`)."""
+        import numpy as np
+
+        fields = {k: np.asarray(v)[0] for k, v in state.fields.items()}
+        for name, values in fields.items():
+            if not np.all(np.isfinite(values)):
+                raise Diverged(f"field {name!r} is not finite at time {state.time:g}")
+        return fields
 
     def solve_batch(self, mu: Mapping[str, np.ndarray], ctx: Context) -> Iterator[State]:
-        """See `Problem.solve_batch`."""
+        """See `Problem.solve_batch`; with fixed steps."""
         import numpy as np
 
         from sciflow.problem import member_seed
@@ -55,6 +109,14 @@ class Spectral(Problem):
         yield from self._march(mu, rngs)
 
     def _march(self, mu: Mapping[str, np.ndarray], rngs: list[np.random.Generator]) -> Iterator[State]:
+        from sciflow_spectral.equations import marched
+
+        return marched(self, self._system(mu, rngs))
+
+    def _system(
+        self, mu: Mapping[str, np.ndarray], rngs: list[np.random.Generator], spin_up: bool = True
+    ) -> System:
+        """The equations of some members, and where time begins."""
         raise NotImplementedError
 
     def axis_units(self) -> Mapping[str, str]:
@@ -68,7 +130,7 @@ class Spectral(Problem):
             raise Invalid(f"levels must be at least 2 (the first is the initial state), got {levels}")
         if not end > 0:
             raise Invalid(f"end must be positive, got {end}")
-        if steps < 1 or steps % (levels - 1):
+        if steps < 1 or (self.stepping is None and steps % (levels - 1)):
             raise Invalid(f"steps ({steps}) must be a multiple of levels - 1 ({levels - 1})")
         if self.backend not in ("numpy", "torch"):
             raise Invalid(f"backend {self.backend!r} is not one of numpy, torch")
@@ -101,6 +163,9 @@ class Burgers(Spectral):
         Array library.
     device : str
         For torch: ``cpu`` or ``cuda``.
+    stepping : StepController or None
+        Chooses the steps of each member for itself, by the embedded method of `SpectralSteps`; then
+        `steps` is not used and `batch` is 1. None: `steps` of equal length.
 
     Raises
     ------
@@ -119,7 +184,7 @@ class Burgers(Spectral):
     """
 
     name: ClassVar[str] = "burgers"
-    batch: ClassVar[int] = 64
+    block: ClassVar[int] = 64
     periodic: ClassVar[tuple[str, ...]] = ("x",)
     parameters: ClassVar[ParameterSpace] = ParameterSpace(
         viscosity=Parameter(0.01, 0.5, "1", log=True, description="over length times velocity"),
@@ -132,6 +197,7 @@ class Burgers(Spectral):
     steps: int = 200
     backend: Backend = "numpy"
     device: str = "cpu"
+    stepping: StepController | None = None
 
     def __post_init__(self) -> None:
         self._check(self.points, self.levels, self.end, self.steps)
@@ -149,10 +215,12 @@ class Burgers(Spectral):
 
         return {"time": np.linspace(0, self.end, self.levels), "x": np.arange(self.points) / self.points}
 
-    def _march(self, mu: Mapping[str, np.ndarray], rngs: list[np.random.Generator]) -> Iterator[State]:
-        from sciflow_spectral.equations import burgers
+    def _system(
+        self, mu: Mapping[str, np.ndarray], rngs: list[np.random.Generator], spin_up: bool = True
+    ) -> System:
+        from sciflow_spectral.equations import burgers, burgers_start
 
-        return burgers(self, mu["viscosity"], rngs)
+        return burgers(self, mu["viscosity"], burgers_start(self, rngs))
 
 
 @dataclass(frozen=True)
@@ -181,6 +249,9 @@ class KuramotoSivashinsky(Spectral):
         Array library.
     device : str
         For torch: ``cpu`` or ``cuda``.
+    stepping : StepController or None
+        Chooses the steps of each member for itself, by the embedded method of `SpectralSteps`; then
+        `steps` is used for the spin-up alone and `batch` is 1. None: `steps` of equal length.
 
     Raises
     ------
@@ -199,7 +270,7 @@ class KuramotoSivashinsky(Spectral):
     """
 
     name: ClassVar[str] = "kuramoto_sivashinsky"
-    batch: ClassVar[int] = 32
+    block: ClassVar[int] = 32
     periodic: ClassVar[tuple[str, ...]] = ("x",)
     parameters: ClassVar[ParameterSpace] = ParameterSpace(
         amplitude=Parameter(0.05, 0.5, "1", description="of the initial waves"),
@@ -216,6 +287,7 @@ class KuramotoSivashinsky(Spectral):
     spin_up: int = 0
     backend: Backend = "numpy"
     device: str = "cpu"
+    stepping: StepController | None = None
 
     def __post_init__(self) -> None:
         self._check(self.points, self.levels, self.end, self.steps)
@@ -237,10 +309,13 @@ class KuramotoSivashinsky(Spectral):
         x = self.length * np.arange(self.points) / self.points
         return {"time": np.linspace(0, self.end, self.levels), "x": x}
 
-    def _march(self, mu: Mapping[str, np.ndarray], rngs: list[np.random.Generator]) -> Iterator[State]:
-        from sciflow_spectral.equations import kuramoto_sivashinsky
+    def _system(
+        self, mu: Mapping[str, np.ndarray], rngs: list[np.random.Generator], spin_up: bool = True
+    ) -> System:
+        from sciflow_spectral.equations import flame_start, kuramoto_sivashinsky
 
-        return kuramoto_sivashinsky(self, mu["amplitude"], rngs)
+        problem = self if spin_up else self.replace(spin_up=0)
+        return kuramoto_sivashinsky(problem, flame_start(self, mu["amplitude"], rngs))
 
 
 @dataclass(frozen=True)
@@ -266,6 +341,9 @@ class NavierStokes(Spectral):
         Array library.
     device : str
         For torch: ``cpu`` or ``cuda``.
+    stepping : StepController or None
+        Chooses the steps of each member for itself, by the embedded method of `SpectralSteps`; then
+        `steps` is not used and `batch` is 1. None: `steps` of equal length.
 
     Raises
     ------
@@ -284,7 +362,7 @@ class NavierStokes(Spectral):
     """
 
     name: ClassVar[str] = "navier_stokes_vorticity"
-    batch: ClassVar[int] = 16
+    block: ClassVar[int] = 16
     periodic: ClassVar[tuple[str, ...]] = ("y", "x")
     parameters: ClassVar[ParameterSpace] = ParameterSpace(
         viscosity=Parameter(1e-4, 1e-2, "1", log=True, description="over length times velocity"),
@@ -298,6 +376,7 @@ class NavierStokes(Spectral):
     steps: int = 1000
     backend: Backend = "numpy"
     device: str = "cpu"
+    stepping: StepController | None = None
 
     def __post_init__(self) -> None:
         self._check(self.points, self.levels, self.end, self.steps)
@@ -315,10 +394,12 @@ class NavierStokes(Spectral):
         line = np.arange(self.points) / self.points
         return {"time": np.linspace(0, self.end, self.levels), "y": line, "x": line}
 
-    def _march(self, mu: Mapping[str, np.ndarray], rngs: list[np.random.Generator]) -> Iterator[State]:
-        from sciflow_spectral.equations import navier_stokes
+    def _system(
+        self, mu: Mapping[str, np.ndarray], rngs: list[np.random.Generator], spin_up: bool = True
+    ) -> System:
+        from sciflow_spectral.equations import navier_stokes, vorticity_start
 
-        return navier_stokes(self, mu["viscosity"], mu["force"], rngs)
+        return navier_stokes(self, mu["viscosity"], mu["force"], vorticity_start(self, rngs))
 
 
 @hookimpl

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,36 @@ from sciflow_spectral.arrays import Arrays
 from sciflow_spectral.etdrk4 import Scheme, advance, coefficients
 
 if TYPE_CHECKING:
-    from sciflow_spectral.components import Burgers, KuramotoSivashinsky, NavierStokes
+    from sciflow_spectral.components import Burgers, KuramotoSivashinsky, NavierStokes, Spectral
+
+
+@dataclass(frozen=True)
+class System:
+    """``v' = L v + N(v)`` for some members, whatever it is stepped with.
+
+    Attributes
+    ----------
+    xp : Arrays
+        Where the coefficients are.
+    start : array, complex, shape (member, ...)
+        Spectral coefficients of the initial state.
+    linear : list of ndarray, shape (...)
+        Eigenvalues of L, one array a member.
+    nonlinear : callable
+        N.
+    show : callable
+        From coefficients to fields, each of shape (member, ...).
+    rates : callable
+        From coefficients to the largest speed over the grid size and the largest gradient of the
+        velocity, one over time, over all members.
+    """
+
+    xp: Arrays
+    start: Any
+    linear: list[np.ndarray]
+    nonlinear: Callable[[Any], Any]
+    show: Callable[[Any], dict[str, np.ndarray]]
+    rates: Callable[[Any], tuple[float, float]]
 
 
 def stack_schemes(linear: list[np.ndarray], step: float) -> Scheme:
@@ -77,6 +107,13 @@ def march(
         yield State(float(time), fields)
 
 
+def marched(problem: Spectral, system: System) -> Iterator[State]:
+    """The states of all members with the fixed steps of `problem`."""
+    scheme = system.xp.scheme(stack_schemes(system.linear, problem.end / problem.steps))
+    times = problem.coordinates()["time"]
+    return march(system.start, system.nonlinear, scheme, times, problem.steps, system.show)
+
+
 def band(number: np.ndarray, points: int) -> np.ndarray:
     """Which wave numbers the nonlinear term sees and feeds: those below a third of the grid points.
 
@@ -123,23 +160,13 @@ def burgers_spread(modes: int = 128) -> np.ndarray:
     return np.asarray(np.sqrt(2) * 25 / ((2 * np.pi * k) ** 2 + 25))
 
 
-def burgers(problem: Burgers, viscosity: np.ndarray, rngs: list[np.random.Generator]) -> Iterator[State]:
+def burgers_start(problem: Burgers, rngs: list[np.random.Generator]) -> np.ndarray:
+    """Coefficients of the initial velocity of members with one generator each."""
+    return np.stack([random_waves(burgers_spread(), rng, problem.solve_points) for rng in rngs])
+
+
+def burgers(problem: Burgers, viscosity: np.ndarray, start: np.ndarray) -> System:
     """``u_t + u u_x = nu u_xx`` on [0, 1).
-
-    Parameters
-    ----------
-    problem : Burgers
-        Configuration.
-    viscosity : ndarray, shape (member,)
-    rngs : list of numpy Generator
-        One a member, for the initial state.
-    """
-    start = np.stack([random_waves(burgers_spread(), rng, problem.solve_points) for rng in rngs])
-    return burgers_flow(problem, viscosity, start)
-
-
-def burgers_flow(problem: Burgers, viscosity: np.ndarray, start: np.ndarray) -> Iterator[State]:
-    """`burgers` from given coefficients of the initial velocity.
 
     Parameters
     ----------
@@ -154,27 +181,21 @@ def burgers_flow(problem: Burgers, viscosity: np.ndarray, start: np.ndarray) -> 
     return advected(problem, linear, k, start, problem.solve_points // problem.points)
 
 
-def kuramoto_sivashinsky(
+def burgers_flow(problem: Burgers, viscosity: np.ndarray, start: np.ndarray) -> Iterator[State]:
+    """The states of `burgers` with fixed steps."""
+    return marched(problem, burgers(problem, viscosity, start))
+
+
+def flame_start(
     problem: KuramotoSivashinsky, amplitude: np.ndarray, rngs: list[np.random.Generator]
-) -> Iterator[State]:
-    """``u_t + u u_x + u_xx + u_xxxx = 0`` on [0, length).
-
-    Parameters
-    ----------
-    problem : KuramotoSivashinsky
-        Configuration.
-    amplitude : ndarray, shape (member,)
-        Of the initial waves.
-    rngs : list of numpy Generator
-        One a member, for the initial state.
-    """
+) -> np.ndarray:
+    """Coefficients of the initial states of members with one generator each."""
     n = problem.solve_points or problem.points
-    start = np.stack([a * random_waves(np.ones(8), rng, n) for a, rng in zip(amplitude, rngs, strict=True)])
-    return flame_flow(problem, start)
+    return np.stack([a * random_waves(np.ones(8), rng, n) for a, rng in zip(amplitude, rngs, strict=True)])
 
 
-def flame_flow(problem: KuramotoSivashinsky, start: np.ndarray) -> Iterator[State]:
-    """`kuramoto_sivashinsky` from given coefficients of the initial state.
+def kuramoto_sivashinsky(problem: KuramotoSivashinsky, start: np.ndarray) -> System:
+    """``u_t + u u_x + u_xx + u_xxxx = 0`` on [0, length); `start` is what the spin-up begins with.
 
     Parameters
     ----------
@@ -185,7 +206,20 @@ def flame_flow(problem: KuramotoSivashinsky, start: np.ndarray) -> Iterator[Stat
     """
     n = problem.solve_points or problem.points
     k = 2 * np.pi * np.arange(n // 2 + 1) / problem.length
-    return advected(problem, [k**2 - k**4] * len(start), k, start, n // problem.points, problem.spin_up)
+    system = advected(problem, [k**2 - k**4] * len(start), k, start, n // problem.points)
+    if not problem.spin_up:
+        return system
+    scheme = system.xp.scheme(stack_schemes(system.linear, problem.end / problem.steps))
+    v = system.start
+    with np.errstate(over="ignore", invalid="ignore"):
+        for _ in range(problem.spin_up):
+            v = advance(v, system.nonlinear, scheme)
+    return replace(system, start=v)
+
+
+def flame_flow(problem: KuramotoSivashinsky, start: np.ndarray) -> Iterator[State]:
+    """The states of `kuramoto_sivashinsky` with fixed steps."""
+    return marched(problem, kuramoto_sivashinsky(problem, start))
 
 
 def advected(
@@ -194,8 +228,7 @@ def advected(
     k: np.ndarray,
     start: np.ndarray,
     every: int,
-    spin_up: int = 0,
-) -> Iterator[State]:
+) -> System:
     """``u_t + u u_x = L u`` on a periodic line.
 
     Parameters
@@ -210,14 +243,11 @@ def advected(
         Coefficients for ``irfft``.
     every : int
         Every so many grid points are stored.
-    spin_up : int
-        Steps before the first state.
     """
     xp = Arrays(problem.backend, problem.device)
     n = 2 * (len(k) - 1)
-    scheme = xp.scheme(stack_schemes(linear, problem.end / problem.steps))
     seen = band(np.arange(len(k)), n)
-    keep, factor = xp.take(seen.astype(float)), xp.take(-0.5j * k * seen)
+    keep, factor, slope = (xp.take(values) for values in (seen.astype(float), -0.5j * k * seen, 1j * k))
 
     def nonlinear(v: Any) -> Any:
         u = xp.inverse(keep * v, (n,), (-1,))
@@ -226,11 +256,11 @@ def advected(
     def show(v: Any) -> dict[str, np.ndarray]:
         return {"u": xp.give(xp.inverse(v, (n,), (-1,)))[:, ::every]}
 
-    v = xp.take(start)
-    with np.errstate(over="ignore", invalid="ignore"):
-        for _ in range(spin_up):
-            v = advance(v, nonlinear, scheme)
-    return march(v, nonlinear, scheme, problem.coordinates()["time"], problem.steps, show)
+    def rates(v: Any) -> tuple[float, float]:
+        fastest, steepest = (float(abs(xp.inverse(w, (n,), (-1,))).max()) for w in (v, slope * v))
+        return fastest * n * float(k[1]) / (2 * np.pi), steepest
+
+    return System(xp, xp.take(start), linear, nonlinear, show, rates)
 
 
 def vorticity_waves(rng: np.random.Generator, points: int, modes: int = 24) -> np.ndarray:
@@ -266,9 +296,14 @@ def vorticity_waves(rng: np.random.Generator, points: int, modes: int = 24) -> n
     return field
 
 
+def vorticity_start(problem: NavierStokes, rngs: list[np.random.Generator]) -> np.ndarray:
+    """Coefficients of the initial vorticity of members with one generator each."""
+    return np.stack([vorticity_waves(rng, problem.solve_points or problem.points) for rng in rngs])
+
+
 def navier_stokes(
-    problem: NavierStokes, viscosity: np.ndarray, force: np.ndarray, rngs: list[np.random.Generator]
-) -> Iterator[State]:
+    problem: NavierStokes, viscosity: np.ndarray, force: np.ndarray, start: np.ndarray
+) -> System:
     """``w_t + u . grad w = nu lap w + f`` with ``f = a (sin + cos)(2 pi (x + y))``.
 
     Parameters
@@ -276,26 +311,8 @@ def navier_stokes(
     problem : NavierStokes
         Configuration.
     viscosity, force : ndarray, shape (member,)
-    rngs : list of numpy Generator
-        One a member, for the initial state.
-    """
-    n = problem.solve_points or problem.points
-    start = np.stack([vorticity_waves(rng, n) for rng in rngs])
-    return vorticity_flow(problem, viscosity, force, start)
-
-
-def vorticity_flow(
-    problem: NavierStokes, viscosity: np.ndarray, force: np.ndarray, start: np.ndarray
-) -> Iterator[State]:
-    """`navier_stokes` from given coefficients of the initial vorticity.
-
-    Parameters
-    ----------
-    problem : NavierStokes
-        Configuration.
-    viscosity, force : ndarray, shape (member,)
     start : ndarray, shape (member, solve_points, solve_points // 2 + 1)
-        Coefficients for ``irfft2``.
+        Coefficients of the initial vorticity for ``irfft2``.
     """
     xp = Arrays(problem.backend, problem.device)
     n = problem.solve_points or problem.points
@@ -305,7 +322,6 @@ def vorticity_flow(
     square = kx**2 + ky**2
     seen = band(rows, n) & band(columns, n)
     keep = xp.take(seen.astype(float))
-    scheme = xp.scheme(stack_schemes([-nu * square for nu in viscosity], problem.end / problem.steps))
     stream = np.where(square > 0, seen / np.where(square > 0, square, 1), 0.0)
     to_u, to_v = xp.take(1j * ky * stream), xp.take(-1j * kx * stream)
     dx, dy = xp.take(1j * kx * seen), xp.take(1j * ky * seen)
@@ -323,4 +339,16 @@ def vorticity_flow(
     def show(w: Any) -> dict[str, np.ndarray]:
         return {"vorticity": xp.give(xp.inverse(w, shape, axes))[:, ::every, ::every]}
 
-    return march(xp.take(start), nonlinear, scheme, problem.coordinates()["time"], problem.steps, show)
+    def rates(w: Any) -> tuple[float, float]:
+        u, v, field = (abs(xp.inverse(part * w, shape, axes)) for part in (to_u, to_v, keep))
+        return float((u + v).max()) * n, float(field.max())
+
+    linear = [-nu * square for nu in viscosity]
+    return System(xp, xp.take(start), linear, nonlinear, show, rates)
+
+
+def vorticity_flow(
+    problem: NavierStokes, viscosity: np.ndarray, force: np.ndarray, start: np.ndarray
+) -> Iterator[State]:
+    """The states of `navier_stokes` with fixed steps."""
+    return marched(problem, navier_stokes(problem, viscosity, force, start))

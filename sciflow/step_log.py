@@ -1,0 +1,70 @@
+"""StepLog: every attempt at a step of a member, kept so that an ensemble can show how it was solved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from sciflow.step_controller import PREFIX, Leg, Stepping, StepResult
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from sciflow.context import Context
+
+LOG = f"{PREFIX}log"
+COLUMNS = ("time", "length", "value", "error", "work", "accepted", "fallback")
+"""Of the table; `Simulate` stores them as ``decision_<name>``."""
+
+
+class StepLog:
+    """A solution under a controller whose every attempt is noted.
+
+    Parameters
+    ----------
+    stepping : Stepping
+        What steps.
+    restart : mapping of str to ndarray or None
+        With what `saved` gave, among other arrays.
+
+    Notes
+    -----
+    A row for each attempt, in order: where it began, its length, the knob's value, the estimated error, the
+    work, whether it stands (1 or 0), and whether a guard's fallback chose it (its memory's ``source`` is
+    ``"fallback"``). 56 bytes an attempt.
+    """
+
+    def __init__(self, stepping: Stepping, restart: Mapping[str, np.ndarray] | None = None) -> None:
+        self.stepping = stepping
+        known = None if restart is None else restart.get(LOG)
+        self._rows: list[list[float]] = [] if known is None else known.tolist()
+
+    def to(self, until: float) -> Leg:
+        """See `Stepping.to`."""
+        whole, stepper = Leg(), self.stepping.stepper
+        while stepper.time < until:
+            leg = Leg()
+            self.stepping.step(until, leg)
+            fallback = float(self.stepping.memory.get("source") == "fallback")
+            self._rows += [_row(result, 0.0, fallback) for result in leg.rejected]
+            self._rows += [_row(result, 1.0, fallback) for result in leg.taken]
+            whole.rejected += leg.rejected
+            whole.taken += leg.taken
+        return whole
+
+    def saved(self) -> dict[str, np.ndarray]:
+        """The table and what the controller remembers, under names that begin with `PREFIX`."""
+        import numpy as np
+
+        table = np.array(self._rows, dtype=float).reshape(-1, len(COLUMNS))
+        return {LOG: table, **self.stepping.saved()}
+
+    def note(self, ctx: Context) -> None:
+        """Give the table to the ensemble; called once, before the member's last state is given away."""
+        if ctx.comm.rank == 0:
+            table = self.saved()[LOG]
+            ctx.experience.note({name: table[:, i] for i, name in enumerate(COLUMNS)})
+
+
+def _row(result: StepResult, accepted: float, fallback: float) -> list[float]:
+    return [result.time, result.length, result.value, result.error, result.cost, accepted, fallback]

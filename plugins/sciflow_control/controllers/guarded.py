@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 from sciflow.errors import Invalid
@@ -123,8 +123,21 @@ class Guarded(StepController):
         fallback = self.fallback.init(knob, features)
         return {
             **{"policy": self.policy.init(knob, features), "fallback": fallback, "source": "fallback"},
-            **{"wanted": 0.0, "blind": self._blind(knob, features), "counts": dict.fromkeys(COUNTS, 0)},
-            **{"row": 0, "streak": 0, "rest": 0, "pause": PAUSE, "ledger": books.opened()},
+            **{
+                "wanted": 0.0,
+                "longer": 0.0,
+                "shadow": None,
+                "blind": self._blind(knob, features),
+                "counts": dict.fromkeys(COUNTS, 0),
+            },
+            **{
+                "blind": self._blind(knob, features),
+                "row": 0,
+                "streak": 0,
+                "rest": 0,
+                "pause": PAUSE,
+                "ledger": books.opened(),
+            },
         }
 
     def next_stop(self, time: float, until: float) -> float:
@@ -137,8 +150,10 @@ class Guarded(StepController):
         if not (math.isfinite(wanted) and wanted > 0):
             return wanted, {**memory, "source": "fallback"}
         wish, policy = self._wish(memory["policy"], state)
-        ledger = books.settled(memory["ledger"], wanted, state)
-        memory = {**memory, "policy": policy, "fallback": fallback, "wanted": wanted, "ledger": ledger}
+        longer, shadow = self._shadow(memory, wanted, state)
+        ledger = books.settled(memory["ledger"], longer, state)
+        memory = {**memory, "policy": policy, "fallback": fallback, "shadow": shadow, "ledger": ledger}
+        memory = {**memory, "wanted": wanted, "longer": longer}
         if memory["rest"]:
             return wanted, {**memory, "source": "fallback"}
         if wish is None:
@@ -161,7 +176,9 @@ class Guarded(StepController):
         if memory["source"] == "policy":
             return self._judge_policy(memory, result)
         verdict, fallback = self.fallback.judge(memory["fallback"], result)
-        memory = {**memory, "fallback": fallback}
+        keeps = verdict.accepted and memory["shadow"] is not None
+        shadow = self._learned(memory, result) if keeps else None
+        memory = {**memory, "fallback": fallback, "shadow": shadow}
         return verdict, self._noted(memory, result, verdict, verdict.retry)
 
     def _judge_policy(self, memory: Memory, result: StepResult) -> tuple[Verdict, Memory]:
@@ -175,9 +192,10 @@ class Guarded(StepController):
                 )
             verdict = ACCEPT if result.error <= self.rollback else reject(memory["wanted"])
         elif not verdict.accepted:
-            failed_too = result.value <= memory["ledger"]["step"] * (1 + books.SAME)
+            failed_too = result.value <= memory["wanted"] * (1 + books.SAME)
         if verdict.accepted and result.converged:
-            return ACCEPT, self._noted({**memory, "fallback": fallback}, result, verdict, None)
+            memory = {**memory, "fallback": fallback, "shadow": self._learned(memory, result)}
+            return ACCEPT, self._noted(memory, result, verdict, None)
         if failed_too:
             memory = {**memory, "fallback": fallback}
             retry = verdict.retry
@@ -185,6 +203,32 @@ class Guarded(StepController):
             verdict, retry = reject(memory["wanted"]), None
         memory = self._noted(memory, result, verdict, retry)
         return verdict, {**self._disappointed(memory, "rolled_back"), "source": "fallback"}
+
+    def _shadow(self, memory: Memory, wanted: float, state: StepState) -> tuple[float, Memory | None]:
+        """What the fallback would want had it not been kept from learning; see `_learned`."""
+        if memory["shadow"] is None:
+            return wanted, None
+        longer, shadow = self.fallback.choose(memory["shadow"], state)
+        return (longer, shadow) if wanted < longer < math.inf else (wanted, None)
+
+    def _learned(self, memory: Memory, result: StepResult) -> Memory | None:
+        """A second memory of the fallback, which has learned as if a short step had been of its own length.
+
+        By the power law of the error, and only of longer steps: it serves the ledger and chooses nothing.
+        """
+        knob, wanted = result.knob, min(memory["longer"], result.knob.high)
+        before: Memory | None = memory["shadow"]
+        if result.value >= wanted:
+            return None
+        if knob.held is not None and result.length < knob.held * (1 - books.SAME):
+            return before
+        error = result.error * (wanted / result.value) ** knob.order
+        length = wanted if knob.is_length else result.length
+        own = replace(result, value=wanted, length=length, error=error)
+        verdict, after = self.fallback.judge(before or memory["fallback"], own)
+        if verdict.accepted:
+            return after
+        return before if memory["source"] == "policy" else None
 
     def _noted(self, memory: Memory, result: StepResult, verdict: Verdict, retry: float | None) -> Memory:
         """The attempt in the ledger and in the counts."""
@@ -197,7 +241,12 @@ class Guarded(StepController):
         if guided:
             streak = memory["streak"] + 1
             pause = PAUSE if streak >= memory["pause"] else memory["pause"]
-            memory = {**memory, "row": 0, "streak": streak, "pause": pause}
+            memory = {
+                **memory,
+                "row": 0,
+                "streak": streak,
+                "pause": pause,
+            }
         return memory
 
     def _disappointed(self, memory: Memory, what: str) -> Memory:

@@ -125,9 +125,7 @@ def _advanced(ledger: Ledger, result: StepResult, cost: float, guided: bool) -> 
     if guided:
         more = _share(cost, value, step, knob)
         return {**ledger, "allowed": ledger["allowed"] + more, "stale": True}
-    if not knob.is_length:
-        return {**ledger, "allowed": ledger["allowed"] + cost, "stale": False}
-    inside = min(max((ledger["ends"] - result.time) / result.length, 0.0), 1.0)
+    inside = min(max((ledger["ends"] - result.time) / result.length, 0.0), 1.0) if knob.is_length else 1.0
     more = cost * (1 - inside) + inside * _share(cost, value, max(step, value), knob)
     return {**ledger, "allowed": ledger["allowed"] + more, "stale": False}
 

@@ -11,8 +11,10 @@ import numba
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import carray, types
 from numba.core.dispatcher import Dispatcher
+from numba.core.errors import NumbaError
 from numba.extending import intrinsic
 
+from sciflow.errors import Invalid
 from sciflow_control.kernels.compiling import kernel
 
 VECTOR = types.Array(types.float64, 1, "C")
@@ -40,7 +42,7 @@ def pointer(rhs: Callable[..., Any]) -> Any:
 
     Raises
     ------
-    numba.core.errors.NumbaError
+    Invalid
         If it cannot be compiled for a number and three arrays.
     """
     inner = rhs if isinstance(rhs, Dispatcher) else jitted(rhs)
@@ -48,7 +50,10 @@ def pointer(rhs: Callable[..., Any]) -> Any:
     def call(t: Any, y: Any, parameters: Any, out: Any, size: Any, count: Any) -> None:
         inner(t, carray(y, size), carray(parameters, count), carray(out, size))
 
-    return numba.cfunc(_RAW)(call)
+    try:
+        return numba.cfunc(_RAW)(call)
+    except NumbaError as error:
+        raise Invalid(f"numba cannot compile rhs(t, y, parameters, out): {error}") from error
 
 
 @intrinsic  # type: ignore[untyped-decorator]

@@ -34,7 +34,8 @@ class RungeKutta(Embedded):
     NotFound
         If there is no such method.
     Invalid
-        If the bounds are not in order, or the state or the scale are not what they must be.
+        If the bounds are not in order, the state or the scale are not what they must be, or the right-hand
+        side cannot be compiled.
 
     Notes
     -----

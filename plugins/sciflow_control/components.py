@@ -22,7 +22,12 @@ from sciflow_control.bodies.rebound_integrators import BulirschStoer, Ias15, WHF
 from sciflow_control.bodies.three_body import ThreeBody
 from sciflow_control.controllers.fixed_step import FixedStep
 from sciflow_control.controllers.guarded import Guarded
+from sciflow_control.controllers.iteration_count import IterationCount
+from sciflow_control.controllers.maximum_step import MaximumStep
 from sciflow_control.controllers.pi import PI
+from sciflow_control.controllers.pid import PID
+from sciflow_control.controllers.predictive import Predictive
+from sciflow_control.controllers.stop_at import StopAt
 from sciflow_control.directions.domains import Ball, Box, Obstacles
 from sciflow_control.directions.learned import LearnedDirections
 from sciflow_control.directions.train import TrainDirections
@@ -82,7 +87,7 @@ def sciflow_components() -> list[type[Component]]:
         *(Hermite, Leapfrog, Ias15, BulirschStoer, WHFast, ThreeBody),
         Equations,
         *(Ball, Box, Obstacles, LearnedDirections, TrainDirections),
-        *(FixedStep, PI, Guarded),
+        *(FixedStep, PI, PID, Predictive, IterationCount, MaximumStep, StopAt, Guarded),
         *(Levels, LogRange, DQN, PPO, WorkReward, PaperReward, Learned, TrainPolicy),
     ]
 

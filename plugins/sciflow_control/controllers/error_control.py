@@ -27,7 +27,7 @@ Past = Sequence[tuple[float, float]]
 KEPT = 2
 """Steps that are remembered."""
 TINY = 1e-12
-"""An error smaller than this part of the tolerance is taken as this."""
+"""An error smaller than this part of the tolerance, or larger than its inverse, is taken as this."""
 SHORT = 1 - 1e-9
 """A step below this part of what was wanted was shortened."""
 
@@ -133,10 +133,10 @@ class ErrorControl(StepController):
                 f"{self.name} needs an estimate of the error of each step, and the solver gives none for "
                 f"{result.knob.name}; take fixed_step or iteration_count, or a solver with an estimate"
             )
-        error = max(result.error / self.tolerance, TINY)
+        error = min(max(result.error / self.tolerance, TINY), 1 / TINY)
         bottom = self.lowest == "accept" and result.value <= result.knob.low * (1 + 1e-9)
         if error <= 1 or bottom:
-            return ACCEPT, self._forward(memory, result, min(error, 1 / TINY))
+            return ACCEPT, self._forward(memory, result, error)
         factor = self.shrink(error, result, memory["failed"])
         least = self.factor_min if memory["past"] else 1 / self.factor_first
         factor = min(max(factor, least), 1 - 1e-3)

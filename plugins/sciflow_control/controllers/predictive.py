@@ -86,7 +86,7 @@ class Predictive(ErrorControl):
     def shrink(self, error: float, result: StepResult, failed: Past) -> float:
         """See `ErrorControl.shrink`."""
         order = result.knob.order
-        if failed and math.isfinite(error):
+        if failed:
             before, value = failed[0]
             if value > result.value and before > error:
                 order = min(

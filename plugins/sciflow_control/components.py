@@ -18,6 +18,7 @@ from sciflow_control.bandits.thompson import Thompson
 from sciflow_control.bandits.tsallis import Tsallis
 from sciflow_control.bodies.hermite import Hermite
 from sciflow_control.bodies.leapfrog import Leapfrog
+from sciflow_control.bodies.problem import ThreeBodyProblem
 from sciflow_control.bodies.rebound_integrators import BulirschStoer, Ias15, WHFast
 from sciflow_control.bodies.three_body import ThreeBody
 from sciflow_control.controllers.fixed_step import FixedStep
@@ -50,6 +51,8 @@ from sciflow_control.systems.helmholtz import HelmholtzSystems
 from sciflow_control.systems.laplacian import ShiftedLaplacian
 from sciflow_control.systems.poisson import PoissonSystems
 from sciflow_control.systems.thermal import ThermalSystems
+from sciflow_control.trials.step_table import StepTable
+from sciflow_control.trials.step_trial import StepTrial
 from sciflow_control.tuned.solver import EveryArm, Tuned
 
 if TYPE_CHECKING:
@@ -84,9 +87,10 @@ def sciflow_components() -> list[type[Component]]:
         ThermalSystems,
         Tuned,
         EveryArm,
-        *(Hermite, Leapfrog, Ias15, BulirschStoer, WHFast, ThreeBody),
+        *(Hermite, Leapfrog, Ias15, BulirschStoer, WHFast, ThreeBody, ThreeBodyProblem),
         Equations,
         *(Ball, Box, Obstacles, LearnedDirections, TrainDirections),
+        *(StepTrial, StepTable),
         *(FixedStep, PI, PID, Predictive, IterationCount, MaximumStep, StopAt, Guarded),
         *(Levels, LogRange, DQN, PPO, WorkReward, PaperReward, Learned, TrainPolicy),
     ]

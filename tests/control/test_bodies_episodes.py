@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 
 from sciflow import Invalid
+from sciflow.testing import check_problem
 
 pytest.importorskip("numba")
 from sciflow_control.bodies.hermite import Hermite
 from sciflow_control.bodies.leapfrog import Leapfrog
+from sciflow_control.bodies.problem import ThreeBodyProblem
 from sciflow_control.bodies.state import Bodies, kepler
-from sciflow_control.bodies.three_body import PLACES, ThreeBody
+from sciflow_control.bodies.three_body import PLACES, ThreeBody, stars
+from sciflow_control.controllers.pi import PI
 from tests.control.orbits import now, rotation, run, scattered
 
 
@@ -106,3 +109,33 @@ def test_episodes_that_cannot_be_are_refused():
         ThreeBody(features="all")
     with pytest.raises(Invalid, match="n_body"):
         ThreeBody.from_json({"integrator": {"component": "fixed_step"}})
+
+
+def test_members_of_an_ensemble_are_the_episodes_stars():
+    from sciflow.context import Context
+
+    problem = ThreeBodyProblem(years=1.0, levels=6, value=0.005)
+    check_problem(problem)
+    mu = {"x2": 10.0, "y2": 4.0, "x3": -3.0, "y3": 9.0}
+    states = list(problem.solve(mu, Context()))
+    stepper, work = run(Hermite().stepper(stars(**mu), 0.1), 0.005, 1.0)
+    assert np.abs(states[-1].fields["position"] - stepper.positions).max() < 1e-12
+    assert sum(s.metrics["evaluations"] for s in states) == work
+    assert states[-1].metrics["drift"] < 1e-9
+    with pytest.raises(Invalid, match="value"):
+        ThreeBodyProblem(value=1.0)
+    with pytest.raises(Invalid, match="two states"):
+        ThreeBodyProblem(levels=1)
+
+
+def test_a_controller_steers_the_members_of_an_ensemble():
+    from sciflow.context import Context
+
+    mu = {"x2": 6.0, "y2": 1.0, "x3": -1.0, "y3": 6.0}
+    found = {}
+    for tolerance in (1e-5, 1e-8):
+        problem = ThreeBodyProblem(stepping=PI(tolerance), years=5.0, levels=3)
+        states = list(problem.solve(mu, Context()))
+        found[tolerance] = states[-1].metrics["drift"], sum(s.metrics["evaluations"] for s in states)
+    assert found[1e-8][0] < found[1e-5][0] < 1e-3
+    assert found[1e-8][1] > 2 * found[1e-5][1]

@@ -13,7 +13,7 @@ from sciflow_control.bodies.n_body import Features, NBody
 if TYPE_CHECKING:
     import numpy as np
 
-    from sciflow.step_controller import Stepper
+    from sciflow_control.bodies.held import Held
     from sciflow_control.bodies.state import Bodies
 
 
@@ -78,7 +78,7 @@ class Hermite(NBody):
         held: float,
         features: Features = "physics",
         restart: Mapping[str, np.ndarray] | None = None,
-    ) -> Stepper:
+    ) -> Held:
         """See `NBody.stepper`."""
         from sciflow_control.bodies import kernels
         from sciflow_control.bodies.compiled import Compiled

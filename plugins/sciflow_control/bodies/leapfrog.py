@@ -12,7 +12,7 @@ from sciflow_control.bodies.n_body import Features, NBody
 if TYPE_CHECKING:
     import numpy as np
 
-    from sciflow.step_controller import Stepper
+    from sciflow_control.bodies.held import Held
     from sciflow_control.bodies.state import Bodies
 
 BOUNDS = {"fixed": (1e-6, 1e-2), "adaptive": (1e-4, 0.1)}
@@ -73,7 +73,7 @@ class Leapfrog(NBody):
         held: float,
         features: Features = "physics",
         restart: Mapping[str, np.ndarray] | None = None,
-    ) -> Stepper:
+    ) -> Held:
         """See `NBody.stepper`."""
         from sciflow_control.bodies import kernels
         from sciflow_control.bodies.compiled import Compiled

@@ -13,7 +13,7 @@ from sciflow.step_controller import Knob
 if TYPE_CHECKING:
     import numpy as np
 
-    from sciflow.step_controller import Stepper
+    from sciflow_control.bodies.held import Held
     from sciflow_control.bodies.state import Bodies
 
 Features = Literal["physics", "paper"]
@@ -56,7 +56,7 @@ class NBody(Component):
         held: float,
         features: Features = "physics",
         restart: Mapping[str, np.ndarray] | None = None,
-    ) -> Stepper:
+    ) -> Held:
         """Bodies at their start, or where `restart` was saved.
 
         Parameters

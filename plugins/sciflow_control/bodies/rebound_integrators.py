@@ -13,7 +13,7 @@ from sciflow_control.bodies.n_body import Features, NBody
 if TYPE_CHECKING:
     import numpy as np
 
-    from sciflow.step_controller import Stepper
+    from sciflow_control.bodies.held import Held
     from sciflow_control.bodies.state import Bodies
 
 NEEDS = ("numba", "rebound")
@@ -31,7 +31,7 @@ class _Rebound(NBody):
         held: float,
         features: Features = "physics",
         restart: Mapping[str, np.ndarray] | None = None,
-    ) -> Stepper:
+    ) -> Held:
         """See `NBody.stepper`."""
         try:
             from sciflow_control.bodies.foreign import Foreign

@@ -344,7 +344,7 @@ class Stepping:
         state = StepState(stepper.time, until, knob, stepper.observe())
         value, self.memory = self.controller.choose(self.memory, state)
         for _ in range(self._patience):
-            used = self._fitted(value, until)
+            used = self.fitted(value, until)
             result = stepper.attempt(used, until)
             verdict, self.memory = self.controller.judge(self.memory, result)
             if verdict.retry is None:
@@ -371,8 +371,14 @@ class Stepping:
         text = json.dumps(self.memory, sort_keys=True)
         return {MEMORY: np.frombuffer(text.encode(), dtype=np.uint8).copy()}
 
-    def _fitted(self, value: float, until: float) -> float:
-        """The value within the knob's bounds, and short enough to meet `until`."""
+    def fitted(self, value: float, until: float) -> float:
+        """The value within the knob's bounds, and short enough to meet `until`.
+
+        Raises
+        ------
+        Diverged, Invalid
+            See `to`.
+        """
         knob = self.stepper.knob
         if not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
             raise Invalid(

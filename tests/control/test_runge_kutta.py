@@ -12,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("numba")
 
-from scipy.integrate import RK23, RK45, DOP853, solve_ivp
+from scipy.integrate import DOP853, RK23, RK45, solve_ivp
 from scipy.integrate._ivp.rk import rk_step
 
 from sciflow.errors import Diverged, Invalid

@@ -68,17 +68,17 @@ class TorchRungeKutta(Embedded):
         if scale.ndim and scale.shape != state.shape[1:] and scale.shape != state.shape:
             raise Invalid(f"scale has shape {tuple(scale.shape)}, the state {tuple(state.shape)}")
         self._scale = scale.expand(state.shape).reshape(-1)
-        self._y = state.detach().clone().reshape(-1)
+        self._y: torch.Tensor = state.detach().clone().reshape(-1)
         if restart is not None:
             self._y = like(restart["state"]).clone()
         finite_start(
             bool(torch.isfinite(self._y).all()),
             bool((torch.isfinite(self._scale) & (self._scale > 0)).all()),
         )
-        self._k = like(np.zeros((self.tableau.stages, state.numel())))
+        self._k: torch.Tensor = like(np.zeros((self.tableau.stages, state.numel())))
         if restart is not None and "slope" in restart:
             self._k[0] = like(restart["slope"])
-        self._table = like(self.tableau.packed())
+        self._table: torch.Tensor = like(self.tableau.packed())
         self._c, self._same = self.tableau.c.tolist(), self.tableau.first_same_as_last
         self._new = self._y
         self._begin(restart)

@@ -99,7 +99,7 @@ class StepTrial(Stage):
         from sciflow_control.controllers.fixed_step import FixedStep
         from sciflow_control.integrators.equations import Equations
 
-        return cls(Equations(), FixedStep(0.1), count=2)
+        return cls(Equations(), FixedStep(0.01), count=2)
 
     def run(self, inputs: Mapping[str, Artifact], out: Writer, ctx: Context) -> None:
         """Play all runs and write what came of them.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import html
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sciflow.reporting import BLUE, Section, data_uri, figure, image, table
+from sciflow.sections.stepping import steps
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,6 +26,7 @@ def section(artifact: Artifact) -> Section:
     pictures = _members(artifact, np.flatnonzero(status == 1)[:4])
     if pictures is not None:
         text += image(data_uri(pictures), "some members")
+    text += steps(artifact)
     figures = ((f"{int((status == 1).sum())}", "simulations"),)
     return Section("Simulations", text, figures)
 
@@ -34,7 +36,7 @@ def _word(artifact: Artifact) -> str:
 
 
 def _members(artifact: Artifact, members: np.ndarray) -> Figure | None:
-    """The last time level of every gridded field for a few members."""
+    """The last time level of every gridded field for a few members, or the last that is not constant."""
     fields = [n for n, f in artifact.schema.fields.items() if f.axes[:1] == ("member",) and _drawable(f.axes)]
     if not fields or not len(members):
         return None
@@ -43,7 +45,7 @@ def _members(artifact: Artifact, members: np.ndarray) -> Figure | None:
         field = artifact.schema[name]
         stored = artifact.array(name)
         for column, member in enumerate(members):
-            values = np.asarray(stored[(int(member), -1) if "time" in field.axes else int(member)])
+            values = _last(stored, int(member)) if "time" in field.axes else np.asarray(stored[int(member)])
             ax = axes[row, column]
             if values.ndim == 1:
                 ax.plot(values, color=BLUE, lw=1.2)
@@ -54,6 +56,15 @@ def _members(artifact: Artifact, members: np.ndarray) -> Figure | None:
                 ax.set_yticks([])
             ax.set_title(f"{name}, {field.unit}" if column == 0 else f"member {member}")
     return made
+
+
+def _last(stored: Any, member: int) -> np.ndarray:
+    """The last level of a member with something to see: a source may be off at the end."""
+    for level in range(stored.shape[1] - 1, -1, -1):
+        values = np.asarray(stored[member, level])
+        if np.ptp(values) > 0:
+            return values
+    return np.asarray(stored[member, -1])
 
 
 def _drawable(axes: tuple[str, ...]) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sciflow_control.bodies.held import Held
-from sciflow_control.bodies.kernels import FORCE, JERK, forces, jerks
+from sciflow_control.bodies.kernels import JERK, PLACE, SPEED, forces, jerks
 
 if TYPE_CHECKING:
     from sciflow.step_controller import Knob
@@ -52,11 +52,11 @@ class Compiled(Held):
     def _begin(self) -> np.ndarray:
         bodies = self.bodies
         state = np.empty((self._rows, len(bodies.masses), 3))
-        state[:2] = bodies.positions, bodies.velocities
+        state[PLACE], state[SPEED] = bodies.positions, bodies.velocities
         if self._rows > JERK:
-            jerks(bodies.masses, bodies.gravity, state[0], state[1], state[FORCE], state[JERK])
+            jerks(bodies.masses, bodies.gravity, state)
         else:
-            forces(bodies.masses, bodies.gravity, state[0], state[FORCE])
+            forces(bodies.masses, bodies.gravity, state)
         return state
 
     def _advance(self, value: float, length: float, end: np.ndarray) -> tuple[int, float]:

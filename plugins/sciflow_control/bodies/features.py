@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sciflow.errors import Invalid
-from sciflow_control.bodies.kernels import seen
+from sciflow_control.bodies.kernels import PLACE, SPEED, apart, compiled, pace
 
 if TYPE_CHECKING:
     from sciflow.step_controller import Knob
@@ -18,6 +18,44 @@ if TYPE_CHECKING:
 
 LEAST = 1e-16
 """Smaller relative errors of the energy are taken for this one: they are rounding."""
+
+
+@compiled
+def seen(
+    masses: np.ndarray, gravity: float, state: np.ndarray, length: float, speed: float
+) -> tuple[float, ...]:
+    """Of the closest pair and the second closest: logarithms and the cosine; see `Physics`.
+
+    Returns
+    -------
+    tuple of float
+        Decimal logarithms of the smallest and the second distance over `length`, of the relative speed of
+        the closest pair over `speed`, the cosine between its distance and its velocity, and the decimal
+        logarithm of the shortest time scale.
+    """
+    n = masses.shape[0]
+    first, second, fast, cosine = math.inf, math.inf, 0.0, 0.0
+    for i in range(n):
+        for o in range(i + 1, n):
+            x0, x1, x2 = apart(state, PLACE, i, o)
+            r2 = x0 * x0 + x1 * x1 + x2 * x2
+            if r2 < first:
+                v0, v1, v2 = apart(state, SPEED, i, o)
+                second, first, fast = first, r2, v0 * v0 + v1 * v1 + v2 * v2
+                away = x0 * v0 + x1 * v1 + x2 * v2
+                cosine = away / math.sqrt(r2 * fast) if fast > 0.0 else 0.0
+            elif r2 < second:
+                second = r2
+    if n == 2:
+        second = first
+    fastest, _ = pace(masses, gravity, state)
+    return (
+        0.5 * math.log10(first / length**2),
+        0.5 * math.log10(second / length**2),
+        0.5 * math.log10(max(fast / speed**2, 1e-12)),
+        cosine,
+        -0.5 * math.log10(fastest),
+    )
 
 
 class View(ABC):

@@ -89,7 +89,7 @@ class Foreign(Held):
         if count > self._most:
             return count, math.nan
         bodies = self.bodies
-        return count, energy(bodies.masses, bodies.gravity, end[PLACE], end[SPEED])
+        return count, energy(bodies.masses, bodies.gravity, end)
 
     def _simulation(self, value: float) -> Any:
         bodies = self.bodies

@@ -63,12 +63,10 @@ class Held(Stepper):
         self._view = view(features, bodies, knob)
         self.features = self._view.names
         self.time, self._error, self._value = 0.0, math.nan, math.nan
-        self._start = self._energy = energy(
-            bodies.masses, bodies.gravity, bodies.positions, bodies.velocities
-        )
         moving = 0.5 * float(bodies.masses @ (bodies.velocities**2).sum(axis=1))
-        self._scale = abs(self._start) if abs(self._start) > 1e-10 * moving else moving
         self.state = self._begin()
+        self._start = self._energy = energy(bodies.masses, bodies.gravity, self.state)
+        self._scale = abs(self._start) if abs(self._start) > 1e-10 * moving else moving
         if restart is not None:
             self._go_on(restart)
         self._other = np.empty_like(self.state)

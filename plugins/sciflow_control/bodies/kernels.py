@@ -10,7 +10,10 @@ import numpy as np
 from numba import njit
 
 PLACE, SPEED, FORCE, JERK = 0, 1, 2, 3
-"""Rows of a state: position, velocity, acceleration and its derivative, each of shape (body, 3)."""
+"""Rows of a state: position, velocity, acceleration and its derivative, each of shape (body, 3).
+
+Kernels take whole states: to make a view of a row costs as much as what three bodies do with it.
+"""
 TINY = 1e-15
 """A step that is a smaller part of the interval does not move its time."""
 
@@ -24,98 +27,113 @@ def compiled(function: Callable[..., Any]) -> Any:
 
 
 @compiled
-def jerks(
-    masses: np.ndarray, gravity: float, x: np.ndarray, v: np.ndarray, a: np.ndarray, j: np.ndarray
+def apart(state: np.ndarray, row: int, i: int, o: int) -> tuple[float, float, float]:
+    """What body o has more than body i."""
+    return (
+        state[row, o, 0] - state[row, i, 0],
+        state[row, o, 1] - state[row, i, 1],
+        state[row, o, 2] - state[row, i, 2],
+    )
+
+
+@compiled
+def pull(
+    state: np.ndarray, row: int, i: int, o: int, mine: float, theirs: float, x: float, y: float, z: float
 ) -> None:
-    """Accelerations and their derivatives."""
+    """Add a vector times `mine` to body i, and take it times `theirs` from body o."""
+    state[row, i, 0] += mine * x
+    state[row, i, 1] += mine * y
+    state[row, i, 2] += mine * z
+    state[row, o, 0] -= theirs * x
+    state[row, o, 1] -= theirs * y
+    state[row, o, 2] -= theirs * z
+
+
+@compiled
+def jerks(masses: np.ndarray, gravity: float, state: np.ndarray) -> None:
+    """Accelerations and their derivatives of a state (4, body, 3), in place."""
     n = masses.shape[0]
     for i in range(n):
         for k in range(3):
-            a[i, k] = 0.0
-            j[i, k] = 0.0
+            state[FORCE, i, k] = 0.0
+            state[JERK, i, k] = 0.0
     for i in range(n):
         for o in range(i + 1, n):
-            x0, x1, x2 = x[o, 0] - x[i, 0], x[o, 1] - x[i, 1], x[o, 2] - x[i, 2]
-            v0, v1, v2 = v[o, 0] - v[i, 0], v[o, 1] - v[i, 1], v[o, 2] - v[i, 2]
+            x0, x1, x2 = apart(state, PLACE, i, o)
+            v0, v1, v2 = apart(state, SPEED, i, o)
             one = 1.0 / (x0 * x0 + x1 * x1 + x2 * x2)
             weight = gravity * one * math.sqrt(one)
             turn = 3.0 * (x0 * v0 + x1 * v1 + x2 * v2) * one
+            pull(state, FORCE, i, o, weight * masses[o], weight * masses[i], x0, x1, x2)
             v0, v1, v2 = v0 - turn * x0, v1 - turn * x1, v2 - turn * x2
-            mine, theirs = weight * masses[o], weight * masses[i]
-            a[i, 0] += mine * x0
-            a[i, 1] += mine * x1
-            a[i, 2] += mine * x2
-            j[i, 0] += mine * v0
-            j[i, 1] += mine * v1
-            j[i, 2] += mine * v2
-            a[o, 0] -= theirs * x0
-            a[o, 1] -= theirs * x1
-            a[o, 2] -= theirs * x2
-            j[o, 0] -= theirs * v0
-            j[o, 1] -= theirs * v1
-            j[o, 2] -= theirs * v2
+            pull(state, JERK, i, o, weight * masses[o], weight * masses[i], v0, v1, v2)
 
 
 @compiled
-def forces(masses: np.ndarray, gravity: float, x: np.ndarray, a: np.ndarray) -> None:
-    """Accelerations."""
+def forces(masses: np.ndarray, gravity: float, state: np.ndarray) -> None:
+    """Accelerations of a state (3, body, 3), in place."""
     n = masses.shape[0]
     for i in range(n):
         for k in range(3):
-            a[i, k] = 0.0
+            state[FORCE, i, k] = 0.0
     for i in range(n):
         for o in range(i + 1, n):
-            x0, x1, x2 = x[o, 0] - x[i, 0], x[o, 1] - x[i, 1], x[o, 2] - x[i, 2]
+            x0, x1, x2 = apart(state, PLACE, i, o)
             one = 1.0 / (x0 * x0 + x1 * x1 + x2 * x2)
             weight = gravity * one * math.sqrt(one)
-            mine, theirs = weight * masses[o], weight * masses[i]
-            a[i, 0] += mine * x0
-            a[i, 1] += mine * x1
-            a[i, 2] += mine * x2
-            a[o, 0] -= theirs * x0
-            a[o, 1] -= theirs * x1
-            a[o, 2] -= theirs * x2
+            pull(state, FORCE, i, o, weight * masses[o], weight * masses[i], x0, x1, x2)
 
 
 @compiled
-def pace(masses: np.ndarray, gravity: float, x: np.ndarray, v: np.ndarray) -> tuple[float, float]:
-    """Square of the shortest time scale of a pair, and the derivative of its logarithm, as if alone.
+def pace(masses: np.ndarray, gravity: float, state: np.ndarray) -> tuple[float, float]:
+    """Square of the largest rate of a pair, and how its time scale grows: d(log tau)/dt, as if alone.
 
-    The time scale is the smaller of ``r / v`` and the time to fall ``sqrt(r^3 / (G (m_1 + m_2)))``.
+    The time scale, one over the rate, is the smaller of ``r / v`` and the time to fall
+    ``sqrt(r^3 / (G (m_1 + m_2)))``.
     """
     n = masses.shape[0]
-    shortest, growth = math.inf, 0.0
+    fastest, growth = 0.0, 0.0
     for i in range(n):
         for o in range(i + 1, n):
-            x0, x1, x2 = x[o, 0] - x[i, 0], x[o, 1] - x[i, 1], x[o, 2] - x[i, 2]
-            v0, v1, v2 = v[o, 0] - v[i, 0], v[o, 1] - v[i, 1], v[o, 2] - v[i, 2]
+            x0, x1, x2 = apart(state, PLACE, i, o)
+            v0, v1, v2 = apart(state, SPEED, i, o)
             one = 1.0 / (x0 * x0 + x1 * x1 + x2 * x2)
             passing = (v0 * v0 + v1 * v1 + v2 * v2) * one
             falling = gravity * (masses[i] + masses[o]) * one * math.sqrt(one)
-            scale = 1.0 / max(passing, falling)
-            if not scale >= shortest:
-                shortest = scale
-                apart = (x0 * v0 + x1 * v1 + x2 * v2) * one
-                growth = apart * (1.0 + falling / passing) if passing > falling else 1.5 * apart
-    return shortest, growth
+            rate = max(passing, falling)
+            if not rate <= fastest:
+                fastest = rate
+                away = (x0 * v0 + x1 * v1 + x2 * v2) * one
+                growth = away * (1.0 + falling / passing) if passing > falling else 1.5 * away
+    return fastest, growth
 
 
 @compiled
-def energy(masses: np.ndarray, gravity: float, x: np.ndarray, v: np.ndarray) -> float:
+def energy(masses: np.ndarray, gravity: float, state: np.ndarray) -> float:
     """Kinetic and potential energy."""
     n = masses.shape[0]
     total = 0.0
     for i in range(n):
-        total += 0.5 * masses[i] * (v[i, 0] * v[i, 0] + v[i, 1] * v[i, 1] + v[i, 2] * v[i, 2])
+        v0, v1, v2 = state[SPEED, i, 0], state[SPEED, i, 1], state[SPEED, i, 2]
+        total += 0.5 * masses[i] * (v0 * v0 + v1 * v1 + v2 * v2)
         for o in range(i + 1, n):
-            x0, x1, x2 = x[o, 0] - x[i, 0], x[o, 1] - x[i, 1], x[o, 2] - x[i, 2]
+            x0, x1, x2 = apart(state, PLACE, i, o)
             total -= gravity * masses[i] * masses[o] / math.sqrt(x0 * x0 + x1 * x1 + x2 * x2)
     return total
 
 
 @compiled
+def copied(start: np.ndarray, end: np.ndarray) -> None:
+    """Copy a state."""
+    for row in range(start.shape[0]):
+        for i in range(start.shape[1]):
+            for k in range(3):
+                end[row, i, k] = start[row, i, k]
+
+
+@compiled
 def step_of(
-    masses: np.ndarray, gravity: float, x: np.ndarray, v: np.ndarray, mu: float, symmetric: bool, rest: float
+    masses: np.ndarray, gravity: float, state: np.ndarray, mu: float, symmetric: bool, rest: float
 ) -> float:
     """The next step: `mu` times the time scale, taken in the middle of the step or at its start.
 
@@ -123,8 +141,8 @@ def step_of(
     first order the mean of what both ends of the step ask for; g is cut where h would more than double. Of
     the rest up to where the steps must end, two like steps are made rather than a long one and a tiny one.
     """
-    shortest, growth = pace(masses, gravity, x, v)
-    h = mu * math.sqrt(shortest)
+    fastest, growth = pace(masses, gravity, state)
+    h = mu / math.sqrt(fastest)
     if symmetric:
         h /= 1.0 - min(0.5 * h * growth, 0.5)
     if h >= rest:
@@ -134,22 +152,24 @@ def step_of(
 
 @compiled
 def corrected(
-    masses: np.ndarray, gravity: float, before: np.ndarray, after: np.ndarray, h: float, corrections: int
+    masses: np.ndarray, gravity: float, old: np.ndarray, new: np.ndarray, h: float, corrections: int
 ) -> None:
     """One step of Hermite's method: predicted, then evaluated and corrected so many times."""
     n = masses.shape[0]
-    x0, v0, a0, j0 = before[0], before[1], before[2], before[3]
-    x, v, a, j = after[0], after[1], after[2], after[3]
+    half, third, sixth = h / 2, h / 3, h / 6
     for i in range(n):
         for k in range(3):
-            x[i, k] = x0[i, k] + h * (v0[i, k] + h / 2 * (a0[i, k] + h / 3 * j0[i, k]))
-            v[i, k] = v0[i, k] + h * (a0[i, k] + h / 2 * j0[i, k])
+            v, a, j = old[SPEED, i, k], old[FORCE, i, k], old[JERK, i, k]
+            new[PLACE, i, k] = old[PLACE, i, k] + h * (v + half * (a + third * j))
+            new[SPEED, i, k] = v + h * (a + half * j)
     for _ in range(corrections):
-        jerks(masses, gravity, x, v, a, j)
+        jerks(masses, gravity, new)
         for i in range(n):
             for k in range(3):
-                v[i, k] = v0[i, k] + h / 2 * (a0[i, k] + a[i, k] + h / 6 * (j0[i, k] - j[i, k]))
-                x[i, k] = x0[i, k] + h / 2 * (v0[i, k] + v[i, k] + h / 6 * (a0[i, k] - a[i, k]))
+                v, a, j = old[SPEED, i, k], old[FORCE, i, k], old[JERK, i, k]
+                after = v + half * (a + new[FORCE, i, k] + sixth * (j - new[JERK, i, k]))
+                new[SPEED, i, k] = after
+                new[PLACE, i, k] = old[PLACE, i, k] + half * (v + after + sixth * (a - new[FORCE, i, k]))
 
 
 @compiled
@@ -174,34 +194,32 @@ def hermite(
         At the end; NaN where a step vanished, more than `most` evaluations were needed, or numbers were not
         finite.
     """
-    before = np.empty_like(start)
-    end[:] = start
+    old = np.empty_like(start)
+    copied(start, end)
     rest, cost = length, 0
     while rest > 0.0:
-        h = step_of(masses, gravity, end[0], end[1], mu, symmetric, rest)
+        h = step_of(masses, gravity, end, mu, symmetric, rest)
         if not h > TINY * length or cost + corrections > most:
             return cost, math.nan
-        before[:] = end
-        corrected(masses, gravity, before, end, h, corrections)
+        copied(end, old)
+        corrected(masses, gravity, old, end, h, corrections)
         cost += corrections
         rest = 0.0 if h >= rest else rest - h
-    return cost, energy(masses, gravity, end[0], end[1])
+    return cost, energy(masses, gravity, end)
 
 
 @compiled
-def kick_drift_kick(
-    masses: np.ndarray, gravity: float, x: np.ndarray, v: np.ndarray, a: np.ndarray, h: float
-) -> None:
+def kick_drift_kick(masses: np.ndarray, gravity: float, state: np.ndarray, h: float) -> None:
     """One step of the leapfrog in place."""
-    n = masses.shape[0]
+    n, half = masses.shape[0], h / 2
     for i in range(n):
         for k in range(3):
-            v[i, k] += h / 2 * a[i, k]
-            x[i, k] += h * v[i, k]
-    forces(masses, gravity, x, a)
+            state[SPEED, i, k] += half * state[FORCE, i, k]
+            state[PLACE, i, k] += h * state[SPEED, i, k]
+    forces(masses, gravity, state)
     for i in range(n):
         for k in range(3):
-            v[i, k] += h / 2 * a[i, k]
+            state[SPEED, i, k] += half * state[FORCE, i, k]
 
 
 @compiled
@@ -221,14 +239,15 @@ def leapfrog(
     evaluations, energy
         As `hermite`.
     """
-    end[:] = start
+    copied(start, end)
     wanted = math.ceil(length / dt * (1 - 1e-12))
     if not wanted <= most:
         return 0, math.nan
     steps = max(int(wanted), 1)
+    h = length / steps
     for _ in range(steps):
-        kick_drift_kick(masses, gravity, end[0], end[1], end[2], length / steps)
-    return steps, energy(masses, gravity, end[0], end[1])
+        kick_drift_kick(masses, gravity, end, h)
+    return steps, energy(masses, gravity, end)
 
 
 @compiled
@@ -249,52 +268,13 @@ def adaptive_leapfrog(
     evaluations, energy
         As `hermite`.
     """
-    end[:] = start
+    copied(start, end)
     rest, cost = length, 0
     while rest > 0.0:
-        h = step_of(masses, gravity, end[0], end[1], mu, symmetric, rest)
+        h = step_of(masses, gravity, end, mu, symmetric, rest)
         if not h > TINY * length or cost >= most:
             return cost, math.nan
-        kick_drift_kick(masses, gravity, end[0], end[1], end[2], h)
+        kick_drift_kick(masses, gravity, end, h)
         cost += 1
         rest = 0.0 if h >= rest else rest - h
-    return cost, energy(masses, gravity, end[0], end[1])
-
-
-@compiled
-def seen(
-    masses: np.ndarray, gravity: float, state: np.ndarray, length: float, speed: float
-) -> tuple[float, ...]:
-    """Of the closest pair and the second closest: logarithms and the cosine; see `features.Physics`.
-
-    Returns
-    -------
-    tuple of float
-        Decimal logarithms of the smallest and the second distance over `length`, of the relative speed of
-        the closest pair over `speed`, the cosine between its distance and its velocity, and the decimal
-        logarithm of the shortest time scale.
-    """
-    n = masses.shape[0]
-    x, v = state[0], state[1]
-    first, second, fast, cosine = math.inf, math.inf, 0.0, 0.0
-    for i in range(n):
-        for o in range(i + 1, n):
-            x0, x1, x2 = x[o, 0] - x[i, 0], x[o, 1] - x[i, 1], x[o, 2] - x[i, 2]
-            r2 = x0 * x0 + x1 * x1 + x2 * x2
-            if r2 < first:
-                v0, v1, v2 = v[o, 0] - v[i, 0], v[o, 1] - v[i, 1], v[o, 2] - v[i, 2]
-                second, first, fast = first, r2, v0 * v0 + v1 * v1 + v2 * v2
-                apart = x0 * v0 + x1 * v1 + x2 * v2
-                cosine = apart / math.sqrt(r2 * fast) if fast > 0.0 else 0.0
-            elif r2 < second:
-                second = r2
-    if n == 2:
-        second = first
-    shortest, _ = pace(masses, gravity, x, v)
-    return (
-        0.5 * math.log10(first / length**2),
-        0.5 * math.log10(second / length**2),
-        0.5 * math.log10(max(fast / speed**2, 1e-12)),
-        cosine,
-        0.5 * math.log10(shortest),
-    )
+    return cost, energy(masses, gravity, end)

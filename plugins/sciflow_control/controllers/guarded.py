@@ -23,6 +23,8 @@ from sciflow_control.controllers.fixed_step import FixedStep
 
 PAUSE = 8
 """Steps of the first cool-down."""
+RESERVE = 0.04
+"""Part of what the policy may cost beyond the fallback that is never spent: the estimate may be off."""
 PAUSE_MOST = 1 << 20
 """Steps of the longest."""
 COUNTS = ("policy", "fallback", "rejected", "rolled_back", "refused", "unaffordable", "cooldowns")
@@ -281,7 +283,8 @@ class Guarded(StepController):
         value = min(max(wish, low), high)
         if memory["blind"]:
             value = min(value, wanted)
-        credit = self.work_limit * ledger["allowed"] - ledger["spent"]
+        limit = 1 + (1 - RESERVE) * (self.work_limit - 1)
+        credit = limit * ledger["allowed"] - ledger["spent"]
         if credit <= 0:
             return None, "unaffordable"
         if not knob.is_length:

@@ -93,7 +93,7 @@ class PID(ErrorControl):
     """
 
     name: ClassVar[str] = "pid"
-    filter: Filter = "h211b"
+    filter: Filter = "pid"
     betas: tuple[float, float, float, float, float] | None = None
     limiter: Literal["arctan", "clip"] = "arctan"
 

@@ -51,6 +51,7 @@ from sciflow_control.systems.helmholtz import HelmholtzSystems
 from sciflow_control.systems.laplacian import ShiftedLaplacian
 from sciflow_control.systems.poisson import PoissonSystems
 from sciflow_control.systems.thermal import ThermalSystems
+from sciflow_control.trials.ensembles import EnsembleTrial
 from sciflow_control.trials.step_table import StepTable
 from sciflow_control.trials.step_trial import StepTrial
 from sciflow_control.tuned.solver import EveryArm, Tuned
@@ -90,7 +91,7 @@ def sciflow_components() -> list[type[Component]]:
         *(Hermite, Leapfrog, Ias15, BulirschStoer, WHFast, ThreeBody, ThreeBodyProblem),
         Equations,
         *(Ball, Box, Obstacles, LearnedDirections, TrainDirections),
-        *(StepTrial, StepTable),
+        *(StepTrial, StepTable, EnsembleTrial),
         *(FixedStep, PI, PID, Predictive, IterationCount, MaximumStep, StopAt, Guarded),
         *(Levels, LogRange, DQN, PPO, WorkReward, PaperReward, Learned, TrainPolicy),
     ]

@@ -1,0 +1,1 @@
+"""Step controllers that are learned: environment, rewards, training, and policies that need no torch."""

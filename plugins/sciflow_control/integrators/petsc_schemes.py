@@ -73,9 +73,8 @@ def scheme(ts: Any) -> Scheme:
     """
     kind = ts.getType()
     if kind not in _SCHEMES:
-        raise Invalid(
-            f"the steps of a TS of type {kind!r} cannot be controlled; those of {', '.join(map(str, _SCHEMES))} can"
-        )
+        known = ", ".join(map(str, _SCHEMES))
+        raise Invalid(f"the steps of a TS of type {kind!r} cannot be controlled; those of {known} can")
     return _SCHEMES[kind](ts)
 
 

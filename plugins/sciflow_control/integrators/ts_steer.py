@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from sciflow.errors import Diverged
+from sciflow.errors import Diverged, Invalid
 from sciflow.step_controller import Leg, StepController, Stepping, StepState
 from sciflow_control.integrators import petsc_schemes as petsc
 from sciflow_control.integrators.ts_stepper import TSStepper
@@ -40,7 +40,7 @@ class Steered:
         if self.stepping is None:
             self.stepping = Stepping(self._make(ts), self._controller)
         stepping, stepper = self.stepping, self.stepping.stepper
-        self._until = self._controller.next_stop(stepper.time, _stop(ts, stepper.time))
+        self._until = self._controller.next_stop(stepper.time, ts.getMaxTime())
         state = StepState(stepper.time, self._until, stepper.knob, stepper.observe())
         value, stepping.memory = self._controller.choose(stepping.memory, state)
         self._begin(value)
@@ -58,6 +58,7 @@ class Steered:
             stepper.reject()
             self.leg.rejected.append(result)
             if verdict.retry is None or self._attempts >= self._patience:
+                self._release(ts)
                 raise Diverged(
                     f"the step of {result.length:.3g} {result.knob.unit} at time {result.time:.6g} failed "
                     f"after {self._attempts} attempts; loosen the tolerance, or see whether the solution "
@@ -77,6 +78,16 @@ class Steered:
             stepper.restarted()
         if stepper.time >= ts.getMaxTime():
             ts.setConvergedReason(_AT_THE_END)
+            self._release(ts)
+
+    def _release(self, ts: Any) -> None:
+        """Leave the TS: it would keep what keeps it."""
+        ts.setPreStep(None)
+        if self._after is None:
+            ts.setPostStep(None)
+        else:
+            function, arguments, named = self._after
+            ts.setPostStep(function, arguments, named)
 
     def _begin(self, value: float) -> None:
         assert self.stepping is not None
@@ -101,8 +112,9 @@ def steer(
     Parameters
     ----------
     ts : petsc4py.PETSc.TS
-        With its type and options set. It ends at its maximal time exactly. A function set as post-step
-        is called after each step that stands; a pre-step and PETSc's own adaptor no more.
+        With its type and options set. It ends at its maximal time exactly, and is left to itself again. A
+        function set as post-step is called after each step that stands; a pre-step and PETSc's own adaptor
+        no more.
     controller : StepController
         Chooses and judges.
     bounds, estimate, scale, unit
@@ -117,7 +129,9 @@ def steer(
 
     Raises
     ------
-    Invalid, Missing
+    Invalid
+        See `TSStepper`, and for a TS with a time span.
+    Missing
         See `TSStepper`; the controller's own complaints, and `Diverged` where a step cannot be taken,
         come from ``ts.solve``.
 
@@ -128,6 +142,12 @@ def steer(
     `TSStepper` has neither. Monitors are called once more for a step that was taken back.
     """
     petsc.scheme(ts)
+    span = getattr(ts, "getTimeSpan", None) or getattr(ts, "getEvaluationTimes", None)
+    if span is not None and len(span()):
+        raise Invalid(
+            "a TS with stored times would also store states that are taken back; step to each of them with "
+            "Stepping(TSStepper(ts, u, bounds), controller).to(time)"
+        )
 
     def make(ts: Any) -> TSStepper:
         return TSStepper(ts, ts.getSolution(), bounds, estimate, scale=scale, unit=unit)
@@ -137,10 +157,3 @@ def steer(
     ts.setPreStep(steered.pre_step)
     ts.setPostStep(steered.post_step)
     return steered
-
-
-def _stop(ts: Any, time: float) -> float:
-    """The next time that PETSc wants to meet."""
-    span = getattr(ts, "getTimeSpan", None)
-    times = [] if span is None else [float(t) for t in span() if t > time]
-    return float(min([*times, ts.getMaxTime()]))

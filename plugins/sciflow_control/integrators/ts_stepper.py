@@ -14,6 +14,8 @@ from sciflow.step_controller import Knob, Stepper, StepResult, ending
 from sciflow_control.integrators import petsc_schemes as petsc
 
 TINY = 1e-16
+FAR = 1e300
+"""PETSc takes no step without a last time."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ class TSStepper(Stepper):
     def attempt(self, value: float, until: float) -> StepResult:
         """See `Stepper.attempt`; collective over the ranks of the TS."""
         self.begin(min(value, until - self.time), until)
-        self.ts.setMaxTime(until)
+        self.ts.setMaxTime(min(until, FAR))
         self.ts.step()
         return self.outcome()
 

@@ -26,6 +26,7 @@ from sciflow.testing import (
     check_linear_solver,
     check_problem,
     check_stage,
+    check_step_controller,
     check_surrogate,
     example,
 )
@@ -66,6 +67,8 @@ def test_registered_components_conform(cls, tmp_path):
         check_stage(component)
     elif cls.kind == "controller":
         check_controller(component)
+    elif cls.kind == "step_controller" and cls.name != "learned":  # needs a trained policy: own tests
+        check_step_controller(component)
     elif cls.kind == "linear_solver" and cls.name != "learned_directions":  # needs a trained model: own tests
         check_linear_solver(component)
     elif cls.kind == "executor" and cls.name not in ("slurm", "steps"):  # tests/slurm has a cluster

@@ -25,6 +25,8 @@ PAUSE = 8
 """Steps of the first cool-down."""
 RESERVE = 0.04
 """Part of what the policy may cost beyond the fallback that is never spent: the estimate may be off."""
+CAUTION = 0.75
+"""The error of a short step is taken to grow with so large a part of the knob's order at least."""
 PAUSE_MOST = 1 << 20
 """Steps of the longest."""
 COUNTS = ("policy", "fallback", "rejected", "rolled_back", "refused", "unaffordable", "cooldowns")
@@ -50,7 +52,7 @@ class Guarded(StepController):
         After so many of its steps in a row taken back, or not taken at all, the fallback is alone for 8
         steps, and for twice as many each time after that until the policy has as many in a row accepted.
     work_limit : float
-        Largest ratio of the work to that of the fallback, as estimated below.
+        Largest ratio of the work, of all attempts, to that of the fallback alone, as estimated below.
 
     Notes
     -----
@@ -58,25 +60,35 @@ class Guarded(StepController):
     step that stands; an attempt of the policy's that is longer than :math:`w` and is taken back leaves no
     trace in it, and :math:`w` is what is tried next.
 
-    **The ledger.** :math:`A` is the work of all attempts. :math:`F` estimates what the fallback would have
-    spent for the same time: the work of its own steps and rejected attempts as it is; for a step with the
-    value :math:`v` of the policy that cost :math:`c`, :math:`c\,(v/w)^q`, :math:`q` = ``knob.effort``; where
-    :math:`v > w`, with the value in place of :math:`w` that the fallback wants after it has seen this step,
-    if that is larger; for a step of the policy's taken back, nothing, except where :math:`v \le w`, since
-    the fallback would have failed as well. Where times are to be met, :math:`w` is the step that meets them,
-    begun where the fallback's last would have ended. A policy is only followed where :math:`\ell F - A`,
-    :math:`\ell` = ``work_limit``, covers the expected work of its attempt, be it in vain.
+    **The ledger.** :math:`A` is the work of all attempts. :math:`F` estimates what the fallback alone would
+    have spent up to the same time:
 
-    **Guaranteed**: every step that stands passed the fallback's rule, or that of `rollback` where it is the
-    policy's; a policy that returns no positive number, or raises `Invalid` or an arithmetic error, is passed
-    over; where the policy is never followed, values, results and work are those of the fallback alone;
-    :math:`A \le \ell F` at every time, but for what an attempt costs more than the most expensive one
-    lately, and attempts of the fallback that are taken back right after steps of the policy shorter than
-    its own, which are not counted in :math:`F`.
+    - its own steps and attempts: what they cost; but nothing for attempts taken back after steps of the
+      policy shorter than :math:`w`, which kept the fallback from learning;
+    - a step of the policy with the value :math:`v` that cost :math:`c`: :math:`c\,(v/w)^q`, :math:`q` =
+      ``knob.effort``, where times that are to be met shorten :math:`w` as they would. Where :math:`v > w`,
+      what the fallback wants after it has seen this step stands for :math:`w`, if that is larger;
+    - an attempt of the policy that is taken back: nothing, but where :math:`v \le w` and the fallback judges
+      it, what it cost, since the fallback would have failed as well;
+    - while the policy's steps are shorter than :math:`w`, a second memory of the fallback learns from
+      :math:`e\,(w/v)^{3k/4}` as if that were the error of a step of its own, :math:`k` = ``knob.order``.
+      Where it wants more than :math:`w`, this stands for :math:`w` in :math:`F`, also in the fallback's own
+      steps, until one of these shows that it was wrong. It chooses nothing.
 
-    **Estimated**: :math:`F` itself. It is low, so that the limit holds with a margin, where the policy keeps
-    the fallback from learning, and high where work does not go as :math:`v^{-q}` or where the fallback would
-    have had longer steps than it wants in the middle of a run that was not its own.
+    A policy is followed only where :math:`\ell F - A` covers the expected work of its attempt even if it is
+    in vain; :math:`\ell` = ``work_limit`` less 4 % of its excess over 1. The value of a parameter that is
+    held is raised to what can be afforded, but not beyond :math:`w`.
+
+    **Guaranteed.** Every step that stands passed the fallback's rule, or `rollback` where it is the
+    policy's. A policy that returns no positive number, or raises `Invalid` or an arithmetic error, is passed
+    over; other exceptions are not caught. Where the policy is never followed, values, results and work are
+    those of the fallback alone. :math:`A \le \ell F` after every step, but for what one attempt costs more
+    than the dearest one lately, and the attempts of the fallback that :math:`F` does not count.
+
+    **Estimated.** :math:`F` itself. It is low, and the limit holds with room to spare, where short steps of
+    the policy hide from the fallback that the error grows. It is high where work grows faster than
+    :math:`v^{-q}` as steps get shorter, or where errors of short steps fall with less than 3/4 of the
+    knob's order. See the page on step controllers for what was measured.
 
     If the fallback's rule lets any error pass (`FixedStep`, `IterationCount`) and there is no `rollback`, no
     value above the fallback's is taken.
@@ -84,7 +96,7 @@ class Guarded(StepController):
     ``memory["counts"]`` holds numbers of steps that stand by who chose them, attempts taken back (all and
     the policy's), wishes that were no number, wishes that could not be afforded and cool-downs;
     ``memory["source"]`` who chose last; ``memory["ledger"]`` :math:`A` as ``spent`` and :math:`F` as
-    ``allowed``. Cost: that of both controllers, and about 10 us per step.
+    ``allowed``. Cost: that of both controllers, and about 15 us per step.
     """
 
     name: ClassVar[str] = "guarded"
@@ -216,7 +228,7 @@ class Guarded(StepController):
     def _learned(self, memory: Memory, result: StepResult) -> Memory | None:
         """A second memory of the fallback, which has learned as if a short step had been of its own length.
 
-        By the power law of the error, and only of longer steps: it serves the ledger and chooses nothing.
+        By the power law of the error, and only to longer steps: it serves the ledger and chooses nothing.
         """
         knob, wanted = result.knob, min(memory["longer"], result.knob.high)
         before: Memory | None = memory["shadow"]
@@ -224,7 +236,7 @@ class Guarded(StepController):
             return None
         if knob.held is not None and result.length < knob.held * (1 - books.SAME):
             return before
-        error = result.error * (wanted / result.value) ** knob.order
+        error = result.error * (wanted / result.value) ** (CAUTION * knob.order)
         length = wanted if knob.is_length else result.length
         own = replace(result, value=wanted, length=length, error=error)
         verdict, after = self.fallback.judge(before or memory["fallback"], own)

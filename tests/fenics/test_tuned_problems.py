@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from sciflow_control.space import Solvers
 from sciflow_control.tuned.solver import EveryArm, Tuned
 from sciflow_fenics.components import Darcy, Heat
 from sciflow_fenics.weak_forms import SteadyHeat
+from tests.fenics.controllers import Toy
 
 HEAT = Heat(cells=8, grid=9, levels=2, substeps=2)
 PROBLEMS = [HEAT, HEAT.replace(scheme="crank_nicolson"), Darcy(cells=10, grid=9), SteadyHeat(cells=8)]
@@ -213,3 +215,44 @@ def test_many_kills_change_no_decision(tmp_path, monkeypatch):
         for name in whole.schema.fields:
             if name != "decision_seconds":
                 np.testing.assert_array_equal(again.read(name), whole.read(name), err_msg=f"{name} {moments}")
+
+
+@dataclass(frozen=True)
+class Counting(LinearSolver):
+    """The problem's own solver, and how many systems it has solved."""
+
+    name = "counting"
+
+    def wrap(self, ksp, ctx, restart=None):
+        return Counted(ksp, 0 if restart is None else int(restart["count"]))
+
+
+class Counted(Plain):
+    def __init__(self, ksp, count):
+        super().__init__(ksp)
+        self.count = count
+
+    def solve(self, b, x, features):
+        self.count += 1
+        return super().solve(b, x, features)
+
+    def restart(self):
+        return {"count": np.array(self.count)}
+
+
+def test_a_solver_sees_the_systems_of_all_attempts():
+    problem = HEAT.replace(stepping=Toy(1e-4, 20.0), solver=Counting())
+    states = list(problem.solve(point(problem), Context()))
+    assert sum(s.metrics["rejected"] for s in states) > 0
+    assert int(states[-1].restart()["solver_count"]) == sum(s.metrics["solves"] for s in states)
+
+
+def test_a_tuner_and_a_step_controller_serve_one_problem(tmp_path):
+    problem = HEAT.replace(scheme="crank_nicolson", stepping=Toy(1e-3))
+    both = problem.replace(solver=TUNED)
+    check_problem(both)
+    mu = point(problem)
+    assert_close(solve(problem, mu), solve(both, mu, Experience(tmp_path, 0)))
+    log = decisions(tmp_path)[0]
+    assert "arm" in log
+    assert len(set(log["arm"].tolist())) > 1

@@ -3,7 +3,7 @@
 import asyncio
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -20,9 +20,9 @@ from sciflow_control.trials import step_trial as module
 from sciflow_control.trials.frontier import Frontier, quantiles
 from sciflow_control.trials.moving import moving
 from sciflow_control.trials.playing import play
-from sciflow_control.trials.step_table import Curve, StepTable
+from sciflow_control.trials.step_table import Curve, StepTable, shortened, thousands
 from sciflow_control.trials.step_trial import StepTrial
-from sciflow_control.trials.watched import Watched
+from sciflow_control.trials.watched import Watched, eventful
 
 
 class Turning(Stepper):
@@ -340,10 +340,17 @@ def test_the_report_shows_errors_steps_and_an_orbit(made):
     assert "Counted in all runs: halved" in page
     assert "Beside fixed step" in page
     assert "1 runs failed" not in page
-    # Of the table, and of two watched runs; one of these moves.
-    assert page.count("data:image/png") == 3
+    # Of the table, and of one watched run, which moves.
+    assert page.count("data:image/png") == 2
     assert page.count('class="body"') == 2
     assert "<script" not in page
+
+
+def test_a_policy_is_called_by_the_beginning_of_its_name():
+    text = "guarded(policy=learned(policy=/a b/c/policy-0123456789abcdef, policy_digest=01ab), fallback=pi)"
+    assert shortened(text) == "guarded(policy=learned(policy=policy-012345), fallback=pi)"
+    assert thousands(1234567.0) == "1\u202f230\u202f000"
+    assert [thousands(v) for v in (0.01234, 1.5, 99.96, 340.0)] == ["0.0123", "1.5", "100", "340"]
 
 
 def test_a_watched_run_knows_its_closest_approach():
@@ -355,6 +362,11 @@ def test_a_watched_run_knows_its_closest_approach():
     np.testing.assert_allclose(run_.closest, [5.0, 2.0, 0.5, 6.0])
     assert (run_.closest_row, run_.pair(2), run_.pair(3)) == (2, (0, 2), (0, 1))
     assert run_.ends.tolist() == [1.0, 2.0, 3.0]
+    assert run_.together == 4
+    gone = replace(run_, seed=1, places=places * np.array([1.0, 1.0, 9.0, 9.0])[:, None, None])
+    assert gone.together == 2
+    assert eventful([gone, run_]) is run_
+    assert eventful([]) is None
     text = moving(run_, "dt", "s")
     # Four keyframes of each body, at the times of its positions.
     assert re.findall(r"b0{(.*?)}}", text)[0].count("translate") == 4

@@ -42,7 +42,8 @@ def moving(run: Watched, knob: str, time_unit: str) -> str:
         Of the run.
     """
     assert run.places is not None
-    kept = np.unique(np.linspace(0, len(run.places) - 1, min(len(run.places), FRAMES)).astype(int))
+    rows = run.together
+    kept = np.unique(np.linspace(0, rows - 1, min(rows, FRAMES)).astype(int))
     at = _fitted(run.places[kept, :, :2])
     time = np.concatenate([[run.time[0]], run.ends])[kept]
     share = 100 * (time - time[0]) / (time[-1] - time[0])
@@ -70,10 +71,11 @@ def moving(run: Watched, knob: str, time_unit: str) -> str:
         f'<rect class="now" x="0" y="{HEIGHT - 5}" width="{WIDTH}" height="5" fill="#9aa5b1" '
         f'style="animation-name:{name}t;transform-origin:0 0"/>'
     )
-    text = f"orbit of {at.shape[1]} bodies over {run.ends[-1]:.3g} {time_unit}"
+    text = f"orbit of {at.shape[1]} bodies up to {time[-1]:.3g} {time_unit}"
     note = (
         f"{text[0].upper()}{text[1:]}; the bar below is the time. "
-        f"The larger a body, the smaller the {knob} that was chosen: it swells where the solver is careful."
+        f"Bodies are drawn the larger, the smaller the {knob} that was chosen: they swell where the solver is "
+        "careful."
     )
     return (
         f"<style>{''.join(style)}</style>"
@@ -87,10 +89,6 @@ def moving(run: Watched, knob: str, time_unit: str) -> str:
 def _fitted(places: np.ndarray) -> np.ndarray:
     """Positions in the picture, y upwards, with one scale for both axes and a margin; shape as given."""
     low, high = places.min(axis=(0, 1)), places.max(axis=(0, 1))
-    # A body that is thrown out would leave the others in a point: only what most of the time needs is shown.
-    centre = np.median(places, axis=(0, 1))
-    reach = np.quantile(np.abs(places - centre).max(axis=1), 0.85, axis=0)
-    low, high = np.maximum(low, centre - 1.3 * reach), np.minimum(high, centre + 1.3 * reach)
     scale = min((WIDTH - 40) / max(high[0] - low[0], 1e-12), (HEIGHT - 50) / max(high[1] - low[1], 1e-12))
     middle = (low + high) / 2
     moved = (places - middle) * scale * np.array([1.0, -1.0]) + np.array([WIDTH / 2, HEIGHT / 2 - 5])

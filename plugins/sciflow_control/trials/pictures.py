@@ -73,7 +73,7 @@ def against_work(rows: Sequence[Mapping[str, Any]], figures: np.ndarray, names: 
 
 def _finish(ax: Any, title: str, row: Mapping[str, Any]) -> None:
     ax.set_xscale("log")
-    ax.tick_params(which="minor", labelsize=7)
+    _ticks(ax.xaxis)
     ax.set_title(title.replace("_", " "), fontsize=9)
     ax.set_xlabel(f"{row['cost_unit']} of a run, mean", fontsize=9)
     ax.set_ylabel("log10 of the relative error", fontsize=9)
@@ -99,30 +99,32 @@ def orbit(run: Watched, knob: Mapping[str, Any], time_unit: str) -> Figure:
     left, right = axes[0]
     norm = LogNorm(run.value.min(), max(run.value.max(), run.value.min() * 1.001))
     shown: Any = None
+    rows = run.together
     for body in range(run.places.shape[1]):
-        x, y = run.places[:, body, 0], run.places[:, body, 1]
+        x, y = run.places[:rows, body, 0], run.places[:rows, body, 1]
         left.plot(x, y, color=GREY, lw=0.5, alpha=0.7, zorder=1)
-        shown = left.scatter(
-            x[1:], y[1:], c=run.value, cmap=STEPS, norm=norm, s=11, marker=MARKERS[body % len(MARKERS)],
-            linewidths=0, zorder=2,
-        )  # fmt: skip
+        mark = MARKERS[body % len(MARKERS)]
+        look = {"cmap": STEPS, "norm": norm, "marker": mark, "s": 11, "linewidths": 0, "zorder": 2}
+        shown = left.scatter(x[1:], y[1:], c=run.value[: rows - 1], **look)
         left.annotate(
             str(body + 1), (x[0], y[0]), fontsize=8, xytext=(4, 4), textcoords="offset points", color=INK
         )
-        left.plot(x[0], y[0], MARKERS[body % len(MARKERS)], mfc="none", mec=INK, ms=7, mew=1.0, zorder=3)
-    at = run.closest_row
+        left.plot(x[0], y[0], mark, mfc="none", mec=INK, ms=7, mew=1.0, zorder=3)
+    at = int(run.closest[:rows].argmin())
     centre = run.places[at, list(run.pair(at))].mean(axis=0)
     left.plot(centre[0], centre[1], "o", mfc="none", mec=ORANGE, ms=13, mew=1.8, zorder=4)
     left.annotate(
         f"closest: {run.closest[at]:.2g}", (centre[0], centre[1]), fontsize=8, color=INK,
         xytext=(12, -12), textcoords="offset points",
     )  # fmt: skip
+    left.set_title(f"until {run.ends[rows - 2]:.3g} {time_unit}", fontsize=9)
     left.set_aspect("equal", adjustable="datalim")
     left.set_xlabel("x", fontsize=9)
     left.set_ylabel("y", fontsize=9)
     bar = made.colorbar(shown, ax=left, shrink=0.85, pad=0.02)
     bar.set_label(_what(knob), fontsize=8)
     bar.ax.tick_params(labelsize=7, which="both")
+    _ticks(bar.ax.yaxis)
     _over_time(right, run, knob, time_unit)
     return made
 
@@ -144,6 +146,7 @@ def _over_time(ax: Any, run: Watched, knob: Mapping[str, Any], time_unit: str) -
     if len(run.back_time):
         ax.plot(run.back_time, run.back_value, "x", color="#b03a48", ms=5, mew=1.0, label="taken back")
     ax.set_yscale("log")
+    _ticks(ax.yaxis)
     ax.set_xlabel(f"time, {time_unit}", fontsize=9)
     ax.set_ylabel(_what(knob), fontsize=9)
     handles, words = ax.get_legend_handles_labels()
@@ -152,14 +155,27 @@ def _over_time(ax: Any, run: Watched, knob: Mapping[str, Any], time_unit: str) -
         other.spines[["top"]].set_visible(False)
         other.plot(run.ends, run.closest[1:], color=INK, lw=1.1, ls=":", label="closest distance (right)")
         other.set_yscale("log")
+        _ticks(other.yaxis)
         other.tick_params(colors="#5b6773", labelsize=8)
-        other.tick_params(which="minor", labelsize=7)
         other.set_ylabel("distance of the closest pair", fontsize=9)
         more = other.get_legend_handles_labels()
         handles, words = handles + more[0], words + more[1]
     ax.legend(
         handles, words, frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, 1.14), ncol=2
     )
+
+
+def _ticks(axis: Any) -> None:
+    """Labels at 1, 2 and 5 of a logarithmic axis over little more than a power of ten, else at 1 alone."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = axis.get_view_interval()
+    subs = (1.0, 2.0, 5.0) if high < 60 * low else (1.0,)
+    axis.set_major_locator(LogLocator(subs=subs, numticks=12))
+    axis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{value:,.0f}".replace(",", "\u2009") if value >= 1 else f"{value:g}")
+    )
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _what(knob: Mapping[str, Any]) -> str:

@@ -24,29 +24,29 @@ def sections(artifact: Artifact) -> list[tuple[str, str]] | None:
 def _trial(artifact: Artifact) -> tuple[str, str]:
     import html
 
-    from sciflow.reporting import data_uri, image
+    from sciflow.reporting import data_uri, image, table
     from sciflow_control.trials.moving import moving
     from sciflow_control.trials.pictures import orbit, steps
-    from sciflow_control.trials.step_table import HEAD, summary
-    from sciflow_control.trials.watched import watched
+    from sciflow_control.trials.step_table import HEAD, shortened, summary
+    from sciflow_control.trials.watched import eventful, watched
 
     about = artifact.attributes
     count = len(artifact.read("seed"))
+    who = html.escape(shortened(about["controller"]))
     body = (
-        f"<p>{html.escape(about['controller'])} on {html.escape(about['episodes'])}: {count} runs to "
+        f"<p>{who} on {html.escape(about['episodes'])}: {count} runs to "
         f"{about['until']:.4g} {html.escape(about['time_unit'])}, cost in {html.escape(about['cost_unit'])}, "
         f"error: {html.escape(about['error'])}.</p>"
     )
-    from sciflow.reporting import table
-
     values = summary(artifact)
     body += table(list(HEAD.values()), [values]) + _counts(artifact) + _reasons(about["reasons"])
-    for place, run in enumerate(watched(artifact)):
+    run = eventful(watched(artifact))
+    if run is not None:
         draw = steps if run.places is None else orbit
-        body += f"<p>Run {run.seed}: {len(run.time)} steps, {len(run.back_time)} taken back.</p>"
+        body += f"<p>Run {run.seed}: {len(run.time)} steps, {len(run.back_time)} attempts taken back.</p>"
         text = f"what was chosen in run {run.seed}, and where it was"
         body += image(data_uri(draw(run, about["knob"], about["time_unit"])), text)
-        if place == 0 and run.places is not None:
+        if run.places is not None:
             body += moving(run, about["knob"]["name"], about["time_unit"])
     return f"Steps chosen by {_words(about['controller'].partition('(')[0])}", body
 
@@ -76,14 +76,15 @@ def _reasons(reasons: Mapping[str, str]) -> str:
 def _table(artifact: Artifact) -> tuple[str, str]:
     from sciflow.reporting import data_uri, image, table
     from sciflow_control.trials.pictures import against_work
-    from sciflow_control.trials.step_table import HEAD, cells
+    from sciflow_control.trials.step_table import HEAD, cells, shortened
 
     about = artifact.attributes
     rows, figures = about["rows"], artifact.read("figures")
     lines, last = [], None
     for row, values in zip(rows, figures, strict=True):
         group = row["group"] or row["episodes"]
-        lines.append([group if group != last else "", row["curve"], row["controller"], *cells(list(values))])
+        what = f"{row['curve']}: {shortened(row['controller'])}"
+        lines.append([group if group != last else "", what, *cells(list(values))])
         last = group
     body = (
         f"<p>Relative error at the end of {rows[0]['runs']} runs against their work in "
@@ -92,7 +93,7 @@ def _table(artifact: Artifact) -> tuple[str, str]:
     )
     picture = against_work(rows, figures, about["figures"])
     body += image(data_uri(picture), "quantiles of the error against work")
-    body += table(["runs of", "", "controller", *HEAD.values()], lines)
+    body += _dense(table(["runs of", "controller", *HEAD.values()], lines))
     body += _compared(about, artifact.read("compared"))
     return "Step controllers side by side", body
 
@@ -102,16 +103,17 @@ def _compared(about: Mapping[str, Any], compared: np.ndarray) -> str:
     import html
 
     from sciflow.reporting import table
-    from sciflow_control.trials.step_table import ratios
+    from sciflow_control.trials.step_table import ratios, shortened
 
-    body = ""
+    body, known = "", {(row["group"], row["curve"]) for row in about["rows"]}
     for place, name in enumerate(about["frontiers"]):
         lines = []
+        # Two frontiers are compared once.
+        seen = about["frontiers"][: place + 1]
         for row, values in zip(about["rows"], compared[:, place], strict=True):
-            if row["curve"] != name and any(
-                (r["group"], r["curve"]) == (row["group"], name) for r in about["rows"]
-            ):
-                lines.append([row["group"], f"{row['curve']}: {row['controller']}", *ratios(list(values))])
+            if (row["group"], name) in known and not (row["frontier"] and row["curve"] in seen):
+                what = f"{row['curve']}: {shortened(row['controller'])}"
+                lines.append([row["group"], what, *ratios(list(values))])
         if not lines:
             continue
         body += (
@@ -120,8 +122,13 @@ def _compared(about: Mapping[str, Any], compared: np.ndarray) -> str:
             "error is linear in log work. A dash: it has no point so cheap, or none so exact.</p>"
         )
         head = [f"{word} {q}" for word in ("dex,", "work ratio,") for q in ("p50", "p90", "max")]
-        body += table(["runs of", "controller", *head], lines)
+        body += _dense(table(["runs of", "controller", *head], lines))
     return body
+
+
+def _dense(table: str) -> str:
+    """A table with many columns, in small letters; a narrow window scrolls it."""
+    return f'<div style="overflow-x:auto;font-size:12.5px;line-height:1.35">{table}</div>'
 
 
 def _words(name: str) -> str:

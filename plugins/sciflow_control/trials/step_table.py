@@ -119,7 +119,9 @@ class StepTable(Stage):
         """Write the rows, and the same as ``files/table.md``."""
         import numpy as np
 
-        rows = [self._row(curve, name, inputs[name]) for curve in self.curves for name in curve.trials]
+        groups = list(dict.fromkeys(curve.group for curve in self.curves))
+        curves = sorted(self.curves, key=lambda curve: groups.index(curve.group))
+        rows = [self._row(curve, name, inputs[name]) for curve in curves for name in curve.trials]
         figures = np.array([_figures(inputs[row["trial"]]) for row in rows])
         frontiers = list(dict.fromkeys(c.name for c in self.curves if c.frontier))
         compared = self._compared(rows, figures, frontiers)
@@ -203,10 +205,10 @@ def cells(values: Sequence[float]) -> list[str]:
 
 
 def thousands(value: float) -> str:
-    """A number with three significant digits and spaces between thousands."""
+    """A number with three significant digits, and narrow spaces between thousands that no line breaks."""
     digits = 0 if value < 1 else 2 - math.floor(math.log10(value))
     rounded = round(value, digits) if value >= 1 else float(f"{value:.3g}")
-    return f"{rounded:,.0f}".replace(",", " ") if value >= 100 else f"{rounded:g}"
+    return f"{rounded:,.0f}".replace(",", "\u202f") if value >= 100 else f"{rounded:g}"
 
 
 def ratios(values: Sequence[float]) -> list[str]:
@@ -222,6 +224,14 @@ def ratios(values: Sequence[float]) -> list[str]:
     return found
 
 
+def shortened(text: str) -> str:
+    """The name and settings of a controller, with artifacts by the beginning of their names."""
+    import re
+
+    text = re.sub(r", \w+_digest=[0-9a-f]*", "", text)
+    return re.sub(r"[^=(,]*/(\w+-[0-9a-f]{6})[0-9a-f]*", r"\1", text)
+
+
 def markdown(
     rows: Sequence[Mapping[str, Any]], figures: np.ndarray, frontiers: Sequence[str], compared: np.ndarray
 ) -> str:
@@ -231,7 +241,11 @@ def markdown(
         head += [f"{word} {q} / {name}" for word in ("dex", "work") for q in ("p50", "p90", "max")]
     lines = [head, ["---"] * len(head)]
     for row, values, beside in zip(rows, figures, compared, strict=True):
-        line = [row["group"] or row["episodes"], f"{row['curve']}: {row['controller']}", *cells(list(values))]
+        line = [
+            row["group"] or row["episodes"],
+            f"{row['curve']}: {shortened(row['controller'])}",
+            *cells(list(values)),
+        ]
         for one in beside:
             line += ratios(list(one))
         lines.append(line)

@@ -79,7 +79,7 @@ class StepTrial(Stage):
     count: int = 100
     seed: int = 0
     reference: StepController | None = None
-    watched: int = 1
+    watched: int = 4
     limit: int = 1_000_000
 
     def __post_init__(self) -> None:

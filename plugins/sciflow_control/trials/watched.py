@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,9 @@ import numpy as np
 
 if TYPE_CHECKING:
     from sciflow.artifact import Artifact
+
+FAR = 1.5
+"""In distances of the outermost body from the centre at the start."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,17 @@ class Watched:
         """Behind which step they were closest; 0 is the start."""
         return int(self.closest.argmin())
 
+    @property
+    def together(self) -> int:
+        """So many rows until a body is thrown out for good: no further from the centre than `FAR` radii.
+
+        At least 2; all of them where nobody leaves.
+        """
+        assert self.places is not None
+        away = np.linalg.norm(self.places - self.places.mean(axis=1, keepdims=True), axis=2).max(axis=1)
+        near = np.flatnonzero(away <= FAR * away[0])
+        return max(2, int(near[-1]) + 1)
+
     def pair(self, row: int) -> tuple[int, int]:
         """Which two bodies were closest then."""
         assert self.places is not None
@@ -69,6 +84,13 @@ class Watched:
         first, second = np.triu_indices(self.places.shape[1], 1)
         found: np.ndarray = np.linalg.norm(self.places[:, first] - self.places[:, second], axis=2)
         return found
+
+
+def eventful(runs: Sequence[Watched]) -> Watched | None:
+    """The run whose bodies stayed together for the most steps; the first one where none has positions."""
+    if not runs:
+        return None
+    return max(runs, key=lambda run: run.together if run.places is not None else 0)
 
 
 def watched(trial: Artifact) -> list[Watched]:

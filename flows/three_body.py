@@ -1,0 +1,80 @@
+"""Three stars that fall towards each other, with steps chosen by formula and by a trained policy.
+
+A policy is trained on Hermite's method and one on the leapfrog. Both are played on runs that they have never
+seen, beside fixed values, PI control with roll-back and, with rebound, the integrators IAS15 and
+Bulirsch-Stoer. Then the policy of Hermite's method is passed on, guarded, to every other integrator.
+
+    sciflow run flows/three_body.py                  # size=ci: a few minutes
+    sciflow run flows/three_body.py --set size=full  # 100 runs in each trial
+"""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from prefect import flow
+
+import sciflow_control.components as control
+from sciflow import report, run
+from sciflow_control.trials.step_table import Curve
+
+FIXED, PI, STARS = control.FixedStep, control.PI, control.ThreeBody
+OURS = {"hermite": control.Hermite(low=1e-3), "leapfrog": control.Leapfrog(low=1e-3)}
+THEIRS = {"ias15": control.Ias15(high=1e-3), "bulirsch_stoer": control.BulirschStoer(high=1e-5)}
+VALUES = {"hermite": (0.1, 0.047, 0.022, 0.01), "leapfrog": (0.1, 0.03, 0.01, 0.003)}
+REWARDS = {"hermite": control.WorkReward(1e-10), "leapfrog": control.WorkReward(1e-6)}
+TOLERANCES = (1e-3, 1e-4, 1e-5, 1e-6)
+
+
+@flow
+async def three_body(
+    size: Literal["ci", "full"] = "ci", count: int = 0, steps: int = 0, years: float = 30.0, seed: int = 0
+) -> Path:
+    """Train policies for the steps of two integrators, and compare them with classical control.
+
+    Args:
+        size: ci takes three minutes; full has the published number of runs.
+        count: Runs in each trial; 0 leaves that to the size.
+        steps: Of each training; 0 leaves that to the size.
+        years: Length of a run in the trials.
+        seed: Of the trainings.
+    """
+    count, steps = count or (100 if size == "full" else 30), steps or (200_000 if size == "full" else 20_000)
+    trials: dict[str, Any] = {}
+
+    async def curve(group: str, name: str, stars: Any, *controllers: Any, frontier: bool = False) -> Curve:
+        names = [f"{group} {name} {len(trials)} {i}".replace(" ", "_") for i in range(len(controllers))]
+        for label, controller in zip(names, controllers, strict=True):
+            trials[label] = await run(control.StepTrial(stars, controller, count))
+        return Curve(name, tuple(names), group, frontier)
+
+    async def table(curves: list[Curve]) -> Any:
+        stage = control.StepTable(tuple(curves))
+        return await run(stage, **{name: trials[name] for name in stage.inputs})
+
+    pi = [PI(t, lowest="accept") for t in TOLERANCES]
+    curves, passed, policies = [], [], []
+    for name, ours in OURS.items():
+        stars, training = STARS(ours, years=years), STARS(ours)
+        policies.append(await run(control.TrainPolicy(training, REWARDS[name], steps=steps, seed=seed)))
+        learned = control.Learned(str(policies[-1].path), policies[-1].digest[:16])
+        guarded = [control.Guarded(learned, p, rollback=p.tolerance) for p in pi[1::2]]
+        curves += [
+            await curve(name, "fixed", stars, *map(FIXED, VALUES[name]), frontier=True),
+            await curve(name, "PI", stars, *pi, frontier=True),
+            await curve(name, "learned", stars, learned),
+            await curve(name, "guarded", stars, *guarded),
+        ]
+    equal = STARS(control.Leapfrog("fixed"), years=years)
+    curves.append(await curve("leapfrog", "equal steps", equal, FIXED(1e-2), FIXED(1e-3)))
+    others = {**OURS, **THEIRS, "whfast": control.WHFast(low=1e-4)} if find_spec("rebound") else OURS
+    for name in set(others) & set(THEIRS):
+        alone = STARS(others[name], years=years, interval=years)
+        curves.append(await curve("hermite", name, alone, FIXED(1e-9), FIXED(1e-6)))
+    learned = control.Learned(str(policies[0].path), policies[0].digest[:16], transfer=True)
+    for name, other in others.items():
+        stars = STARS(other, years=years)
+        passed.append(await curve(name, "fallback", stars, *pi[1:], frontier=True))
+        passed.append(await curve(name, "guarded", stars, *(control.Guarded(learned, p) for p in pi[1:])))
+    shown = [trials[c.trials[0]] for c in curves if c.name == "guarded"]
+    return await report("Three stars", await table(curves), await table(passed), *shown, *policies)

@@ -85,6 +85,18 @@ def test_symmetric_steps_lose_less_energy_for_the_same_work(kind):
     assert good.drift() < plain.drift() / 20
 
 
+@pytest.mark.parametrize("integrator", [Hermite(corrections=2), Leapfrog()])
+def test_a_narrow_pair_far_from_the_origin_is_followed_as_at_the_origin(integrator):
+    # Ten of the digits of its positions say where it is, six where its bodies are to each other.
+    here = kepler(0.5)
+    far = Bodies(here.masses, here.positions + 2.0**33, here.velocities, 1.0)
+    one, _ = run(integrator.stepper(here, 5.0), 0.02, 20.0)
+    two, _ = run(integrator.stepper(far, 5.0), 0.02, 20.0)
+    moved = two.positions[1] - two.positions[0] - (one.positions[1] - one.positions[0])
+    assert np.abs(moved).max() < 1e-5
+    assert abs(two.drift() - one.drift()) < 1e-6 + 0.1 * one.drift()
+
+
 def test_the_way_back_is_the_way_there():
     start = figure_eight()
     there, _ = run(FIXED.stepper(start, 0.5), 0.01, 5.0)

@@ -31,7 +31,7 @@ class Compiled(Held):
     settings : tuple
         What else it takes.
     rows : int
-        Arrays of its state: 4 with the derivative of the acceleration, else 3.
+        Of its state: 5 with the derivative of the acceleration, else 4.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Compiled(Held):
 
     def _begin(self) -> np.ndarray:
         bodies = self.bodies
-        state = np.empty((self._rows, len(bodies.masses), 3))
+        state = np.zeros((self._rows, len(bodies.masses), 3))
         state[PLACE], state[SPEED] = bodies.positions, bodies.velocities
         if self._rows > JERK:
             jerks(bodies.masses, bodies.gravity, state)

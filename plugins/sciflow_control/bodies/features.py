@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sciflow.errors import Invalid
-from sciflow_control.bodies.kernels import PLACE, SPEED, apart, compiled, pace
+from sciflow_control.bodies.kernels import apart, compiled, faster, pace
 
 if TYPE_CHECKING:
     from sciflow.step_controller import Knob
@@ -37,10 +37,10 @@ def seen(
     first, second, fast, cosine = math.inf, math.inf, 0.0, 0.0
     for i in range(n):
         for o in range(i + 1, n):
-            x0, x1, x2 = apart(state, PLACE, i, o)
+            x0, x1, x2 = apart(state, i, o)
             r2 = x0 * x0 + x1 * x1 + x2 * x2
             if r2 < first:
-                v0, v1, v2 = apart(state, SPEED, i, o)
+                v0, v1, v2 = faster(state, i, o)
                 second, first, fast = first, r2, v0 * v0 + v1 * v1 + v2 * v2
                 away = x0 * v0 + x1 * v1 + x2 * v2
                 cosine = away / math.sqrt(r2 * fast) if fast > 0.0 else 0.0

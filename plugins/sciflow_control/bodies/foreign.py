@@ -11,14 +11,14 @@ import numpy as np
 import rebound
 
 from sciflow_control.bodies.held import Held
-from sciflow_control.bodies.kernels import PLACE, SPEED, energy
+from sciflow_control.bodies.kernels import PLACE, REST, SPEED, energy
 
 if TYPE_CHECKING:
     from sciflow.step_controller import Knob
     from sciflow_control.bodies.n_body import Features
     from sciflow_control.bodies.state import Bodies
 
-KEPT = 2
+KEPT = 3
 """Row of a state that holds the step to begin the next interval with."""
 FIRST = 0.1
 """The first step of all is this part of an interval."""
@@ -55,7 +55,7 @@ class Foreign(Held):
         super().__init__(bodies, knob, features, most, restart)
 
     def _begin(self) -> np.ndarray:
-        state = np.empty((3, len(self.bodies.masses), 3))
+        state = np.zeros((4, len(self.bodies.masses), 3))
         state[PLACE], state[SPEED] = self.bodies.positions, self.bodies.velocities
         state[KEPT] = FIRST * self._held
         return state
@@ -85,7 +85,7 @@ class Foreign(Held):
             return count, math.nan
         x, v = np.empty_like(end[PLACE]), np.empty_like(end[SPEED])
         simulation.serialize_particle_data(xyz=x, vxvyvz=v)
-        end[PLACE], end[SPEED], end[KEPT] = x, v, simulation.dt
+        end[PLACE], end[SPEED], end[REST], end[KEPT] = x, v, 0.0, simulation.dt
         if count > self._most:
             return count, math.nan
         bodies = self.bodies

@@ -84,4 +84,4 @@ class Hermite(NBody):
         from sciflow_control.bodies.compiled import Compiled
 
         settings = (self.symmetric, self.corrections)
-        return Compiled(bodies, self.knob(held), features, self.most, kernels.hermite, settings, 4, restart)
+        return Compiled(bodies, self.knob(held), features, self.most, kernels.hermite, settings, 5, restart)

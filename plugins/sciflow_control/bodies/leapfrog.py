@@ -80,7 +80,7 @@ class Leapfrog(NBody):
 
         knob, most = self.knob(held), self.most
         if self.step == "fixed":
-            return Compiled(bodies, knob, features, most, kernels.leapfrog, (), 3, restart)
+            return Compiled(bodies, knob, features, most, kernels.leapfrog, (), 4, restart)
         return Compiled(
-            bodies, knob, features, most, kernels.adaptive_leapfrog, (self.symmetric,), 3, restart
+            bodies, knob, features, most, kernels.adaptive_leapfrog, (self.symmetric,), 4, restart
         )

@@ -165,7 +165,7 @@ class HeatStepper(Stepper):
         self._count = float(self._sums(np.ones_like(self._inside))[0])
         self.linear, self.prepared = 0, 0
         self._now = self._start() if restart is None else _loaded(restart, order)
-        self._source = system.interpolated(heating.source(self.time, True))
+        self._source = self._heat(self.time, True)
         self._tried: _Point | None = None
 
     @property
@@ -184,13 +184,12 @@ class HeatStepper(Stepper):
 
     def attempt(self, value: float, until: float) -> StepResult:
         """See `Stepper.attempt`; a switch that is known is met as `until` is."""
-        now, value, end = self._now, *self._reach(value, until)
-        length = value if end == now.time + value else end - now.time
+        now, length, end = self._now, *self._reach(value, until)
         system, heating = self._system, self.heating
         euler = self._euler or (heating.boundary != 0 and now.count < DAMPED)
         system.begin(heating.beta, now.rise, self._source, self.solving)
         system.weight.value = 1.0 if euler else 0.5
-        source = system.interpolated(heating.source(end, False))
+        source = self._heat(end, False)
         guess, share = self._predicted(length, euler)
         solves, linear = system.solves, system.linear
         newton: int | None
@@ -201,21 +200,21 @@ class HeatStepper(Stepper):
         cost = float(system.solves - solves)
         self.linear += system.linear - linear
         if newton is None:
-            return StepResult(now.time, length, value, self.knob, cost=cost, converged=False)
+            return StepResult(now.time, length, length, self.knob, cost=cost, converged=False)
         rise = np.array(system.rise.x.array[: len(now.rise)])
         error = self._relative(share * (rise - guess), rise)
         slope = self._inside * (rise - now.rise) / length
         last = now.length or length
         self._tried = _Point(end, length, last, rise, slope, now.rate, error, float(newton), now.count + 1)
-        return StepResult(now.time, length, value, self.knob, error, newton, cost)
+        return StepResult(now.time, length, length, self.knob, error, newton, cost)
 
     def accept(self) -> None:
         """See `Stepper.accept`."""
         assert self._tried is not None, "nothing was tried"
         tried, self._tried = self._tried, None
-        source = self._system.interpolated(self.heating.source(tried.time, True))
-        if tried.time in self.heating.switches:
-            before = self._system.interpolated(self.heating.source(tried.time, False))
+        source = self._heat(tried.time, True)
+        if self._switch(tried.time) is not None:
+            before = self._heat(tried.time, False)
             jump = self._inside * (source - before) / self._system.capacity
             tried = replace(tried, rate=tried.rate + jump, older=tried.older + jump)
         self._now, self._source = tried, source
@@ -265,7 +264,7 @@ class HeatStepper(Stepper):
     def _start(self) -> _Point:
         system, heating = self._system, self.heating
         rise = np.zeros_like(self._inside)
-        source = system.interpolated(heating.source(0.0, True))
+        source = self._heat(0.0, True)
         rate = self._inside * source / system.capacity
         if heating.boundary:
             solves, linear = system.solves, system.linear
@@ -281,12 +280,21 @@ class HeatStepper(Stepper):
 
     def _reach(self, value: float, until: float) -> tuple[float, float]:
         """The length of a step that crosses no known switch, and where it ends."""
-        time = self._now.time
-        ahead = [t for t in self.heating.switches if time < t < until] if self.heating.met else []
-        if not ahead:
-            return value, ending(time, value, until)
-        value = shortened(value, ahead[0] - time)
-        return value, ending(time, value, ahead[0])
+        time, low = self._now.time, self.knob.low
+        ahead = [t for t in self.heating.switches if time + low < t < until - low]
+        if self.heating.met and ahead:
+            value, until = shortened(value, ahead[0] - time), ahead[0]
+        end = ending(time, value, until)
+        return (value if end == time + value else end - time), end
+
+    def _switch(self, time: float) -> float | None:
+        """The switch at a time: one that is nearer than the shortest step is there."""
+        return next((t for t in self.heating.switches if abs(t - time) <= self.knob.low), None)
+
+    def _heat(self, time: float, after: bool) -> np.ndarray:
+        """The source before or after a time, at the unknowns of this rank, W m-3."""
+        switch = self._switch(time)
+        return self._system.interpolated(self.heating.source(time if switch is None else switch, after))
 
     def _predicted(self, length: float, euler: bool) -> tuple[np.ndarray, float]:
         """Where an explicit method gets, and the error's part of the distance from there."""

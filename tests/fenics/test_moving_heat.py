@@ -155,3 +155,13 @@ def test_bad_configurations_are_refused(change, message):
 def test_a_source_without_width_or_speed_is_refused(name):
     with pytest.raises(Invalid, match=f"{name} of the source must be positive"):
         levels(SMALL, {**MU, name: 0.0})
+
+
+def test_a_switch_beside_a_stored_level_takes_no_step_of_rounding_length():
+    at = SMALL.replace(end=8.0, levels=8, stepping=Toy())
+    for nearby in (1.0 + 1e-14, 1.0 - 1e-14):
+        beside = at.replace(pause=nearby)
+        assert at.scan(MU).switches[:2] == (1.0, 2.0)
+        one, other = (list(p.solve(MU, Context())) for p in (at, beside))
+        assert [s.metrics["steps"] for s in one] == [s.metrics["steps"] for s in other]
+        np.testing.assert_allclose(levels(beside), levels(at), rtol=1e-6, atol=1e-6)

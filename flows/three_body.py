@@ -67,7 +67,7 @@ async def three_body(
         ]
     equal = STARS(control.Leapfrog("fixed"), years=years)
     curves.append(await curve("leapfrog", "equal steps", equal, FIXED(1e-2), FIXED(1e-3)))
-    others = {**OURS, **THEIRS, "whfast": control.WHFast(low=1e-4)} if find_spec("rebound") else OURS
+    others = {**OURS, **THEIRS, "whfast": control.WHFast(low=1e-5)} if find_spec("rebound") else OURS
     for name in set(others) & set(THEIRS):
         alone = STARS(others[name], years=years, interval=years)
         curves.append(await curve("hermite", name, alone, FIXED(1e-9), FIXED(1e-6)))

@@ -74,8 +74,8 @@ def moving(run: Watched, knob: str, time_unit: str) -> str:
     text = f"orbit of {at.shape[1]} bodies up to {time[-1]:.3g} {time_unit}"
     note = (
         f"{text[0].upper()}{text[1:]}; the bar below is the time. "
-        f"Bodies are drawn the larger, the smaller the {knob} that was chosen: they swell where the solver is "
-        "careful."
+        f"Bodies are drawn the larger, the smaller the {knob} that was chosen: they swell where the solver "
+        "is careful."
     )
     return (
         f"<style>{''.join(style)}</style>"

@@ -11,7 +11,7 @@ import gymnasium
 import numpy as np
 
 from sciflow.errors import Invalid
-from sciflow_control.learning.policy import CLIP
+from sciflow_control.learning.policy import CLIP, seen
 
 if TYPE_CHECKING:
     from sciflow.step_controller import Stepper, StepResult
@@ -115,7 +115,7 @@ class StepEnv(gymnasium.Env):  # type: ignore[misc]
         self.seed = seed
         self.stepper = self.episodes.begin(seed)
         self.taken: list[float] = []
-        self._sums = [0.0, 0.0]
+        self._sums = [0.0, 0.0]  # of rewards and work
         self._look()
 
     def value(self, action: Any) -> float:
@@ -142,7 +142,7 @@ class StepEnv(gymnasium.Env):  # type: ignore[misc]
         terminated, truncated : bool
         info : dict
             At the end of an episode ``return`` (sum of the rewards), ``cost`` (sum of the work), ``drift``,
-            ``steps`` and ``failed``.
+            ``steps`` and ``whole``: whether it came to its end.
         """
         stepper = self.stepper
         value = self.value(action)
@@ -151,16 +151,16 @@ class StepEnv(gymnasium.Env):  # type: ignore[misc]
         result = stepper.attempt(value, self._until)
         drift = self._settle(result)
         self.taken.append(float(np.asarray(action).flat[0]))
-        reward = self.reward.of(result, drift, len(self.taken))
+        terminated = not result.converged or drift > self.limit
+        reward = self.reward.of(result, drift, len(self.taken)) - (self.reward.penalty if terminated else 0.0)
         self._sums[0] += reward
         self._sums[1] += result.cost
-        terminated = not result.converged or drift > self.limit
         truncated = not terminated and (stepper.time >= self._until or len(self.taken) >= self.longest)
         info: dict[str, Any] = {}
         if terminated or truncated:
-            whole, cost = self._sums
-            info = {"return": whole, "cost": cost, "drift": drift, "steps": len(self.taken)}
-            info["failed"] = not result.converged
+            worth, cost = self._sums
+            info = {"return": worth, "cost": cost, "drift": drift, "steps": len(self.taken)}
+            info["whole"] = not terminated
         return self._seen, float(reward), terminated, truncated, info
 
     def _settle(self, result: StepResult) -> float:
@@ -173,11 +173,7 @@ class StepEnv(gymnasium.Env):  # type: ignore[misc]
         return self.stepper.drift()
 
     def _look(self) -> None:
-        told = self._in_order(self.stepper.observe())
-        seen = np.array(told, dtype=np.float32).reshape(len(self.features))
-        # A number that is none counts as -10, here as in a policy.
-        np.fmax(seen, -CLIP, out=seen)
-        self._seen = np.fmin(seen, CLIP, out=seen)
+        self._seen = seen(self._in_order(self.stepper.observe()))
 
     def saved(self) -> dict[str, Any]:
         """Where it is, as plain JSON: the generator, the episode and the actions in it."""

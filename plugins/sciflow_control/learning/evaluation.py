@@ -26,11 +26,18 @@ class Evaluation:
         Nine of ten episodes end with a smaller drift; infinity where more than one of ten failed.
     cost : float
         Mean work, in the unit of the episodes.
+    whole : float
+        Share of the episodes that came to their end.
     """
 
     value: float
     error: float
     cost: float
+    whole: float
+
+    def better(self, other: Evaluation) -> bool:
+        """Whether more episodes came to their end than in another, or as many with larger rewards."""
+        return (self.whole, self.value) > (other.whole, other.value)
 
 
 def evaluate(policy: Policy, env: StepEnv, seeds: Iterable[int]) -> Evaluation:
@@ -45,7 +52,7 @@ def evaluate(policy: Policy, env: StepEnv, seeds: Iterable[int]) -> Evaluation:
     seeds : iterable of int
         Of the episodes.
     """
-    values, drifts, costs = [], [], []
+    values, drifts, costs, whole = [], [], [], []
     for seed in seeds:
         seen, _ = env.reset(options={"episode": seed})
         over = False
@@ -54,8 +61,8 @@ def evaluate(policy: Policy, env: StepEnv, seeds: Iterable[int]) -> Evaluation:
             over = terminated or truncated
         values.append(info["return"])
         costs.append(info["cost"])
-        drift = info["drift"]
+        whole.append(info["whole"])
         # Where nothing is known to be constant, nothing is said about the error but failure.
-        drifts.append(drift if math.isfinite(drift) else (math.inf if info["failed"] else 0.0))
+        drifts.append(0.0 if math.isnan(info["drift"]) else info["drift"])
     error = float(np.quantile(drifts, 0.9, method="higher"))
-    return Evaluation(float(np.mean(values)), error, float(np.mean(costs)))
+    return Evaluation(float(np.mean(values)), error, float(np.mean(costs)), float(np.mean(whole)))

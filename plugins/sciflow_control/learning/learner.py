@@ -115,6 +115,8 @@ class DQN(Learner):
         _check_layers(self.layers)
         counts = ("repeats", "batch", "replay", "target_every", "train_every", "warm_up", "explore_steps")
         _check(self, counts, ("learning_rate", "gradient_norm"), ("discount", "tau"))
+        if self.repeats > 1 and (len(self.layers) < 2 or self.layers[-1] != self.layers[-2]):
+            raise Invalid(f"a layer that is applied again is as wide as the one before it, got {self.layers}")
         if not 0 <= self.explore_to <= self.explore_from <= 1:
             raise Invalid(
                 f"the share of random steps falls from {self.explore_from} to {self.explore_to}; "

@@ -25,6 +25,13 @@ Layer = tuple[np.ndarray, np.ndarray]
 """Weights of shape (input, output) and what is added, of shape (output,); float32."""
 
 
+def seen(told: tuple[float, ...] | float) -> np.ndarray:
+    """Features in their order as a network is given them: float32, cut off; no number counts as -10."""
+    x = np.array(told, np.float64, ndmin=1)
+    np.fmax(x, -CLIP, x)
+    return np.fmin(x, CLIP, x).astype(np.float32)
+
+
 @dataclass(frozen=True)
 class Signature:
     """What a policy is told and what it sets.
@@ -146,22 +153,16 @@ class Policy:
         told : mapping of str to float
             At least the features. One that is no number counts as -10, one too large as 10.
         """
-        seen = np.array(self._in_order(told), np.float32, ndmin=1)
-        np.fmax(seen, -CLIP, seen)
-        np.fmin(seen, CLIP, seen)
-        action = self.act(seen)
+        action = self.act(seen(self._in_order(told)))
         return action / (len(self.signature.values) - 1) if self._level else (action + 1) / 2
 
     def decide(self, told: Mapping[str, float]) -> float:
         """The value of the knob, in its unit; see `place`."""
-        seen = np.array(self._in_order(told), np.float32, ndmin=1)
-        np.fmax(seen, -CLIP, seen)
-        np.fmin(seen, CLIP, seen)
-        values = self.signature.values
+        action, values = self.act(seen(self._in_order(told))), self.signature.values
         if self._level:
-            return values[int(self.outputs(seen).argmax())]
+            return values[action]  # type: ignore[index]
         low, high = values
-        return float(low * (high / low) ** ((self.act(seen) + 1) / 2))
+        return float(low * (high / low) ** ((action + 1) / 2))
 
     def copy(self) -> Policy:
         """One that shares no memory with this one."""

@@ -15,12 +15,22 @@ if TYPE_CHECKING:
 
 FLOOR = 1e-16
 """Errors below are round-off."""
+MOST = 20.0
+"""More orders of magnitude above the target are not told apart."""
 
 
 class Reward(Component):
-    """The worth of a step, from what came of it; the same for equal results, no clock in it."""
+    """The worth of a step, from what came of it; the same for equal results, no clock in it.
+
+    Attributes
+    ----------
+    penalty : float
+        Taken off where an episode ends too early: the solver failed, or the drift passed its limit. Where
+        all rewards are negative it must outweigh the steps that are saved by ending, or ending is learned.
+    """
 
     kind: ClassVar[str] = "reward"
+    penalty: float
 
     @abstractmethod
     def of(self, result: StepResult, drift: float, number: int) -> float:
@@ -38,7 +48,7 @@ class Reward(Component):
         Returns
         -------
         float
-            Finite, also where the solver failed.
+            Finite, also where the solver failed; without the penalty.
         """
 
 
@@ -58,7 +68,7 @@ class WorkReward(Reward):
     usual : float
         Work of an ordinary step, in the solver's unit.
     penalty : float
-        Taken off where the solver fails; the episode ends there.
+        Taken off where an episode ends too early, see `Reward`.
 
     Notes
     -----
@@ -76,7 +86,7 @@ class WorkReward(Reward):
     work: float = 0.5
     shared: float = 0.0
     usual: float = 1.0
-    penalty: float = 20.0
+    penalty: float = 50.0
 
     def __post_init__(self) -> None:
         for name in ("target", "usual"):
@@ -89,14 +99,14 @@ class WorkReward(Reward):
     def of(self, result: StepResult, drift: float, number: int) -> float:
         """See `Reward.of`."""
         if not result.converged:
-            return -self.penalty
+            return 0.0
         knob = result.knob
         cost = max(result.cost, FLOOR) * (knob.held or knob.high) / result.length
         worth = -self.work * math.log10(cost)
         error = result.error
         if error > FLOOR:
             excess = math.log10(error / self.target) - self.shared * math.log10(cost / self.usual)
-            worth -= max(0.0, min(excess, self.penalty))
+            worth -= min(max(0.0, excess), MOST)
         return worth
 
 
@@ -114,6 +124,8 @@ class PaperReward(Reward):
         W2, weight of the value that was chosen.
     accurate : float
         Error at which the first term is zero.
+    penalty : float
+        Taken off where an episode ends too early; published: nothing.
 
     Notes
     -----
@@ -132,9 +144,10 @@ class PaperReward(Reward):
     change: float = 0.0
     value: float = 4.0
     accurate: float = 1e-10
+    penalty: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("error", "change", "value"):
+        for name in ("error", "change", "value", "penalty"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise Invalid(f"{name} must not be negative, got {getattr(self, name)}")
         if not 0 < self.accurate < 1:

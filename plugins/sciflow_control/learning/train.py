@@ -33,6 +33,7 @@ POLICY = Schema(
         "history_error": Field(
             _NOTE, "1", "float64", "of held-out episodes, nine of ten end with less drift"
         ),
+        "history_whole": Field(_NOTE, "1", "float64", "share of held-out episodes that came to their end"),
         "history_cost": Field(_NOTE, "any", "float64", "mean work of a held-out episode"),
     },
 )
@@ -45,7 +46,8 @@ _FREE = ("device", "checkpoint_every")
 class TrainPolicy(Stage):
     """Trains a policy for the steps of a solver; on one rank.
 
-    Of the policies at the notes, the one with the largest mean sum of rewards on held-out episodes is kept.
+    Of the policies at the notes, the one is kept with which most of the held-out episodes come to their
+    end, and of several such that with the largest mean sum of rewards.
     A killed training goes on from its last checkpoint with the same bits.
 
     Attributes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from dataclasses import asdict, astuple
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 from sciflow.errors import Diverged, Invalid
 from sciflow.stages.train import Checkpoints
 from sciflow_control.learning.env import HELD_OUT, StepEnv
-from sciflow_control.learning.evaluation import evaluate
+from sciflow_control.learning.evaluation import Evaluation, evaluate
 from sciflow_control.learning.policy import Policy
 from sciflow_control.learning.train import POLICY
 
@@ -33,34 +33,36 @@ class Best:
     ----------
     policy : Policy or None
         None before the first.
-    value : float
-        Mean sum of the rewards on the held-out episodes.
+    found : Evaluation or None
+        On the held-out episodes.
     steps : int
         Environment steps it was trained for.
     """
 
     def __init__(self) -> None:
         self.policy: Policy | None = None
-        self.value, self.steps = -math.inf, 0
+        self.found: Evaluation | None = None
+        self.steps = 0
 
-    def offer(self, policy: Policy, row: Mapping[str, float]) -> None:
+    def offer(self, policy: Policy, found: Evaluation, steps: int) -> None:
         """Take it if it is better."""
-        if self.policy is None or row["value"] > self.value:
-            self.policy, self.value, self.steps = policy, row["value"], int(row["steps"])
+        if self.found is None or found.better(self.found):
+            self.policy, self.found, self.steps = policy, found, steps
 
     def save(self) -> dict[str, np.ndarray]:
         """As plain arrays."""
         assert self.policy is not None
-        arrays = {"about": np.array([self.value, self.steps], dtype=np.float64)}
+        assert self.found is not None
+        arrays = {"found": np.array(astuple(self.found)), "steps": np.array(self.steps)}
         for i, (weights, bias) in enumerate(self.policy.layers):
             arrays |= {f"weight.{i}": weights, f"bias.{i}": bias}
         return arrays
 
     def restore(self, arrays: Arrays, like: Policy) -> None:
         """Go on where `save` was called; `like` is any policy of the same shape."""
-        value, steps = np.asarray(arrays["about"]).tolist()
+        self.found, self.steps = Evaluation(*np.asarray(arrays["found"]).tolist()), int(arrays["steps"])
         layers = [(arrays[f"weight.{i}"], arrays[f"bias.{i}"]) for i in range(len(like.layers))]
-        self.policy, self.value, self.steps = Policy(like.signature, layers), value, int(steps)
+        self.policy = Policy(like.signature, layers)
 
 
 def run(config: TrainPolicy, out: Writer, ctx: Context) -> None:
@@ -128,11 +130,9 @@ def advance(config: TrainPolicy, agent: Agent, trial: StepEnv, best: Best) -> Ro
         "reward": float(np.mean(progress.returns)) if progress.returns else math.nan,
         "loss": progress.loss,
         "explore": progress.explore,
-        "value": found.value,
-        "error": found.error,
-        "cost": found.cost,
+        **asdict(found),
     }
-    best.offer(policy, row)
+    best.offer(policy, found, agent.steps)
     return row
 
 

@@ -24,6 +24,7 @@ PAGES = [
     "rom.md",
     "operators.md",
     "control.md",
+    "step-control.md",
 ]
 
 
@@ -35,6 +36,10 @@ def test_the_blocks_of_a_page_run(page, tmp_path):
         pytest.importorskip("zmq")
     if page == "control.md" and importlib.util.find_spec("dolfinx") is None:
         pytest.skip("the page needs dolfinx")
+    if page == "step-control.md" and any(
+        importlib.util.find_spec(n) is None for n in ("dolfinx", "numba", "stable_baselines3")
+    ):
+        pytest.skip("the page needs dolfinx, numba and stable-baselines3")
     if page == "rom.md" and any(importlib.util.find_spec(n) is None for n in ("dolfinx", "sklearn")):
         pytest.skip("the page needs dolfinx and scikit-learn")
     if page == "cluster.md":

@@ -30,6 +30,8 @@ from sciflow.testing import (
     check_surrogate,
     example,
 )
+from sciflow_control.bodies.three_body import ThreeBody
+from sciflow_control.learning.train import TrainPolicy
 from sciflow_online.components import OnlineTrain
 from sciflow_operators.equino.equino import EquiNO
 from sciflow_rom.net.romnet import BuildRom, RomNet
@@ -47,6 +49,7 @@ MADE = {
     "rom_net": RomNet(Rod()),
     "equino": EquiNO(problem=Cell(4)),
     "build_rom": BuildRom(RomNet(Rod())),
+    "train_policy": TrainPolicy(ThreeBody()),
 }
 # Surrogates that do not take fields on a line.
 AXES = {"poseidon": ("y", "x")}

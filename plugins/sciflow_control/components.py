@@ -103,8 +103,9 @@ def sciflow_report(artifact: Artifact) -> list[tuple[str, str]] | None:
     from sciflow_control.directions import report as of_directions
     from sciflow_control.harness import report as of_tuners
     from sciflow_control.learned import report as of_ensembles
+    from sciflow_control.learning import report as of_policies
     from sciflow_control.recycling import trial_report as of_recycling
     from sciflow_control.trials import report as of_steps
 
-    parts = (of_tuners, of_directions, of_recycling, of_ensembles, of_steps)
+    parts = (of_tuners, of_directions, of_recycling, of_ensembles, of_policies, of_steps)
     return [section for part in parts for section in part.sections(artifact) or []]

@@ -24,7 +24,7 @@ from sciflow.context import Context
 from sciflow.step_controller import Knob, StepController, Stepper, Stepping, StepResult, StepState
 from sciflow.store import Store
 from sciflow.testing import check_component, check_stage, check_step_controller, check_stepper, example
-from sciflow_control.learning import training
+from sciflow_control.learning import report, training
 from sciflow_control.learning.actions import Levels, LogRange
 from sciflow_control.learning.agent import Randomness
 from sciflow_control.learning.env import HELD_OUT, StepEnv
@@ -371,6 +371,14 @@ def test_what_is_stored_tells_how_it_went(trained):
     assert trained.read("history_explore")[-1] == SMALL.exploring(2400)
     assert np.isfinite(trained.read("history_loss")[1:]).all()
     check_stage(STAGE)
+
+
+def test_a_report_says_what_was_learned(trained):
+    ((title, body),) = report.sections(trained)
+    assert title == "Learned steps"
+    assert "chooses h, 7 values from 0.001 to 0.8 s, by rate, error" in body
+    assert f"after {trained.attributes['chosen_at']} of 2400" in body
+    assert "data:image" in body
 
 
 class Killed(Exception):

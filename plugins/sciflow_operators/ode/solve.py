@@ -95,7 +95,7 @@ class Stages:
     def error(self, tolerance: float) -> Tensor:
         """Estimated error of each sample over what is tolerated, shape (batch,)."""
         found = combined(ERROR, self.slopes) * column(self.lengths, self.begin)
-        scale = tolerance * (1 + torch.maximum(self.begin.detach().abs(), self.end.detach().abs()))
+        scale = tolerance * (1 + torch.maximum(self.begin.abs(), self.end.abs()))
         return rms(found / scale)
 
     def stiffness(self) -> Tensor:
@@ -174,15 +174,18 @@ def step(f: Derivative, t: Tensor, z: Tensor, lengths: Tensor, first: Tensor) ->
 
 
 def first_length(f: Derivative, z: Tensor, slope: Tensor, end: Tensor, tolerance: float) -> Tensor:
-    """Length of the first step; one evaluation. See Hairer et al., section II.4."""
-    scale = tolerance * (1 + z.abs())
-    size, speed = rms(z / scale).double(), rms(slope / scale).double()
-    guess = torch.where((size < 1e-5) | (speed < 1e-5), 1e-6, 0.01 * size / speed)
-    guess = torch.minimum(guess, end)
+    """Length of the first step; one evaluation.
+
+    As in Hairer et al., section II.4, a short Euler step shows how the solution bends; here in units of the
+    interval to `end`, which is known, and of ``1 + |z|``.
+    """
+    scale = 1 + z.abs()
+    speed = rms(slope / scale).double()
+    guess = 0.01 * torch.minimum(1 / speed.clamp_min(1e-12), end)
     ahead = f(guess, z + column(guess, z) * slope)
     bend = rms((ahead - slope) / scale).double() / guess.clamp_min(1e-300)
-    largest = torch.maximum(speed, bend)
-    found = torch.where(largest <= 1e-15, (guess * 1e-3).clamp_min(1e-6), (0.01 / largest) ** 0.2)
+    largest = torch.maximum(0.1 * speed * end, bend * end**2).clamp_min(1e-12)
+    found = end * (0.1 * tolerance / largest) ** 0.2
     return torch.nan_to_num(torch.minimum(torch.minimum(100 * guess, found), end), nan=0.0)
 
 

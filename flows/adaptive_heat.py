@@ -1,0 +1,92 @@
+"""Time steps of a plate that a moving source heats: error against linear solves, fixed, adaptive and learned.
+
+A laser draws two lines, then the plate cools for more than a minute: the step that serves changes by orders
+of magnitude. Every way to choose it solves the same members by the same scheme (Crank-Nicolson, all steps
+meet the times at which the source goes on and off), and is compared with a reference of a much smaller
+tolerance: fixed steps, a PI controller of the estimated error, Gustafsson's predictive one, the rule that
+counts Newton iterations, and a policy that learned on a coarse mesh, guarded by the PI controller.
+
+    sciflow run flows/adaptive_heat.py                  # size=ci: two minutes
+    sciflow run flows/adaptive_heat.py --set size=full  # a finer mesh, a longer training
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from prefect import flow
+
+import sciflow_control.components as control
+from sciflow import Artifact, report, run
+from sciflow.stages.design import Design
+from sciflow.stages.simulate import Simulate
+from sciflow.step_controller import StepController
+from sciflow_control.steering.episodes import ProblemEpisodes
+from sciflow_control.trials.step_table import Curve
+from sciflow_fenics.components import MovingHeat
+
+FIXED = {"ci": (1.0, 0.5, 0.25, 0.125), "full": (2.0, 1.0, 0.5, 0.25, 0.125, 0.0625)}
+TOLERANCES = {"ci": (3e-3, 1e-3, 3e-4), "full": (1e-2, 3e-3, 1e-3, 3e-4, 1e-4)}
+
+
+def contenders(size: str, policy: StepController | None) -> dict[str, list[StepController]]:
+    """Ways to choose the steps by what they are called, each with several settings."""
+    tolerances, counts = TOLERANCES[size], (3, 4) if size == "full" else (4,)
+    some = tolerances[1:-1]
+    found: dict[str, list[StepController]] = {
+        "fixed": [control.FixedStep(dt) for dt in FIXED[size]],
+        "pi": [control.PI(tolerance) for tolerance in tolerances],
+        "predictive": [control.Predictive(tolerance) for tolerance in some],
+        "iterations": [control.IterationCount(count, first=0.1) for count in counts],
+    }
+    if policy is not None:
+        found["learned"] = [control.Guarded(policy, control.PI(tolerance)) for tolerance in some]
+    return found
+
+
+def training(steps: int, seed: int) -> control.TrainPolicy:
+    """A policy for the steps of any member, learned where a solve is cheap."""
+    coarse = ProblemEpisodes(MovingHeat(8, grid=5, levels=1))
+    reward = control.WorkReward(target=1e-3, usual=300.0)
+    learner = control.DQN(explore_steps=steps // 3, replay=steps)
+    return control.TrainPolicy(
+        coarse, reward, learner, control.Levels(10, 0.02, 10.0), steps=steps,
+        evaluate_every=steps // 4, evaluate_seeds=8, seed=seed,
+    )  # fmt: skip
+
+
+@flow
+async def adaptive_heat(
+    size: Literal["ci", "full"] = "ci", members: int = 6, cells: int = 0, steps: int = -1, seed: int = 0
+) -> Path:
+    """Compare ways to choose the time steps of a plate under a moving source.
+
+    Args:
+        size: ci takes two minutes; full has a mesh of 32 cells and ten times the training.
+        members: Of the ensembles, all at the same points.
+        cells: Of the mesh along each side; 0 leaves that to the size.
+        steps: Of the training; 0 leaves the learned steps out, -1 that to the size.
+        seed: Of the design and of the training.
+    """
+    cells = cells or (32 if size == "full" else 16)
+    steps = steps if steps >= 0 else (120_000 if size == "full" else 12_000)
+    plate = MovingHeat(cells, grid=33, levels=8)
+    points = await run(Design(problem=plate, count=members, seed=seed))
+
+    async def solved(controller: StepController) -> Artifact:
+        return await run(Simulate(plate.replace(stepping=controller)), design=points)
+
+    policy = None
+    if steps:
+        learned = await run(training(steps, seed))
+        policy = control.Learned(str(learned.path), learned.digest)
+    reference = await solved(control.PI(1e-6))
+    trials, curves = {}, []
+    for name, settings in contenders(size, policy).items():
+        labels = [f"{name}_{i}" for i in range(len(settings))]
+        for label, controller in zip(labels, settings, strict=True):
+            ensemble = await solved(controller)
+            trials[label] = await run(control.EnsembleTrial(), ensemble=ensemble, reference=reference)
+        curves.append(Curve(name, tuple(labels), frontier=name == "fixed"))
+    table = await run(control.StepTable(tuple(curves)), **trials)
+    shown = [trials[name] for name in ("pi_1", "learned_0", "iterations_0") if name in trials]
+    return await report("Steps of a plate under a moving source", table, *shown)

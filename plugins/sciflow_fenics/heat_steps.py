@@ -307,7 +307,7 @@ class HeatStepper(Stepper):
         return now.rise + length * (now.rate + (length + last) * bend), length**2 / (length**2 + 2 * far)
 
     def _relative(self, error: np.ndarray, rise: np.ndarray) -> float:
-        wrong, whole = np.sqrt(self._sums(self._inside * error, rise) / self._count)
+        wrong, whole = np.sqrt(self._sums(error, rise) / self._count)
         size = whole + self.heating.size
         return float(wrong / size) if size else 0.0
 

@@ -106,6 +106,13 @@ def test_known_switches_are_met():
         assert not any(r.time < switch - 1e-9 and r.time + r.length > switch + 1e-9 for r in leg.taken)
 
 
+@pytest.mark.parametrize("scheme", ["euler", "crank_nicolson"])
+def test_a_source_that_goes_off_when_it_is_known_takes_no_step_back(scheme):
+    """The rates change with it by what it was."""
+    leg = steps(SMALL.replace(scheme=scheme))
+    assert not any(abs(r.time - 2.0) < 1e-9 for r in leg.rejected)
+
+
 def test_an_unknown_switch_takes_a_step_back():
     """The steps have grown in the pause; the one that meets the source is tried again and again."""
     leg = steps(SMALL.replace(events=False))

@@ -32,9 +32,11 @@ from sciflow.testing import (
 )
 from sciflow_control.bodies.three_body import ThreeBody
 from sciflow_control.learning.train import TrainPolicy
+from sciflow_control.steering.episodes import ProblemEpisodes
 from sciflow_online.components import OnlineTrain
 from sciflow_operators.equino.equino import EquiNO
 from sciflow_rom.net.romnet import BuildRom, RomNet
+from sciflow_spectral.components import Burgers
 from tests.operators.cells import Cell
 from tests.rom.toys import Rod
 from tests.toys import Block, Least, Line, Wave
@@ -49,6 +51,7 @@ MADE = {
     "rom_net": RomNet(Rod()),
     "equino": EquiNO(problem=Cell(4)),
     "build_rom": BuildRom(RomNet(Rod())),
+    "problem_episodes": ProblemEpisodes(Burgers.example()),
     "train_policy": TrainPolicy(ThreeBody()),
 }
 # Surrogates that do not take fields on a line.

@@ -45,6 +45,7 @@ from sciflow_control.recycling.order_design import OrderDesign
 from sciflow_control.recycling.recycling import Recycling
 from sciflow_control.recycling.trial import RecyclingTrial
 from sciflow_control.space import Joined, Options, Relaxation, Solvers
+from sciflow_control.steering.episodes import ProblemEpisodes
 from sciflow_control.systems.darcy import DarcySystems
 from sciflow_control.systems.heat2d import HeatSequence
 from sciflow_control.systems.helmholtz import HelmholtzSystems
@@ -89,7 +90,7 @@ def sciflow_components() -> list[type[Component]]:
         Tuned,
         EveryArm,
         *(Hermite, Leapfrog, Ias15, BulirschStoer, WHFast, ThreeBody, ThreeBodyProblem),
-        Equations,
+        *(Equations, ProblemEpisodes),
         *(Ball, Box, Obstacles, LearnedDirections, TrainDirections),
         *(StepTrial, StepTable, EnsembleTrial),
         *(FixedStep, PI, PID, Predictive, IterationCount, MaximumStep, StopAt, Guarded),

@@ -34,6 +34,18 @@ METHODS = [
 ALL = [*METHODS, ("bdf", None, "embedded"), ("beuler", None, "doubling"), ("arkimex", "3", "doubling")]
 
 
+class Counted(PI):
+    """Notes when it was asked for a step."""
+
+    @property
+    def asked(self):
+        return self.__dict__.setdefault("_asked", [])
+
+    def choose(self, memory, state):
+        self.asked.append(state.time)
+        return super().choose(memory, state)
+
+
 def stepper(kind, sub=None, estimate="auto", **settings):
     return TSStepper(*oscillator(kind, sub), BOUNDS, estimate, **settings)
 
@@ -47,10 +59,12 @@ def taken(made, lengths):
     return found
 
 
-@pytest.mark.parametrize(("kind", "sub", "estimate"), METHODS)
+@pytest.mark.parametrize(
+    ("kind", "sub", "estimate"), [*METHODS, ("rk", "5dp", "doubling"), ("beuler", None, "doubling")]
+)
 def test_steppers_keep_the_conventions(kind, sub, estimate):
-    assert stepper(kind, sub)._estimate == estimate
-    check_stepper(lambda: stepper(kind, sub), 1e-3)
+    assert estimate == "doubling" or stepper(kind, sub)._estimate == estimate
+    check_stepper(lambda: stepper(kind, sub, estimate), 1e-3)
 
 
 @pytest.mark.parametrize(("kind", "sub", "estimate"), ALL)
@@ -174,9 +188,11 @@ def test_a_rejected_last_step_and_a_failed_solve_do_not_end_a_solve():
     called = []
     ts.setPostStep(lambda ts: called.append(ts.getTime()))
     references = ts.getRefCount()
-    steered = steer(ts, PI(1e-3, first=0.3), BOUNDS)
+    controller = Counted(1e-3, first=0.3)
+    steered = steer(ts, controller, BOUNDS)
     ts.solve(u)
     assert ts.getTime() == 0.3 == called[-1]
+    assert controller.asked == [0.0, *called[:-1]]
     assert called == sorted(called)
     assert len(called) == len(steered.leg.taken)
     assert {r.converged for r in steered.leg.rejected} == {True, False}

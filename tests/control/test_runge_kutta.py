@@ -186,6 +186,8 @@ def test_a_restart_goes_on_with_the_same_bits(kind, method):
     saved = whole.restart()
     again = kind(replace(problem, time=7.0), method, restart=saved)
     assert again.observe() == whole.observe()
+    # With its cost: a slope that is known is not evaluated again.
+    assert repr(again.attempt(0.03, 1.0)) == repr(whole.attempt(0.03, 1.0))
     assert [r.hex() for r in steps(again, 0.04, 3)] == [r.hex() for r in steps(whole, 0.04, 3)]
     assert (again.time, again.drift()) == (whole.time, whole.drift())
     assert again.solution().tobytes() == whole.solution().tobytes()
@@ -220,6 +222,15 @@ def test_stiffness_is_the_rate_of_decay_times_the_step(method):
     steps(stepper, 0.05, 2)
     assert stepper.observe()["log_stiffness"] == pytest.approx(math.log10(0.35), rel=1e-9)
     assert stepper.observe()["log_step"] == pytest.approx(math.log10(0.05), rel=1e-12)
+
+
+def test_a_time_to_be_met_is_met_where_the_sum_is_rounded():
+    begin, until = 0.771, 1.974
+    assert begin + (until - begin) != until
+    stepper = RungeKutta(replace(START, time=begin))
+    stepper.attempt(until - begin, until)
+    stepper.accept()
+    assert stepper.time == until
 
 
 def test_members_of_a_batch_are_held_to_the_worst():

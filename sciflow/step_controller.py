@@ -446,6 +446,16 @@ class TakesSteps(Component):
             document.pop("stepping", None)
         return document
 
+    def switches(self, mu: Mapping[str, float]) -> tuple[float, ...]:
+        """Times at which what drives a member jumps, in order; none unless overridden.
+
+        Parameters
+        ----------
+        mu : mapping of str to float
+            A complete point of the problem's parameters.
+        """
+        return ()
+
     @abstractmethod
     def stepper(
         self, mu: Mapping[str, float], ctx: Context, restart: Mapping[str, np.ndarray] | None = None

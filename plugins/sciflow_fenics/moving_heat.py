@@ -193,6 +193,10 @@ class MovingHeat(TakesSteps, TakesSolver, Problem):
             self.side,
         )
 
+    def switches(self, mu: Mapping[str, float]) -> tuple[float, ...]:
+        """See `TakesSteps.switches`."""
+        return tuple(t for t in self.scan(mu).switches if t < self.end)
+
     @property
     def fields(self) -> Mapping[str, Field]:  # type: ignore[override]
         """Source and temperature on the grid, and the degrees of freedom where they are asked for."""

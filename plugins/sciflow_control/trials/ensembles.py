@@ -13,6 +13,7 @@ from sciflow.problem import Problem
 from sciflow.schema import Schema
 from sciflow.stage import Stage
 from sciflow.stages.simulate import ENSEMBLE
+from sciflow.step_controller import TakesSteps
 from sciflow_control.harness.cost_table import label
 from sciflow_control.trials.step_trial import STEP_TRIAL
 
@@ -157,11 +158,20 @@ class EnsembleTrial(Stage):
             cost_unit=self.unit,
             error=f"relative distance of {self.field} from the reference"
             + (" at the end" if self.at == "end" else ""),
-            knob={"name": "dt", "unit": unit, "low": low, "high": high},
+            knob={"name": "dt", "unit": unit, "low": low, "high": high, "marks": self._marks(one)},
             counters=counters,
             columns=list(RECORD),
             reasons=one.attributes.get("failures", {}),
         )
+
+    def _marks(self, one: Artifact) -> dict[str, list[float]]:
+        """When what drives the watched members jumps, by member."""
+        problem = Problem.from_json(one.attributes["problem"])
+        if not isinstance(problem, TakesSteps):
+            return {}
+        rows = one.read("parameters")[: self.watched].tolist()
+        points = [dict(zip(one.attributes["parameters"], row, strict=True)) for row in rows]
+        return {str(i): list(problem.switches(mu)) for i, mu in enumerate(points)}
 
 
 _LOG = ("member", "time", "length", "value", "error", "accepted", "fallback")

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 QUANTILE_LINES: Mapping[str, Any] = {"p50": "-", "p90": "--", "max": ":"}
+BUSY = 0.6
+"""Part of the steps that is shown once more where it fills less than a quarter of the time."""
 STEPS = "cividis"
 """Colours of steps: their lightness tells the order, also in grey and to all eyes."""
 
@@ -130,9 +132,27 @@ def orbit(run: Watched, knob: Mapping[str, Any], time_unit: str) -> Figure:
 
 
 def steps(run: Watched, knob: Mapping[str, Any], time_unit: str) -> Figure:
-    """What was chosen over time, and what was taken back."""
-    made, axes = figure(width=9, height=2.8)
-    _over_time(axes[0, 0], run, knob, time_unit)
+    """What was chosen over time, and what was taken back; the busiest part once more.
+
+    Parameters
+    ----------
+    run : Watched
+        Without positions.
+    knob : mapping
+        ``name`` and ``unit`` of what was chosen; ``marks`` may hold times to be marked, by the run's seed.
+    time_unit : str
+        Of the run.
+    """
+    busy = float(np.quantile(run.ends, BUSY))
+    twice = busy < run.ends[-1] / 4
+    made, axes = figure(columns=2 if twice else 1, width=9.6 if twice else 9, height=3.0)
+    for ax in axes[0]:
+        _over_time(ax, run, knob, time_unit)
+        for time in knob.get("marks", {}).get(str(run.seed), ()):
+            ax.axvline(time, color=GREY, lw=0.9, ls=":", zorder=0)
+    if twice:
+        axes[0, 1].set_xlim(0, 1.1 * busy)
+        axes[0, 1].set_title(f"the first {100 * BUSY:.0f} % of the steps", fontsize=9, y=1.14)
     return made
 
 

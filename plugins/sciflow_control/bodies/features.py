@@ -134,7 +134,7 @@ class Paper(View):
     References
     ----------
     V. Saz Ulibarrena, S. Portegies Zwart, "Reinforcement learning for adaptive time-stepping in the chaotic
-    gravitational three-body problem", CNSNS 145 (2025) 108723, section 3.
+    gravitational three-body problem", arXiv:2502.12809.
     """
 
     def __init__(self, bodies: Bodies, knob: Knob) -> None:

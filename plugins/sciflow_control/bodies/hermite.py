@@ -51,9 +51,9 @@ class Hermite(NBody):
     References
     ----------
     J. Makino, S. J. Aarseth, "On a Hermite integrator with Ahmad-Cohen scheme for gravitational many-body
-    problems", PASJ 44 (1992) 141, eqs. 1-8. F. I. Pelupessy, J. Jaenes, S. Portegies Zwart, "N-body
-    integrators with individual time steps from Hierarchical splitting", New Astronomy 17 (2012) 711,
-    section 2.3 (the symmetric step).
+    problems", PASJ 44 (1992) 141. F. I. Pelupessy, J. Jaenes, S. Portegies Zwart, "N-body
+    integrators with individual time steps from Hierarchical splitting", New Astronomy 17 (2012) 711 (the
+    symmetric step).
     """
 
     name: ClassVar[str] = "hermite"

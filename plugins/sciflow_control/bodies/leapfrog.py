@@ -49,7 +49,7 @@ class Leapfrog(NBody):
     References
     ----------
     F. I. Pelupessy, J. Jaenes, S. Portegies Zwart, "N-body integrators with individual time steps from
-    Hierarchical splitting", New Astronomy 17 (2012) 711, section 2.3.
+    Hierarchical splitting", New Astronomy 17 (2012) 711.
     """
 
     name: ClassVar[str] = "leapfrog"

@@ -129,7 +129,7 @@ def figure_eight() -> Bodies:
 
     The period is 6.32591398. Initial values of C. Simó as given in A. Chenciner, R. Montgomery, "A
     remarkable periodic solution of the three-body problem in the case of equal masses", Annals of
-    Mathematics 152 (2000), section 1.
+    Mathematics 152 (2000) 881.
     """
     x, v = np.array([0.97000436, -0.24308753, 0.0]), np.array([-0.93240737, -0.86473146, 0.0])
     return Bodies(np.ones(3), np.array([x, -x, np.zeros(3)]), np.array([-v / 2, -v / 2, v]), 1.0)

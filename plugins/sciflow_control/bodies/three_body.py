@@ -59,7 +59,7 @@ class ThreeBody(Episodes):
     References
     ----------
     V. Saz Ulibarrena, S. Portegies Zwart, "Reinforcement learning for adaptive time-stepping in the chaotic
-    gravitational three-body problem", CNSNS 145 (2025) 108723, section 3.
+    gravitational three-body problem", arXiv:2502.12809.
     """
 
     name: ClassVar[str] = "three_body"

@@ -184,8 +184,7 @@ def first_length(f: Derivative, z: Tensor, slope: Tensor, end: Tensor, tolerance
     guess = 0.01 * torch.minimum(1 / speed.clamp_min(1e-12), end)
     ahead = f(guess, z + column(guess, z) * slope)
     bend = rms((ahead - slope) / scale).double() / guess.clamp_min(1e-300)
-    largest = torch.maximum(0.1 * speed * end, bend * end**2).clamp_min(1e-12)
-    found = end * (0.1 * tolerance / largest) ** 0.2
+    found = end * (0.1 * tolerance / (bend * end**2).clamp_min(1e-12)) ** 0.2
     return torch.nan_to_num(torch.minimum(torch.minimum(100 * guess, found), end), nan=0.0)
 
 

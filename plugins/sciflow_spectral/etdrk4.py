@@ -111,10 +111,11 @@ def quick_coefficients(linear: np.ndarray, step: float) -> Scheme:
     """
     z = step * linear
     one, two, three = phis(z)
+    half = np.where(z == 0, 1.0, z / 2)
     return Scheme(
         np.exp(z),
         np.exp(z / 2),
-        step / 2 * phis(z / 2)[0],
+        step / 2 * np.where(z == 0, 1.0, np.expm1(half) / half),
         step * (one - 3 * two + 4 * three),
         step * (two - 2 * three),
         step * (4 * three - two),

@@ -658,3 +658,35 @@ def test_it_is_a_step_controller(tmp_path):
     assert isinstance(controller, StepController)
     check_step_controller(controller)
     assert artifact.to_xarray()["weight_1"].shape == (8, 3)
+
+
+# -- three bodies ------------------------------------------------------------------------------------
+
+
+@pytest.mark.torture
+def test_the_leapfrog_of_three_bodies_learns_to_beat_equal_steps(tmp_path):
+    from sciflow_control.bodies.leapfrog import Leapfrog
+    from sciflow_control.bodies.three_body import ThreeBody
+
+    episodes = ThreeBody(Leapfrog(), years=10.0)
+    stage = TrainPolicy(
+        episodes, WorkReward(1e-5, shared=1.0, usual=30.0), actions=Levels(10, 1e-3), steps=30_000
+    )
+    learned = load(train(stage, tmp_path).path)
+
+    def drifts(episodes, choose):
+        found, cost = [], 0.0
+        for seed in range(40):
+            stepper = episodes.begin(seed)
+            while stepper.time < episodes.until:
+                result = stepper.attempt(choose(stepper), episodes.until)
+                assert result.converged
+                stepper.accept()
+                cost += result.cost
+            found.append(math.log10(stepper.drift()))
+        return np.quantile(found, 0.9), cost
+
+    ours, work = drifts(episodes, lambda s: learned.decide(s.observe()))
+    equal, more = drifts(ThreeBody(Leapfrog("fixed"), years=10.0), lambda s: 1e-3)
+    assert work < more
+    assert ours < equal - 3

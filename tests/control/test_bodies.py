@@ -1,17 +1,19 @@
 """Hermite's method and the leapfrog beside known orbits, conservation laws and symmetries."""
 
 import math
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from sciflow import Invalid
+from sciflow import Invalid, Missing
 from sciflow.testing import check_stepper
 
 pytest.importorskip("numba")
 from sciflow_control.bodies.hermite import Hermite
 from sciflow_control.bodies.leapfrog import Leapfrog
+from sciflow_control.bodies.rebound_integrators import Ias15
 from sciflow_control.bodies.state import Bodies, figure_eight, kepler, kepler_at
 from sciflow_control.bodies.three_body import ThreeBody
 from tests.control.orbits import now, run, scattered
@@ -194,9 +196,11 @@ def test_more_work_than_is_allowed_is_no_convergence(integrator):
 @pytest.mark.parametrize(("integrator", "value", "order"), ALL)
 def test_a_state_that_is_not_finite_does_not_converge(integrator, value, order):
     stepper = integrator.stepper(kepler(0.5), 1.0)
+    for tiny in (math.nan, 1e-300):
+        result = stepper.attempt(tiny, 1.0)
+        assert (result.converged, result.cost) == (False, 0)
     stepper.state[0, 1, 0] = math.nan
-    result = stepper.attempt(value, 1.0)
-    assert not result.converged
+    assert not stepper.attempt(value, 1.0).converged
 
 
 def test_a_parabola_has_an_error_too():
@@ -242,6 +246,13 @@ def test_settings_that_cannot_be_are_refused():
         Hermite().stepper(kepler(0.5), -1.0)
     with pytest.raises(Invalid, match="no closed orbit"):
         kepler(1.0)
+
+
+def test_an_integrator_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "rebound", None)
+    monkeypatch.delitem(sys.modules, "sciflow_control.bodies.foreign", raising=False)
+    with pytest.raises(Missing, match="ias15 needs numba and rebound.*pip install"):
+        Ias15().stepper(kepler(0.5), 1.0)
 
 
 def test_the_last_interval_is_not_one_of_rounding():

@@ -64,9 +64,10 @@ class Foreign(Held):
         simulation = self._simulation(value)
         steps = 0
         if self.knob.name == "dt":
-            steps = math.ceil(length / value * (1 - 1e-12))
-            if steps > self._most:
+            wanted = length / value * (1 - 1e-12)
+            if not wanted <= self._most:
                 return 0, math.nan
+            steps = max(math.ceil(wanted), 1)
             simulation.dt = length / steps
         else:
             simulation.dt = min(float(self.state[KEPT, 0, 0]), length)

@@ -262,10 +262,10 @@ def leapfrog(
         As `hermite`.
     """
     copied(start, end)
-    wanted = math.ceil(length / dt * (1 - 1e-12))
+    wanted = length / dt * (1 - 1e-12)
     if not wanted <= most:
         return 0, math.nan
-    steps = max(int(wanted), 1)
+    steps = max(math.ceil(wanted), 1)
     h = length / steps
     for _ in range(steps):
         kick_drift_kick(masses, gravity, end, h)

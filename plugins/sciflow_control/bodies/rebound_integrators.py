@@ -54,7 +54,8 @@ class Ias15(_Rebound):
     Attributes
     ----------
     low, high : float
-        Bounds of epsilon. Steps are proportional to ``epsilon ** (1/7)``.
+        Bounds of epsilon. Steps are proportional to ``epsilon ** (1/7)``; above 1e-3 its corrector does not
+        converge in close encounters, and an interval can cost a hundred times as much.
     most : int
         An interval that would take more evaluations has not converged.
 
@@ -69,8 +70,8 @@ class Ias15(_Rebound):
     integrator: ClassVar[str] = "ias15"
     settings: ClassVar[Mapping[str, float | None]] = {"epsilon": None}
     low: float = 1e-9
-    high: float = 1e-1
-    most: int = 1_000_000
+    high: float = 1e-3
+    most: int = 100_000
 
     def knob(self, held: float) -> Knob:
         """See `NBody.knob`; an error of order 15 in steps that go with the seventh root."""
@@ -102,9 +103,9 @@ class BulirschStoer(_Rebound):
     requires: ClassVar[tuple[str, ...]] = NEEDS
     integrator: ClassVar[str] = "bs"
     settings: ClassVar[Mapping[str, float | None]] = {"eps_rel": None, "eps_abs": None}
-    low: float = 1e-12
+    low: float = 1e-11
     high: float = 1e-3
-    most: int = 1_000_000
+    most: int = 100_000
 
     def knob(self, held: float) -> Knob:
         """See `NBody.knob`; the effort is measured, 1e-5 to 1e-9."""
@@ -138,7 +139,7 @@ class WHFast(_Rebound):
     settings: ClassVar[Mapping[str, float | None]] = {}
     low: float = 1e-6
     high: float = 1e-2
-    most: int = 1_000_000
+    most: int = 100_000
 
     def knob(self, held: float) -> Knob:
         """See `NBody.knob`."""

@@ -63,6 +63,7 @@ class ThreeBody(Episodes):
     """
 
     name: ClassVar[str] = "three_body"
+    requires: ClassVar[tuple[str, ...]] = ("numba",)
     time_unit: ClassVar[str] = "year"
     integrator: NBody = field(default_factory=Hermite)
     years: float = 10.0

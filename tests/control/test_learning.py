@@ -200,6 +200,15 @@ def test_failure_and_drift_end_an_episode():
     assert [short.step(0)[3] for _ in range(2)] == [False, True]
 
 
+def test_what_was_chosen_before_counts_within_an_episode():
+    env = StepEnv(Decay(3.0), WorkReward(work=0.0, target=1e9, change=1.0), LEVELS, limit=1e9)
+    env.reset(seed=0)
+    rewards = [env.step(level)[1] for level in (0, 6, 6)]
+    np.testing.assert_allclose(rewards, [0, -math.log10(800), 0], atol=1e-9)
+    env.reset()
+    assert env.step(3)[1] == 0
+
+
 def test_lengths_meet_the_end_of_the_episode():
     env = StepEnv(Decay(1.0, None), REWARD, Levels(3, 0.1, 0.8), limit=1e9)
     env.reset(seed=0)
@@ -260,14 +269,18 @@ def result(error=1e-3, cost=10.0, value=0.1, length=1.0, held=1.0, converged=Tru
 
 def test_the_reward_is_its_formula():
     plain = WorkReward(target=1e-4, work=0.5)
-    assert plain.of(result(1e-2, 100.0), 0.0, 1) == pytest.approx(-0.5 * 2 - 2)
-    assert plain.of(result(1e-9, 100.0), 0.0, 1) == pytest.approx(-1)
-    assert plain.of(result(0.0, 100.0), 0.0, 1) == pytest.approx(-1)
-    assert plain.of(result(converged=False), 0.0, 1) == 0
+    assert plain.of(result(1e-2, 100.0), 0.0, 1, None) == pytest.approx(-0.5 * 2 - 2)
+    assert plain.of(result(1e-9, 100.0), 0.0, 1, None) == pytest.approx(-1)
+    assert plain.of(result(0.0, 100.0), 0.0, 1, None) == pytest.approx(-1)
+    assert plain.of(result(converged=False), 0.0, 1, None) == 0
     shared = WorkReward(target=1e-4, work=0.5, shared=1.0, usual=10)
-    assert shared.of(result(1e-2, 100.0), 0.0, 1) == pytest.approx(-1 - (2 - 1))
+    assert shared.of(result(1e-2, 100.0), 0.0, 1, None) == pytest.approx(-1 - (2 - 1))
+    steady = WorkReward(target=1e-4, change=4.0)
+    for before in (0.01, 1.0):
+        assert steady.of(result(1e-9, 100.0), 0.0, 2, before) == pytest.approx(-1 - 4)
+    assert steady.of(result(1e-9, 100.0), 0.0, 1, None) == pytest.approx(-1)
     # A step of a length costs what a time of the largest one would.
-    assert plain.of(result(1e-9, 1.0, 0.01, 0.01, None), 0, 1) == pytest.approx(-1)
+    assert plain.of(result(1e-9, 1.0, 0.01, 0.01, None), 0, 1, None) == pytest.approx(-1)
 
 
 @settings(max_examples=40, deadline=None)
@@ -275,20 +288,20 @@ def test_the_reward_is_its_formula():
 def test_the_unit_of_work_moves_all_rewards_alike(factor, shared):
     reward = WorkReward(target=1e-6, shared=shared, usual=7.0)
     other = replace(reward, usual=7.0 * factor)
-    moved = [other.of(result(e, c * factor), 0, 1) - reward.of(result(e, c), 0, 1)
+    moved = [other.of(result(e, c * factor), 0, 1, None) - reward.of(result(e, c), 0, 1, None)
              for e, c in ((1e-4, 3.0), (1e-9, 50.0), (1e-3, 1e3))]  # fmt: skip
     np.testing.assert_allclose(moved, -0.5 * math.log10(factor), atol=1e-9)
 
 
 def test_the_published_reward_is_its_formula():
     paper = PaperReward()
-    assert paper.of(result(), 1e-6, 1) == 0
+    assert paper.of(result(), 1e-6, 1, None) == 0
     wanted = -3000 * math.log10(1e-6 / 1e-10) / 6**3 / 5 + 4 / abs(math.log10(0.1))
-    assert paper.of(result(), 1e-6, 5) == pytest.approx(wanted)
-    changed = PaperReward(change=2.0).of(result(9e-7), 1e-6, 5)
+    assert paper.of(result(), 1e-6, 5, None) == pytest.approx(wanted)
+    changed = PaperReward(change=2.0).of(result(9e-7), 1e-6, 5, None)
     assert changed == pytest.approx(wanted - 2 * (math.log10(1e-6) - math.log10(1e-7)))
     for drift in (0.0, math.nan, math.inf, 1.0, 3.0):
-        assert math.isfinite(paper.of(result(converged=drift != math.inf), drift, 2))
+        assert math.isfinite(paper.of(result(converged=drift != math.inf), drift, 2, None))
 
 
 @pytest.mark.parametrize(

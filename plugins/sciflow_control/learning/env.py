@@ -115,6 +115,7 @@ class StepEnv(gymnasium.Env):  # type: ignore[misc]
         self.seed = seed
         self.stepper = self.episodes.begin(seed)
         self.taken: list[float] = []
+        self._before: float | None = None
         self._sums = [0.0, 0.0]  # of rewards and work
         self._look()
 
@@ -146,13 +147,14 @@ class StepEnv(gymnasium.Env):  # type: ignore[misc]
         """
         stepper = self.stepper
         value = self.value(action)
-        if self.knob.is_length:
-            value = min(value, self._until - stepper.time)
-        result = stepper.attempt(value, self._until)
+        used = min(value, self._until - stepper.time) if self.knob.is_length else value
+        result = stepper.attempt(used, self._until)
         drift = self._settle(result)
         self.taken.append(float(np.asarray(action).flat[0]))
         terminated = not result.converged or drift > self.limit
-        reward = self.reward.of(result, drift, len(self.taken)) - (self.reward.penalty if terminated else 0.0)
+        reward = self.reward.of(result, drift, len(self.taken), self._before)
+        reward -= self.reward.penalty if terminated else 0.0
+        self._before = value
         self._sums[0] += reward
         self._sums[1] += result.cost
         truncated = not terminated and (stepper.time >= self._until or len(self.taken) >= self.longest)

@@ -33,7 +33,7 @@ class Reward(Component):
     penalty: float
 
     @abstractmethod
-    def of(self, result: StepResult, drift: float, number: int) -> float:
+    def of(self, result: StepResult, drift: float, number: int, before: float | None) -> float:
         """Reward of one step.
 
         Parameters
@@ -44,6 +44,8 @@ class Reward(Component):
             See `Stepper.drift`, after the step; NaN where nothing is known.
         number : int
             Of the step in its episode, from 1.
+        before : float or None
+            What was chosen for the step before; None for the first.
 
         Returns
         -------
@@ -67,14 +69,18 @@ class WorkReward(Reward):
         may have the larger part of the error; `target` is then the error for `usual` units of work.
     usual : float
         Work of an ordinary step, in the solver's unit.
+    change : float
+        What it costs to choose ten times or a tenth of the value before. A method that is symmetric in
+        time keeps a modified energy while its parameter stays the same: there each change is an error
+        that shows only later.
     penalty : float
         Taken off where an episode ends too early, see `Reward`.
 
     Notes
     -----
-    r = -work log10(c) - max(0, log10(e / target) - shared log10(c / usual)), with c the work for the time
-    that the knob is held (where the knob is the step's length: for a time of its upper bound) and e the
-    error of the step.
+    r = -work log10(c) - max(0, log10(e / target) - shared log10(c / usual)) - change |log10(x / x_before)|,
+    with c the work for the time that the knob is held (where the knob is the step's length: for a time of
+    its upper bound), e the error of the step and x the knob's value.
 
     The error of an episode is about the sum of e over its steps. Let e ~ x^p and c ~ x^-q for the knob's
     value x; the least total work for a given sum of errors has p e / (q c) equal in all steps: e
@@ -86,17 +92,18 @@ class WorkReward(Reward):
     work: float = 0.5
     shared: float = 0.0
     usual: float = 1.0
+    change: float = 0.0
     penalty: float = 50.0
 
     def __post_init__(self) -> None:
         for name in ("target", "usual"):
             if not 0 < getattr(self, name) < math.inf:
                 raise Invalid(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("work", "shared", "penalty"):
+        for name in ("work", "shared", "change", "penalty"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise Invalid(f"{name} must not be negative, got {getattr(self, name)}")
 
-    def of(self, result: StepResult, drift: float, number: int) -> float:
+    def of(self, result: StepResult, drift: float, number: int, before: float | None) -> float:
         """See `Reward.of`."""
         if not result.converged:
             return 0.0
@@ -107,6 +114,8 @@ class WorkReward(Reward):
         if error > FLOOR:
             excess = math.log10(error / self.target) - self.shared * math.log10(cost / self.usual)
             worth -= min(max(0.0, excess), MOST)
+        if self.change and before is not None:
+            worth -= self.change * abs(math.log10(result.value / before))
         return worth
 
 
@@ -153,7 +162,7 @@ class PaperReward(Reward):
         if not 0 < self.accurate < 1:
             raise Invalid(f"accurate is an error between 0 and 1, got {self.accurate}")
 
-    def of(self, result: StepResult, drift: float, number: int) -> float:
+    def of(self, result: StepResult, drift: float, number: int, before: float | None) -> float:
         """See `Reward.of`."""
         if number == 1 and result.converged:
             return 0.0

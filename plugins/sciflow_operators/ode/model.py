@@ -106,7 +106,7 @@ class Integrated(Fitted):
         losses = self.config.loss(predicted, y, x, self.target)
         if costs is None:
             return losses, predicted
-        extra = costs.weighted(self.config)
+        extra = costs.weighted(self.config) * self.config.fade**progress
         told = torch.stack([extra, costs.error, costs.stiffness]).detach().sum(dim=1)
         self._learned[2:] += told.double().cpu().numpy()
         return losses + extra, predicted

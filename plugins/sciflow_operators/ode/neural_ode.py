@@ -43,6 +43,8 @@ class NeuralODE(Trained):
     error_weight, stiffness_weight : float
         Of the integrals over time of the estimated error over the tolerance, and of the estimated
         stiffness in units of the longest (with lead times: mean) time between inputs and outputs.
+    fade : float
+        Over the training both weights fall, exponentially, to this part of what they were; 1 keeps them.
     where : {"global", "local"}
         Take the integrals over all steps, or estimate them from one step of every solve.
     sampling : {"time", "steps"}
@@ -88,6 +90,7 @@ class NeuralODE(Trained):
     regularise: Literal["none", "error", "stiffness", "both"] = "none"
     error_weight: float = 0.1
     stiffness_weight: float = 0.01
+    fade: float = 1.0
     where: Literal["global", "local"] = "global"
     sampling: Literal["time", "steps"] = "time"
     detach: bool = False
@@ -111,6 +114,8 @@ class NeuralODE(Trained):
         for name in ("error_weight", "stiffness_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise Invalid(f"{name} must be a finite number, not negative, got {getattr(self, name)}")
+        if not 0 < self.fade <= 1:
+            raise Invalid(f"fade is a part of the weights, above 0 and at most 1, got {self.fade}")
         self._check_costs()
 
     def _check_costs(self) -> None:

@@ -187,11 +187,11 @@ def _over_time(ax: Any, run: Watched, knob: Mapping[str, Any], time_unit: str) -
 
 def _ticks(axis: Any) -> None:
     """Labels at 1, 2 and 5 of a logarithmic axis over little more than a power of ten, else at 1 alone."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     low, high = axis.get_view_interval()
     subs = (1.0, 2.0, 5.0) if high < 60 * low else (1.0,)
-    axis.set_major_locator(LogLocator(subs=subs, numticks=12))
+    axis.set_major_locator(LogLocator(subs=subs, numticks=12) if high > 6 * low else MaxNLocator(3))
     axis.set_major_formatter(
         FuncFormatter(lambda value, _: f"{value:,.0f}".replace(",", "\u2009") if value >= 1 else f"{value:g}")
     )

@@ -95,7 +95,7 @@ def _table(artifact: Artifact) -> tuple[str, str]:
     body += image(data_uri(picture), "quantiles of the error against work")
     body += _dense(table(["runs of", "controller", *HEAD.values()], lines))
     body += _compared(about, artifact.read("compared"))
-    return "Step controllers side by side", body
+    return about["title"], body
 
 
 def _compared(about: Mapping[str, Any], compared: np.ndarray) -> str:

@@ -69,12 +69,15 @@ class StepTable(Stage):
     ----------
     curves : tuple of Curve
         Which trials there are; every name of a trial occurs once, and so does every curve in its group.
+    title : str
+        Of the section of a report; it changes no number.
     """
 
     name: ClassVar[str] = "step_table"
     output: ClassVar[Schema] = STEP_TABLE
     light: ClassVar[bool] = True
     curves: tuple[Curve, ...]
+    title: str = "Step controllers side by side"
 
     def __post_init__(self) -> None:
         names = [name for curve in self.curves for name in curve.trials]
@@ -127,7 +130,9 @@ class StepTable(Stage):
         compared = self._compared(rows, figures, frontiers)
         out.write("figures", figures, STEP_TABLE["figures"])
         out.write("compared", compared, STEP_TABLE["compared"])
-        out.describe(rows=rows, figures=list(FIGURES), compared=list(COMPARED), frontiers=frontiers)
+        out.describe(
+            title=self.title, rows=rows, figures=list(FIGURES), compared=list(COMPARED), frontiers=frontiers
+        )
         out.write_file("table.md", markdown(rows, figures, frontiers, compared).encode())
 
     @staticmethod

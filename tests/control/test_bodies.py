@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from sciflow import Invalid, Missing
+from sciflow.errors import Diverged
+from sciflow.step_controller import Stepping
 from sciflow.testing import check_stepper
 
 pytest.importorskip("numba")
@@ -16,6 +18,7 @@ from sciflow_control.bodies.leapfrog import Leapfrog
 from sciflow_control.bodies.rebound_integrators import Ias15
 from sciflow_control.bodies.state import Bodies, figure_eight, kepler, kepler_at
 from sciflow_control.bodies.three_body import ThreeBody
+from sciflow_control.controllers.pi import PI
 from tests.control.orbits import now, run, scattered
 
 FIXED = Leapfrog("fixed", low=1e-8, high=1.0)
@@ -183,6 +186,16 @@ def test_an_encounter_that_drives_the_step_to_zero_is_refused(integrator):
     with pytest.raises(Invalid, match="no interval that converged"):
         stepper.accept()
     assert stepper.attempt(0.02, 0.7).converged
+
+
+@pytest.mark.parametrize("integrator", [Hermite(most=3000), Leapfrog(most=3000)])
+def test_a_run_ends_where_bodies_fall_onto_each_other(integrator):
+    # They meet after a quarter of pi.
+    stepping = Stepping(integrator.stepper(falling(), 0.1), PI(1e-6))
+    with pytest.raises(Diverged, match=r"mu = .* at time 0\.7"):
+        stepping.to(2.0)
+    assert stepping.stepper.time == pytest.approx(0.7)
+    assert stepping.stepper.drift() < 1e-5
 
 
 @pytest.mark.parametrize("integrator", [Hermite(most=50), Leapfrog(most=50), Leapfrog("fixed", most=50)])

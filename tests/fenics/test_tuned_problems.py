@@ -22,9 +22,11 @@ from sciflow.states import Collector
 from sciflow.testing import check_problem
 from sciflow_control.bandits.fixed import Fixed
 from sciflow_control.bandits.thompson import Thompson
+from sciflow_control.controllers.pi import PI
 from sciflow_control.space import Solvers
 from sciflow_control.tuned.solver import EveryArm, Tuned
 from sciflow_fenics.components import Darcy, Heat
+from sciflow_fenics.moving_heat import MovingHeat
 from sciflow_fenics.weak_forms import SteadyHeat
 from tests.fenics.controllers import Toy
 
@@ -195,26 +197,32 @@ def test_every_arm_of_every_system_is_there_to_compare(plain):
 
 
 LONG = Heat(cells=12, grid=9, levels=6, substeps=2, solver=TUNED)
+STEPPED = MovingHeat(cells=12, grid=9, levels=6, end=30.0, stepping=PI(1e-3))
 
 
 @pytest.mark.torture
-def test_many_kills_change_no_decision(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["LONG", "STEPPED"])
+def test_many_kills_change_no_decision(name, tmp_path, monkeypatch):
     from tests.control import test_ensemble_learning as toys
 
-    monkeypatch.setattr(toys, "LONG", LONG, raising=False)
+    problem = globals()[name]
+    monkeypatch.setattr(toys, name, problem, raising=False)
     driver = toys.DRIVER.replace("import ensemble, {problem}", "import ensemble").replace(
-        "with within", "from tests.fenics.test_tuned_problems import LONG\nwith within"
+        "with within", "from tests.fenics.test_tuned_problems import {problem}\nwith within"
     )
     monkeypatch.setattr(toys, "DRIVER", driver)
     rng = np.random.default_rng(int(os.environ.get("SCIFLOW_TORTURE_SEED", "0")))
     with within(Session(Store(tmp_path / "whole"))):
-        whole = ensemble(LONG, 20)
+        whole = ensemble(problem, 20)
+    assert "decision_length" in whole.schema.fields or name == "LONG"
     for i in range(6):
         moments = rng.uniform(0.0, 0.5, size=2)
-        again = toys.killed_and_resumed(tmp_path / f"killed{i}", moments, "LONG", 20)
-        for name in whole.schema.fields:
-            if name != "decision_seconds":
-                np.testing.assert_array_equal(again.read(name), whole.read(name), err_msg=f"{name} {moments}")
+        again = toys.killed_and_resumed(tmp_path / f"killed{i}", moments, name, 20)
+        for field in whole.schema.fields:
+            if field != "decision_seconds":
+                np.testing.assert_array_equal(
+                    again.read(field), whole.read(field), err_msg=f"{field} {moments}"
+                )
 
 
 @dataclass(frozen=True)

@@ -129,7 +129,7 @@ def test_what_the_flow_runs_can_be_made(size):
     flow = flow_file()
     policy = Learned.example()
     settings = flow["contenders"](size, policy)
-    assert list(settings) == ["fixed", "pi", "predictive", "iterations", "learned"]
+    assert list(settings) == ["fixed", "pi", "predictive", "iterations", "learned", "guarded"]
     assert "learned" not in flow["contenders"](size, None)
     for controller in (c for group in settings.values() for c in group):
         assert MovingHeat(stepping=controller).to_json()["stepping"]["component"] == controller.name

@@ -102,6 +102,35 @@ def test_a_steered_problem_keeps_the_contract_also_after_a_restart(which):
     check_problem(problem.replace(stepping=PI(1e-4)))
 
 
+@ALL
+def test_what_is_told_is_the_same_after_a_restart(which):
+    problem, mu = PROBLEMS[which]
+    stepper = problem.stepper(mu, Context(seed=2))
+    start = stepper.observe()
+    Stepping(stepper, PI(1e-5)).to(problem.end / 3)
+    again = problem.stepper(mu, Context(seed=2), stepper.restart())
+    assert again.observe() == stepper.observe() != start
+    assert again.time == problem.end / 3
+    np.testing.assert_array_equal(again.solution(), stepper.solution())
+
+
+@ALL
+def test_the_error_is_that_of_the_fields(which):
+    """The norm over waves is that over the grid, also for the shortest waves."""
+    problem, mu = PROBLEMS[which]
+    stepper = problem.replace(points=32).stepper(mu, Context(seed=2))
+    shape = stepper._v.shape[1:]
+    size = 2 * (shape[-1] - 1)
+    u = np.random.default_rng(0).standard_normal((1, *shape[:-1], size))
+    axes = tuple(range(1, u.ndim))
+    both = [np.linalg.norm(values) for values in (u, u - u.mean())]
+    waves = [stepper._norm(np.fft.rfftn(values, axes=axes)) for values in (u, u - u.mean())]
+    alternating = np.cos(np.pi * np.arange(size)) * np.ones_like(u)
+    both.append(np.linalg.norm(alternating))
+    waves.append(stepper._norm(np.fft.rfftn(alternating, axes=axes)))
+    np.testing.assert_allclose(np.array(waves) / waves[0], np.array(both) / both[0], rtol=1e-12)
+
+
 def test_both_backends_take_the_same_steps():
     pytest.importorskip("torch")
     problem, mu = PROBLEMS["burgers"]

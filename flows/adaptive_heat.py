@@ -1,10 +1,10 @@
 """Time steps of a plate that a moving source heats: error against linear solves, fixed, adaptive and learned.
 
 A laser draws two lines, then the plate cools for more than a minute: the step that serves changes by orders
-of magnitude. Every way to choose it solves the same members by the same scheme (Crank-Nicolson, all steps
-meet the times at which the source goes on and off), and is compared with a reference of a much smaller
-tolerance: fixed steps, a PI controller of the estimated error, Gustafsson's predictive one, the rule that
-counts Newton iterations, and a policy that learned on a coarse mesh, alone and guarded by the PI controller.
+of magnitude. Every way to choose it solves the same members with Crank-Nicolson, meets the times at which the
+source goes on and off, and is compared with a reference of a much smaller tolerance: fixed steps, PI and
+predictive control of the estimated error, the rule that counts Newton iterations, and a policy that learned
+on a coarse mesh, alone and guarded.
 
     sciflow run flows/adaptive_heat.py                  # size=ci: two minutes
     sciflow run flows/adaptive_heat.py --set size=full  # a finer mesh, a longer training
@@ -47,12 +47,10 @@ def contenders(size: str, policy: StepController | None) -> dict[str, list[StepC
 def training(steps: int, seed: int) -> control.TrainPolicy:
     """A policy for the steps of any member, learned where a solve is cheap."""
     coarse = ProblemEpisodes(MovingHeat(8, grid=5, levels=1))
-    reward = control.WorkReward(target=1e-3, usual=300.0)
     learner = control.DQN(explore_steps=steps // 3, replay=steps, discount=0.5)
-    return control.TrainPolicy(
-        coarse, reward, learner, control.Levels(10, 0.02, 10.0), steps=steps,
-        evaluate_every=steps // 4, evaluate_seeds=8, seed=seed,
-    )  # fmt: skip
+    lengths, reward = control.Levels(10, 0.02, 10.0), control.WorkReward(target=1e-3)
+    noted = steps // 4
+    return control.TrainPolicy(coarse, reward, learner, lengths, steps, 0.1, 10_000, noted, 8, seed=seed)
 
 
 @flow
@@ -78,16 +76,15 @@ async def adaptive_heat(
 
     policy = None
     if steps:
-        learned = await run(training(steps, seed))
-        policy = control.Learned(str(learned.path), learned.digest)
-    reference = await solved(control.PI(1e-6))
-    trials, curves = {}, []
+        trained = await run(training(steps, seed))
+        policy = control.Learned(str(trained.path), trained.digest)
+    reference, trials, curves = await solved(control.PI(1e-6)), {}, []
     for name, settings in contenders(size, policy).items():
-        labels = [f"{name}_{i}" for i in range(len(settings))]
-        for label, controller in zip(labels, settings, strict=True):
-            ensemble = await solved(controller)
-            trials[label] = await run(control.EnsembleTrial(), ensemble=ensemble, reference=reference)
-        curves.append(Curve(name, tuple(labels), frontier=name == "fixed"))
+        for i, controller in enumerate(settings):
+            pair = {"ensemble": await solved(controller), "reference": reference}
+            trials[f"{name}_{i}"] = await run(control.EnsembleTrial(), **pair)
+        names = tuple(f"{name}_{i}" for i in range(len(settings)))
+        curves.append(Curve(name, names, frontier=name == "fixed"))
     table = await run(control.StepTable(tuple(curves)), **trials)
-    shown = [trials[name] for name in ("pi_1", "guarded_0", "iterations_0") if name in trials]
+    shown = [trials[name] for name in ("pi_1", "learned_0", "guarded_0", "iterations_0") if name in trials]
     return await report("Steps of a plate under a moving source", table, *shown)

@@ -455,11 +455,24 @@ def test_every_array_of_a_state_comes_back(case):
 def test_nobody_sees_the_generators_of_a_training():
     before = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
     threads = torch.get_num_threads()
-    agent, trial, best = training.begin(STAGE)
-    training.advance(STAGE, agent, trial, best)
+    torch.set_num_threads(2)
+    try:
+        agent, trial, best = training.begin(STAGE)
+        training.advance(STAGE, agent, trial, best)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
     after = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
     assert before == after
-    assert threads == torch.get_num_threads()
+
+
+def test_more_whole_episodes_are_better_than_larger_rewards():
+    few = Evaluation(-1.0, 1e-3, 1.0, 0.5)
+    all_, cheaper = Evaluation(-9.0, 1e-9, 9.0, 1.0), Evaluation(-8.0, 1e-9, 9.0, 1.0)
+    assert all_.better(few)
+    assert cheaper.better(all_)
+    assert not all_.better(cheaper)
+    assert not few.better(cheaper)
 
 
 def test_other_generators_do_not_change_a_training():

@@ -16,8 +16,9 @@ from scipy.integrate import DOP853, RK23, RK45, solve_ivp
 from scipy.integrate._ivp.rk import rk_step
 
 from sciflow.errors import Diverged, Invalid
-from sciflow.step_controller import ACCEPT, StepController, Stepping, reject
+from sciflow.step_controller import ACCEPT, Leg, StepController, Stepping, reject
 from sciflow.testing import check_component, check_stepper
+from sciflow_control.controllers.pi import PI
 from sciflow_control.integrators.equations import Equations
 from sciflow_control.integrators.initial_value import InitialValue
 from sciflow_control.integrators.right_hand_sides import EQUATIONS, MU
@@ -222,6 +223,26 @@ def test_stiffness_is_the_rate_of_decay_times_the_step(method):
     steps(stepper, 0.05, 2)
     assert stepper.observe()["log_stiffness"] == pytest.approx(math.log10(0.35), rel=1e-9)
     assert stepper.observe()["log_step"] == pytest.approx(math.log10(0.05), rel=1e-12)
+
+
+@pytest.mark.parametrize("method", ["bogacki_shampine", "dormand_prince", "tsitouras"])
+def test_where_stability_holds_steps_down_the_stiffness_stands_at_its_limit(method):
+    """Limit: where the stability function of the method leaves [-1, 1] on the negative axis."""
+
+    def pulled(t, y, p, out):
+        out[0] = p[0] * (math.cos(t) - y[0])
+
+    made = tableau(method)
+    z = -np.linspace(0, 5, 5001)
+    inverse = [np.linalg.solve(np.eye(made.stages) - x * made.a, np.ones(made.stages)) for x in z]
+    growth = np.abs(1 + z * np.array([made.b @ v for v in inverse]))
+    limit = -z[np.argmax(growth > 1 + 1e-9)]
+    stepper = RungeKutta(InitialValue(pulled, [1.0], parameters=[500.0]), method)
+    stepping, leg, told = Stepping(stepper, PI(1e-3, first=1e-3)), Leg(), []
+    while stepper.time < 1.0:
+        stepping.step(1.0, leg)
+        told.append(10 ** stepper.observe()["log_stiffness"])
+    assert np.median(told[20:]) == pytest.approx(limit, rel=0.06)
 
 
 def test_a_time_to_be_met_is_met_where_the_sum_is_rounded():

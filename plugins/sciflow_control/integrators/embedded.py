@@ -69,7 +69,8 @@ class Embedded(Stepper):
     Features: ``log_error`` and ``log_stiffness`` of the last step that stands, ``log_step``, its length over
     the longest, and ``log_pace``, the longest step over the time in which the state changes by its own size,
     all decimal logarithms. The stiffness of a step is ``h |f_1 - f_2| / |y_1 - y_2|`` over its last two
-    stages [1]_ [2]_. Before the first step all but the pace are 0.
+    stages [1]_ [2]_, which are at one time for dormand_prince and tsitouras; for the others a slope that
+    depends on time itself disturbs it. Before the first step all but the pace are 0.
 
     References
     ----------

@@ -3,6 +3,7 @@
 import asyncio
 import re
 import runpy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,10 @@ from sciflow.stages.simulate import Simulate
 from sciflow.store import Store
 from sciflow.testing import check_component
 from sciflow_control.components import PI, EnsembleTrial, FixedStep, Guarded, Learned, StepTable
+from sciflow_control.trials.pictures import steps
 from sciflow_control.trials.report import sections
 from sciflow_control.trials.step_table import Curve
+from sciflow_control.trials.watched import Watched
 from sciflow_fenics.components import MovingHeat
 from sciflow_spectral.components import Burgers
 
@@ -148,3 +151,27 @@ def test_the_flow_compares_fixed_and_adaptive_steps(tmp_path):
     assert len(found) == 1
     assert float(found[0]) < 0.5
     assert "Steps chosen by pi" in page
+
+
+def test_a_picture_marks_the_switches_and_shows_the_busy_part_once_more():
+    ends = np.concatenate([np.linspace(0.1, 2, 20), np.linspace(3, 60, 8)])
+    starts = np.concatenate([[0.0], ends[:-1]])
+    even = np.ones(len(ends))
+    nothing = np.empty(0)
+    run = Watched(2, starts, ends - starts, ends - starts, even, even > 2, nothing, nothing)
+    knob = {"name": "dt", "unit": "s", "marks": {"2": [0.7, 1.4], "3": [5.0]}}
+    whole, busy = steps(run, knob, "s").axes
+    for ax in (whole, busy):
+        marks = [line.get_xdata()[0] for line in ax.lines if line.get_ls() == ":"]
+        assert marks == [0.7, 1.4]
+    assert whole.get_xlim()[1] > 57 > 2.5 > busy.get_xlim()[1] > 1.5
+    nine = np.ones(9)
+    steady = replace(run, time=np.arange(9.0), length=nine, value=nine, fallback=nine > 2)
+    assert len(steps(steady, knob, "s").axes) == 1
+
+
+def test_the_switches_of_a_plate_are_marked():
+    plate = MovingHeat(end=4.0, pause=1.0, length=0.05)
+    mu = {"speed": 0.05, "power": 4e4, "width": 0.007, "offset": 0.0, "turn": 0.0, "beta": 0.0}
+    assert plate.switches(mu) == pytest.approx((1.0, 2.0, 3.0))
+    assert PROBLEM.switches({"viscosity": 0.1}) == ()

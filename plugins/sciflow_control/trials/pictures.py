@@ -152,7 +152,7 @@ def steps(run: Watched, knob: Mapping[str, Any], time_unit: str) -> Figure:
             ax.axvline(time, color=GREY, lw=0.9, ls=":", zorder=0)
     if twice:
         axes[0, 1].set_xlim(0, 1.1 * busy)
-        axes[0, 1].set_title(f"the first {100 * BUSY:.0f} % of the steps", fontsize=9, y=1.14)
+        axes[0, 1].set_xlabel(f"time, {time_unit}: the first {100 * BUSY:.0f} % of the steps", fontsize=9)
     return made
 
 
@@ -181,7 +181,7 @@ def _over_time(ax: Any, run: Watched, knob: Mapping[str, Any], time_unit: str) -
         more = other.get_legend_handles_labels()
         handles, words = handles + more[0], words + more[1]
     ax.legend(
-        handles, words, frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, 1.14), ncol=2
+        handles, words, frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncol=2
     )
 
 

@@ -340,6 +340,16 @@ def test_settings_are_checked(make, message):
         make()
 
 
+def test_the_presets_are_what_they_are_named_after():
+    paper = TrainPolicy.published(Decay())
+    assert paper.reward == PaperReward(3000.0, 0.0, 4.0, 1e-10)
+    assert paper.actions == Levels(10, 1e-4, 1e-1)
+    assert (paper.learner.layers, paper.learner.repeats) == ((200, 200), 9)
+    assert paper.learner.exploring(1000) == pytest.approx(0.05 + 0.85 / math.e)
+    for ours in (TrainPolicy.hermite(Decay(), 3), TrainPolicy.leapfrog(Decay(), 3)):
+        assert (ours.reward.change, ours.seed, ours.learner) == (8.0, 3, DQN())
+
+
 def test_components_conform():
     for component in (LEVELS, LogRange(), REWARD, PaperReward(), SMALL, DQN.published(), PPO()):
         check_component(component)

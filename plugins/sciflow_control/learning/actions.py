@@ -27,6 +27,13 @@ class Actions(Component):
     low: float | None
     high: float | None
 
+    def __post_init__(self) -> None:
+        low, high = 0.0 if self.low is None else self.low, math.inf if self.high is None else self.high
+        if not 0 <= low < high or self.low == 0 or self.high == math.inf:
+            raise Invalid(
+                f"{self.name}: low and high are positive and in order, got {self.low} and {self.high}"
+            )
+
     def bounds(self, knob: Knob) -> tuple[float, float]:
         """Smallest and largest value.
 
@@ -79,6 +86,7 @@ class Levels(Actions):
     high: float | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.count < 2:
             raise Invalid(f"there must be at least 2 levels to choose from, got {self.count}")
 

@@ -133,6 +133,34 @@ class TrainPolicy(Stage):
             seed=seed,
         )
 
+    @classmethod
+    def hermite(cls, episodes: Episodes, seed: int = 0) -> Self:
+        """Our settings for three bodies with Hermite's method: work and error of the steps, and few changes.
+
+        Parameters
+        ----------
+        episodes : Episodes
+            ``ThreeBody()``: physical features told, mu kept for intervals of 0.1 yr.
+        seed : int
+            Of the training.
+        """
+        reward = WorkReward(target=3e-10, shared=2.0, usual=30.0, change=8.0)
+        return cls(episodes, reward, actions=Levels(8, 2e-3, 3e-2), steps=50_000, seed=seed)
+
+    @classmethod
+    def leapfrog(cls, episodes: Episodes, seed: int = 0) -> Self:
+        """Our settings for three bodies with the leapfrog, see `hermite`.
+
+        Parameters
+        ----------
+        episodes : Episodes
+            ``ThreeBody(Leapfrog())``.
+        seed : int
+            Of the training.
+        """
+        reward = WorkReward(target=1e-4, shared=2.0, usual=30.0, change=8.0)
+        return cls(episodes, reward, actions=Levels(8, 5e-3, 1e-1), steps=30_000, seed=seed)
+
     def identity(self) -> dict[str, object]:
         """Where it is computed and how often it is saved does not change the result."""
         return {name: value for name, value in self.to_json().items() if name not in _FREE}

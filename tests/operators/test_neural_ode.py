@@ -114,6 +114,19 @@ def test_the_units_of_time_and_state_do_not_matter():
     np.testing.assert_allclose(after, fast.predict(x)["u"], rtol=1e-5, atol=1e-6)
 
 
+def test_numbers_that_never_vary_stay_what_they_are_in_any_unit():
+    """As the values on a boundary do; beside them the others count in units of their own spread."""
+    errors = []
+    for size in (1.0, 1e-4):
+        samples = smoothing(32, n=8, scale=size)
+        samples.y["v"][:, 0] = 300 * size
+        model, _, _ = fit(SMALL.replace(epochs=10), samples)
+        found = model.predict(samples.x)["v"]
+        np.testing.assert_allclose(found[:, 0], 300 * size, rtol=1e-6)
+        errors.append(np.linalg.norm(found - samples.y["v"]) / size)
+    assert errors[1] == pytest.approx(errors[0], rel=1e-3)
+
+
 def test_lead_times_of_each_sample_go_beyond_those_of_the_training():
     model, _, _ = fit(SMALL.replace(epochs=30), leads(96))
     assert apart(model, leads(40, seed=8)) < 0.12

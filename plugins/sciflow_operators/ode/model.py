@@ -59,6 +59,8 @@ class Integrated(Fitted):
         self._states = States.of(signature, layout)
         mean, spread = self._states.scale(scales)
         self._scale = [torch.from_numpy(v).to(self.device) for v in (mean, spread)]
+        # What never varied stays what it was, in any unit.
+        self._moves = (self._scale[1] > 0).to(torch.float32)
         lead = self._states.lead
         # The mean of the lead times is the unit of time, so that theirs does not matter.
         self._unit = float(scales[0].mean[lead]) if lead >= 0 else 1.0
@@ -131,9 +133,10 @@ class Integrated(Fitted):
         """Derivative, states at the beginning and times, all scaled."""
         mean_in, spread_in, *_ = self._scaling
         mean, spread = self._scale
-        states = self._states
+        states, moves = self._states, self._moves
         start = torch.tensor(states.start, device=x.device)
-        z = (x[..., start.clamp_min(0)] - mean) / spread * (start >= 0)
+        z = (x[..., start.clamp_min(0)] - mean) / torch.where(spread > 0, spread, 1.0)
+        z = z * (start >= 0) * moves
         driving = ((x - mean_in) / spread_in)[..., list(states.driving)]
         if states.lead >= 0:
             times = x.flatten(1, -2)[:, 0] if x.ndim > 2 else x
@@ -145,7 +148,7 @@ class Integrated(Fitted):
             parts = [state, driving]
             if self.config.clock:
                 parts.append(column(t, state).expand(*state.shape[:-1], 1))
-            return self.call(torch.cat(parts, dim=-1))
+            return self.call(torch.cat(parts, dim=-1)) * moves
 
         return derivative, z, times
 

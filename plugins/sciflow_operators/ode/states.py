@@ -87,7 +87,7 @@ class States:
         Returns
         -------
         mean, spread : ndarray of float32, shape (channel of the state,)
-            In the fields' units; the spread is 1 where the state never changes.
+            In the fields' units; the spread is 0 where the state is always the same.
         """
         levels, first, found = len(self.times), 0, []
         begins = iter(self.start)
@@ -132,11 +132,11 @@ def _beginning(scale: Scale, channel: int) -> list[tuple[float, float]]:
 
 
 def _together(parts: list[tuple[float, float]]) -> tuple[float, float]:
-    """Mean and spread of sets of equal size; the spread is 1 where nothing varies."""
+    """Mean and spread of sets of equal size; the spread is 0 where nothing varies."""
     means, spreads = np.array(parts).T
     mean = float(means.mean())
     spread = float(np.sqrt(np.mean(spreads**2 + (means - mean) ** 2)))
-    return mean, spread if spread > 1e-6 * abs(mean) else 1.0
+    return mean, spread if spread > 1e-6 * abs(mean) else 0.0
 
 
 def _levels(field: Field) -> str:

@@ -130,6 +130,22 @@ def test_a_filter_is_a_linear_filter_of_the_logarithms(name):
     np.testing.assert_allclose(np.log(taken[1:]), logs[:-1], rtol=1e-9, atol=1e-12)
 
 
+def test_filters_have_the_orders_in_their_names():
+    # Of zeros at -1, which the fastest swings do not pass: one, for 312 two.
+    for name, (b1, b2, b3, a2, a3) in FILTERS.items():
+        errors, values = np.array([b1, b2, b3]), np.array([1.0, a2, a3])
+        if name.startswith("h0_"):  # all roots of the closed loop at 0: settled after three steps
+            np.testing.assert_allclose(
+                np.polyadd(np.polymul([1, -1], values), errors), [1, 0, 0, 0], atol=1e-15
+            )
+        digits = name.removeprefix("h0_").removeprefix("h")[:3]
+        if digits.isdigit():
+            assert np.polyval(errors, -1) == pytest.approx(0, abs=1e-15)
+            assert (digits == "312") == (abs(np.polyval(np.polyder(errors), -1)) < 1e-15)
+        # Second order of adaptivity: what grows steadily is followed.
+        assert (digits == "321") == (abs(values.sum()) < 1e-15)
+
+
 def radau(errors, first, order, safe=0.9, least=1 / 5, most=8.0):
     """Steps as the code of Hairer and Wanner has them, with its own names; errors of attempts in turn."""
     h, hacc, erracc, values, stands, reject = first, None, None, [first], [], False

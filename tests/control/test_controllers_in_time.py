@@ -174,6 +174,7 @@ def test_a_time_that_is_met_anyway_is_not_met_twice():
     assert controller.next_stop(0.5, 2.0) == 0.7
     assert controller.next_stop(0.7, 2.0) == 2.0
     assert controller.next_stop(0.0, 0.2) == 0.2
+    assert StopAt(FixedStep(0.1), (three,)).next_stop(0.3, 2.0) == 2.0
     late = Scripted(DT, smooth)
     late.time = 0.5
     assert Stepping(late, controller).to(0.6).taken[0].length == pytest.approx(0.1)

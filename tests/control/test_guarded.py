@@ -12,6 +12,7 @@ import pytest
 from sciflow.errors import Diverged, Invalid
 from sciflow.step_controller import ACCEPT, Knob, StepController, Stepping, StepResult, StepState
 from sciflow.testing import check_component, check_step_controller
+from sciflow_control.controllers import ledger as books
 from sciflow_control.controllers.fixed_step import FixedStep
 from sciflow_control.controllers.guarded import COUNTS, PAUSE, Guarded
 from sciflow_control.controllers.iteration_count import IterationCount
@@ -203,6 +204,52 @@ def test_what_is_spent_never_exceeds_what_is_allowed():
             late = ledger["open"]["cost"] if ledger["open"] else 0.0
             # Work is 1 per attempt; few attempts of the fallback are not counted as its own.
             assert ledger["spent"] - late <= 1.2 * ledger["allowed"] + 4
+
+
+def attempt(ledger, value, cost, *, guided, accepted, time=0.0, retry=None):
+    ledger = books.settled(ledger, 1e-2, StepState(time, 9.0, DT))
+    result = StepResult(time, value, value, DT, 1e-5, cost=cost)
+    return books.noted(ledger, result, guided=guided, accepted=accepted, retry=retry)
+
+
+def test_what_the_policy_hid_from_the_fallback_is_not_counted_as_its_own():
+    own = attempt(books.opened(), 1e-2, 3.0, guided=False, accepted=False, retry=5e-3)
+    assert own["allowed"] == own["spent"] == 3.0
+    own = attempt(own, 5e-3, 3.0, guided=False, accepted=True)
+    assert own["allowed"] == own["spent"] == 6.0
+    short = attempt(books.opened(), 1e-4, 3.0, guided=True, accepted=True)
+    assert short["allowed"] == pytest.approx(3.0 * 1e-4 / 1e-2)
+    late = attempt(short, 1e-2, 3.0, guided=False, accepted=False, time=0.05, retry=5e-3)
+    assert late["allowed"] == short["allowed"]
+    late = attempt(late, 1e-2, 3.0, guided=False, accepted=True, time=0.05)
+    assert late["allowed"] == pytest.approx(short["allowed"] + 3.0)
+    again = attempt(late, 1e-2, 3.0, guided=False, accepted=False, time=0.06, retry=5e-3)
+    assert again["allowed"] == pytest.approx(late["allowed"] + 3.0)
+    # Steps within one of the fallback's are parts of it, and so is what is left of it.
+    part = attempt(books.opened(), 6e-3, 2.0, guided=True, accepted=True)
+    part = attempt(part, 4e-3, 2.0, guided=False, accepted=True, time=6e-3)
+    assert part["allowed"] == pytest.approx(2.0)
+
+
+def test_an_attempt_is_expected_to_cost_what_dear_ones_cost():
+    ledger = attempt(books.opened(), 1e-2, 5.0, guided=False, accepted=True)
+    ledger = attempt(ledger, 1e-2, 1.0, guided=False, accepted=True, time=0.01)
+    assert books.price(ledger, 1e-3, DT) == pytest.approx(4.0)
+    assert books.price({**ledger, "unit": 2.0}, 1e-2, MU) == pytest.approx(200.0)
+
+
+def test_errors_of_tiny_steps_that_are_nothing_but_rounding_do_not_starve_the_policy():
+    # A tiny step has no error at all, from which the fallback's step would seem too short for ever.
+    stepper = Scripted(DT, lambda t, v: 0.0 if v < 1e-7 else constant(t) * v**3)
+    stepping, _, _, cost = run(stepper, Guarded(Wild("tiny"), PI(TOL)), [6.0])
+    counts = stepping.memory["counts"]
+    assert counts["policy"] > 0.3 * counts["fallback"]
+    assert cost <= LIMIT * run(scripted(), PI(TOL), [6.0])[3]
+
+
+def test_a_fallback_without_a_number_ends_the_run():
+    with pytest.raises(Invalid, match="guarded chose dt = nan"):
+        Stepping(scripted(), Guarded(Wise(), Wild("nan"))).to(1.0)
 
 
 def test_cool_downs_double_until_the_policy_is_as_often_right():

@@ -111,7 +111,7 @@ class MaximumStep(StepController):
                     return most
                 if self.between == "constant" and value < end - time:
                     return end - time
-            elif min(most, value) < end - time:
+            elif value < end - time:
                 # Where the length meets the line that falls from (begin, before) to (end, value).
                 slope = (value - before) / (end - begin)
                 return min(most, (before - slope * (begin - time)) / (1 - slope))

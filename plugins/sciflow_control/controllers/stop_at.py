@@ -91,8 +91,8 @@ class StopAt(StepController):
         """See `StepController.judge`."""
         verdict, inner = self.controller.judge(memory["controller"], result)
         cap = memory["cap"]
-        if cap is not None:
-            cap = cap * self.growth if verdict.accepted else verdict.retry
+        if cap is not None and verdict.accepted:
+            cap *= self.growth
         return verdict, {**memory, "controller": inner, "cap": cap}
 
 

@@ -140,6 +140,15 @@ def test_a_restart_goes_on_with_the_same_bits(kind, sub, estimate):
     assert again.solution().tobytes() == whole.solution().tobytes()
 
 
+def test_a_restart_of_arkimex_goes_on_to_the_tolerance_of_its_solves():
+    whole = stepper("arkimex", "3")
+    taken(whole, [1e-3, 2e-3])
+    again = stepper("arkimex", "3", restart=whole.restart())
+    taken(again, [1e-3, 3e-3])
+    taken(whole, [1e-3, 3e-3])
+    np.testing.assert_allclose(again.solution(), whole.solution(), rtol=1e-10)
+
+
 @pytest.mark.parametrize(
     ("kind", "sub", "tolerance"),
     [

@@ -169,6 +169,15 @@ def test_going_on_from_a_checkpoint_gives_the_same_bits(way):
         assert told["regularisation"] == pytest.approx(part, rel=1e-4)
 
 
+def test_what_regularises_fades():
+    """With next to no learning rate the term itself stays, and its weight falls by `fade`."""
+    config = SMALL.replace(regularise="error", error_weight=1.0, learning_rate=1e-9, schedule="constant")
+    told = [fit(config.replace(fade=f), spiral(16))[1] for f in (1.0, 1e-3)]
+    parts = [b.metrics["regularisation"] / a.metrics["regularisation"] for a, b in zip(*told, strict=True)]
+    # Three epochs of one update each.
+    np.testing.assert_allclose(parts, [1.0, 1e-1, 1e-2], rtol=1e-4)
+
+
 def test_both_adjoints_learn_the_same():
     pytest.importorskip("torchdiffeq")
     config = SMALL.replace(tolerance=1e-6, epochs=2)
@@ -287,6 +296,7 @@ def test_numbers_that_are_not_finite_are_refused_by_place(monkeypatch):
         ({"tolerance": 1e-9}, "single precision"),
         ({"max_steps": 0}, "max_steps must be at least 1"),
         ({"error_weight": -1.0}, "error_weight must be a finite number"),
+        ({"fade": 0.0}, "fade is a part of the weights"),
         ({"regularise": "error", "fixed_steps": 3}, "no estimate of errors to add up"),
         ({"regularise": "error", "adjoint": "torchdiffeq"}, "does not show its steps: take where='local'"),
         ({"fixed_steps": 3, "adjoint": "torchdiffeq"}, "differentiated through"),

@@ -117,8 +117,9 @@ class Integrated(Fitted):
         """See `Fitted.figures`.
 
         ``nfe`` is the number of evaluations of the network for a sample that is predicted, ``train_nfe``
-        that of its calls for a batch that is learned from, ``regularisation`` what was added to the loss
-        of a sample, ``error_estimate`` and ``stiffness`` the terms without their weights.
+        that of its calls for a batch that is learned from (without those of torchdiffeq's way back),
+        ``regularisation`` what was added to the loss of a sample, ``error_estimate`` and ``stiffness`` the
+        terms without their weights.
         """
         mine = np.concatenate([self._predicted, self._learned])
         asked, samples, seen, *sums = summed(mine, comm).tolist()

@@ -63,6 +63,11 @@ class Wild(StepController):
         }[self.how]
         return value, {**memory, "n": n + 1}
 
+    def next_stop(self, time, until):
+        return {"nan": math.nan, "negative": time - 1.0, "divides": time, "lures": time + 0.05}.get(
+            self.how, until
+        )
+
     def judge(self, memory, result):
         if result.converged and result.error > 0:  # it knows where the error would be at the tolerance
             near = result.value * (TOL / result.error) ** (1 / result.knob.order)

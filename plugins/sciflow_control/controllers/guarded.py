@@ -40,7 +40,7 @@ class Guarded(StepController):
     Attributes
     ----------
     policy : StepController
-        Chooses; what it judges is not asked for.
+        Chooses; what it judges, and the times that it would meet, are not asked for.
     fallback : StepController
         Judges, takes over after a step that was taken back, and says what the work would have been.
     bounds : tuple of float or None
@@ -155,8 +155,8 @@ class Guarded(StepController):
         }
 
     def next_stop(self, time: float, until: float) -> float:
-        """See `StepController.next_stop`; what either of the two wants to meet."""
-        return min(self.policy.next_stop(time, until), self.fallback.next_stop(time, until))
+        """See `StepController.next_stop`; the fallback's, as a policy could spend its work on times."""
+        return self.fallback.next_stop(time, until)
 
     def choose(self, memory: Memory, state: StepState) -> tuple[float, Memory]:
         """See `StepController.choose`."""

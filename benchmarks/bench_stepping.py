@@ -166,7 +166,7 @@ def bench_transfer() -> Iterator[Figure]:
         integrators["bulirsch_stoer"] = control.BulirschStoer(high=1e-5)
         integrators["whfast"] = control.WHFast(low=1e-5)
     for name, integrator in integrators.items():
-        stars, runs = _stars(integrator), RUNS if name in ("hermite", "leapfrog") else 20
+        stars, runs = _stars(integrator), RUNS if name in ("hermite", "leapfrog") else RUNS // 2
         fallback = {t: _played(stars, _pi(t), runs) for t in (1e-4, 1e-5, 1e-6)}
         lines, worst, said = _frontiers(list(fallback.values())), 0.0, ""
         for tolerance, alone in fallback.items():

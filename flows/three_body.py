@@ -75,6 +75,6 @@ async def three_body(
         stars = STARS(other, years=years)
         passed.append(await curve(name, "fallback", stars, *pi[1:], frontier=True))
         passed.append(await curve(name, "guarded", stars, *(control.Guarded(learned, p) for p in pi[1:])))
-    shown = [trials[c.trials[0]] for c in curves if c.name == "guarded"] + policies
+    shown = [trials[c.trials[1]] for c in curves if c.name == "guarded"] + policies
     tables = await table("Error against work", curves), await table("One policy on every integrator", passed)
     return await report("Three stars", *tables, *shown)

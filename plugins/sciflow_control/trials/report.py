@@ -105,6 +105,11 @@ def _compared(about: Mapping[str, Any], compared: np.ndarray) -> str:
     from sciflow.reporting import table
     from sciflow_control.trials.step_table import ratios, shortened
 
+    said = (
+        "<p>Powers of ten by which the error is larger (+) or smaller (-) at equal work, and work over its "
+        "work at equal error; in between its points, log error is linear in log work. A dash: it has no point so "
+        "cheap, or none so exact.</p>"
+    )
     body, known = "", {(row["group"], row["curve"]) for row in about["rows"]}
     for place, name in enumerate(about["frontiers"]):
         lines = []
@@ -116,11 +121,8 @@ def _compared(about: Mapping[str, Any], compared: np.ndarray) -> str:
                 lines.append([row["group"], what, *ratios(list(values))])
         if not lines:
             continue
-        body += (
-            f"<h3>Beside {html.escape(name)}</h3><p>Powers of ten by which the error is larger (+) or "
-            "smaller (-) at equal work, and work over its work at equal error; in between its points, log "
-            "error is linear in log work. A dash: it has no point so cheap, or none so exact.</p>"
-        )
+        body += f"<h3>Beside {html.escape(name)}</h3>{said}"
+        said = ""
         head = [f"{word} {q}" for word in ("dex,", "work ratio,") for q in ("p50", "p90", "max")]
         body += _dense(table(["runs of", "controller", *head], lines))
     return body

@@ -149,3 +149,81 @@ def bench_decision() -> Iterator[Figure]:
     note = f"torch {us['torch']:.0f} us, stable-baselines3 {us['sb3']:.0f} us, in turn over {took:.0f} s"
     yield Figure("decision", us["numpy"], 10, " us", "<=", note)
     yield Figure("decision_torch_over_numpy", us["torch"] / us["numpy"], 3, "x", ">=", note)
+
+
+SEEDS, YEARS, RUNS = 3, 30.0, 100
+"""Of trainings; length and number of the runs that they are compared on, which no training has seen."""
+
+
+def bench_hermite() -> Iterator[Figure]:
+    """Policies for Hermite's parameter beside constant ones at equal mean work, over training seeds."""
+    _ready()
+    import numpy as np
+
+    from sciflow_control.bodies.three_body import ThreeBody
+    from sciflow_control.learning.train import TrainPolicy
+
+    episodes = ThreeBody(years=YEARS)
+    constant = [_outcome(episodes, lambda _, mu=mu: mu) for mu in (0.0178, 0.01, 0.00562, 0.00316)]
+    work = np.log([row[3] for row in constant])
+    behind = []
+    for seed in range(SEEDS):
+        *errors, cost = _outcome(episodes, _trained(TrainPolicy.hermite(ThreeBody(), seed)))
+        wanted = [np.interp(np.log(cost), work, [row[i] for row in constant]) for i in range(3)]
+        behind.append([found - there for found, there in zip(errors, wanted, strict=True)])
+    for i, name in enumerate(("p50", "p90", "max")):
+        rows = [row[i] for row in behind]
+        note = f"log10 drift above that of a constant mu at equal work, worst of {SEEDS}: {_words(rows)}"
+        yield Figure(f"hermite_{name}_behind_constant", max(rows), 0.3, " dex", "<=", note)
+
+
+def bench_leapfrog() -> Iterator[Figure]:
+    """Policies for the leapfrog's parameter; equal steps of 1e-3 yr take 30000 evaluations."""
+    _ready()
+    from sciflow_control.bodies.leapfrog import Leapfrog
+    from sciflow_control.bodies.three_body import ThreeBody
+    from sciflow_control.learning.train import TrainPolicy
+
+    equal = _outcome(ThreeBody(Leapfrog("fixed"), years=YEARS), lambda _: 1e-3)
+    rows = []
+    for seed in range(SEEDS):
+        policy = _trained(TrainPolicy.leapfrog(ThreeBody(Leapfrog()), seed))
+        rows.append(_outcome(ThreeBody(Leapfrog(), years=YEARS), policy))
+    note = f"log10 drift, worst of {SEEDS}: {_words([r[1] for r in rows])}; equal steps {equal[1]:.2f}"
+    yield Figure("leapfrog_p90", max(r[1] for r in rows), -2.5, "", "<=", note)
+    note = f"worst of {SEEDS}: {_words([r[3] / equal[3] for r in rows])}"
+    yield Figure("leapfrog_work_to_equal_steps", max(r[3] for r in rows) / equal[3], 1 / 3, "x", "<=", note)
+
+
+def _words(numbers: list[float]) -> str:
+    return ", ".join(f"{n:.2f}" for n in numbers)
+
+
+def _trained(config: Any) -> Callable[[Any], float]:
+    """The best policy of a training, asked with what a stepper tells."""
+    from sciflow_control.learning import training
+
+    agent, trial, best = training.begin(config)
+    while agent.steps < config.steps:
+        training.advance(config, agent, trial, best)
+    policy = best.policy
+    assert policy is not None
+    return lambda stepper: policy.decide(stepper.observe())
+
+
+def _outcome(episodes: Any, choose: Callable[[Any], float]) -> tuple[float, float, float, float]:
+    """Median, ninth decile and maximum of log10 of the drift, and mean work; infinity where a run failed."""
+    import numpy as np
+
+    drifts, work = [], 0.0
+    for seed in range(RUNS):
+        stepper, whole = episodes.begin(seed), True
+        while whole and stepper.time < episodes.until:
+            result = stepper.attempt(choose(stepper), episodes.until)
+            work += result.cost
+            whole = result.converged
+            (stepper.accept if whole else stepper.reject)()
+        drifts.append(stepper.drift() if whole else np.inf)
+    found = np.log10(np.maximum(drifts, 1e-16))
+    high = float(np.quantile(found, 0.9, method="higher"))
+    return float(np.median(found)), high, float(found.max()), work / RUNS

@@ -45,6 +45,8 @@ class Knob:
         For so long a time one value is kept and judged as one step; None: the value is the step's length.
     effort : float
         The work for a given time is proportional to ``value ** -effort``.
+    iterates : bool
+        Whether steps are solved by iterations, which `StepResult.iterations` counts; False: explicit steps.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Knob:
     order: float = 2.0
     held: float | None = None
     effort: float = 1.0
+    iterates: bool = True
 
     def __post_init__(self) -> None:
         if not 0 < self.low < self.high < math.inf:
@@ -302,7 +305,7 @@ class Stepping:
     ------
     Invalid
         If the controller cannot set the knob or needs other features, or `restart` holds nothing of a
-        controller.
+        controller, or of another one.
     """
 
     def __init__(
@@ -313,7 +316,9 @@ class Stepping:
         patience: int = 40,
     ) -> None:
         self.stepper, self.controller, self._patience = stepper, controller, patience
-        self.memory = controller.init(stepper.knob, stepper.features) if restart is None else _memory(restart)
+        self.memory = controller.init(stepper.knob, stepper.features)
+        if restart is not None:
+            self.memory = _memory(restart, controller)
 
     def to(self, until: float) -> Leg:
         """Step up to a time, which is met exactly.
@@ -365,10 +370,11 @@ class Stepping:
         )
 
     def saved(self) -> dict[str, np.ndarray]:
-        """What the controller remembers, under a name that begins with `PREFIX`."""
+        """The controller and what it remembers, under a name that begins with `PREFIX`."""
         import numpy as np
 
-        text = json.dumps(self.memory, sort_keys=True)
+        whole = {"controller": self.controller.to_json(), "memory": self.memory}
+        text = json.dumps(whole, sort_keys=True)
         return {MEMORY: np.frombuffer(text.encode(), dtype=np.uint8).copy()}
 
     def fitted(self, value: float, until: float) -> float:
@@ -399,11 +405,44 @@ class Stepping:
         return f"the step with {knob.name} = {result.value:.3g} {knob.unit} at time {result.time:.6g}"
 
 
-def _memory(restart: Mapping[str, np.ndarray]) -> Memory:
+def _memory(restart: Mapping[str, np.ndarray], controller: StepController) -> Memory:
     if MEMORY not in restart:
-        raise Invalid("what is to be gone on from was solved without a step controller")
-    memory: Memory = json.loads(bytes(restart[MEMORY]).decode())
+        raise Invalid(
+            f"what is to be gone on from was solved without a step controller, here it is {controller.name}; "
+            "begin anew, or go on without one"
+        )
+    try:
+        saved = json.loads(bytes(restart[MEMORY]).decode())
+        memory: Memory = saved["memory"]
+        before = saved["controller"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise Invalid(f"{MEMORY} is damaged ({error}); begin anew, or go on from another state") from None
+    if before != json.loads(json.dumps(controller.to_json())):
+        raise Invalid(
+            f"what is to be gone on from was steered by {json.dumps(before)}, here it is "
+            f"{json.dumps(controller.to_json())}; take that one, or begin anew"
+        )
     return memory
+
+
+def unsteered(restart: Mapping[str, np.ndarray]) -> None:
+    """Refuse to go on without a controller from where there was one.
+
+    Parameters
+    ----------
+    restart : mapping of str to ndarray
+        What a problem goes on from.
+
+    Raises
+    ------
+    Invalid
+        If it holds what a controller remembers.
+    """
+    if MEMORY in restart:
+        raise Invalid(
+            "what is to be gone on from was solved under a step controller, here there is none; set stepping "
+            "as it was, or begin anew"
+        )
 
 
 def shortened(value: float, rest: float) -> float:
@@ -445,6 +484,30 @@ class TakesSteps(Component):
         if document.get("stepping") is None:
             document.pop("stepping", None)
         return document
+
+    def steered(self) -> tuple[Knob, tuple[str, ...]] | None:
+        """The knob and the names of the features of `stepper`, without a solver; None: not known before."""
+        return None
+
+    def check_stepping(self) -> None:
+        """Refuse a controller that cannot steer this problem, before any job is started.
+
+        Raises
+        ------
+        Invalid
+            If `stepping` is no step controller, or cannot set the knob or needs other features.
+        NotFound
+            If it needs an artifact that is not there.
+        """
+        if self.stepping is None:
+            return
+        if not isinstance(self.stepping, StepController):
+            raise Invalid(
+                f"stepping of {self.name} is a step controller, for example PI(1e-3), got {self.stepping!r}"
+            )
+        known = self.steered()
+        if known is not None:
+            self.stepping.init(*known)
 
     def switches(self, mu: Mapping[str, float]) -> tuple[float, ...]:
         """Times at which what drives a member jumps, in order; none unless overridden.

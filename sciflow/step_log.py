@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from sciflow.errors import Invalid
 from sciflow.step_controller import PREFIX, Leg, Stepping, StepResult
 
 if TYPE_CHECKING:
@@ -27,6 +28,11 @@ class StepLog:
     restart : mapping of str to ndarray or None
         With what `saved` gave, among other arrays.
 
+    Raises
+    ------
+    Invalid
+        If `restart` holds no such table.
+
     Notes
     -----
     A row for each attempt, in order: where it began, its length, the knob's value, the estimated error, the
@@ -36,8 +42,15 @@ class StepLog:
 
     def __init__(self, stepping: Stepping, restart: Mapping[str, np.ndarray] | None = None) -> None:
         self.stepping = stepping
-        known = None if restart is None else restart.get(LOG)
-        self._rows: list[list[float]] = [] if known is None else known.tolist()
+        self._rows: list[list[float]] = []
+        if restart is not None:
+            known = restart.get(LOG)
+            if known is None or known.ndim != 2 or known.shape[1] != len(COLUMNS):
+                raise Invalid(
+                    f"what is to be gone on from has no table {LOG!r} of {len(COLUMNS)} columns: its steps "
+                    "were not noted; begin anew"
+                )
+            self._rows = known.tolist()
 
     def to(self, until: float) -> Leg:
         """See `Stepping.to`."""

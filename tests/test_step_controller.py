@@ -26,6 +26,7 @@ from sciflow.step_controller import (
     ending,
     reject,
     shortened,
+    unsteered,
 )
 from sciflow.testing import check_step_controller, check_stepper
 
@@ -198,6 +199,35 @@ def test_a_stored_run_goes_on_with_the_same_bits(knob):
     assert (other.y, other.time, again.memory) == (stepper.y, stepper.time, stepping.memory)
     with pytest.raises(Invalid, match="solved without a step controller"):
         Stepping(other, controller, other.restart())
+
+
+def test_only_the_same_controller_goes_on():
+    stepping = Stepping(Decay(), Scripted((0.1, 0.2)))
+    stepping.to(0.5)
+    arrays = stepping.saved()
+    unsteered({})
+    with pytest.raises(Invalid, match="under a step controller, here there is none"):
+        unsteered(arrays)
+    with pytest.raises(Invalid, match="was steered by .*0.2.*here it is .*0.3"):
+        Stepping(Decay(), Scripted((0.1, 0.3)), arrays)
+    for damaged in (b"", b"{", b"7", b'{"memory": {}}'):
+        with pytest.raises(Invalid, match="is damaged"):
+            Stepping(Decay(), Scripted((0.1, 0.2)), {MEMORY: np.frombuffer(damaged, dtype=np.uint8)})
+
+
+def test_a_field_that_holds_no_controller_is_refused():
+    @dataclass(frozen=True)
+    class Steered(TakesSteps):
+        name: ClassVar[str] = "steered"
+        stepping: StepController | None = None
+
+        def stepper(self, mu, ctx, restart=None):
+            return Decay()
+
+    for good in (None, Scripted()):
+        Steered(good).check_stepping()
+    with pytest.raises(Invalid, match="stepping of steered is a step controller.*got 'pi'"):
+        Steered("pi").check_stepping()
 
 
 def test_memory_that_is_not_json_cannot_be_stored():

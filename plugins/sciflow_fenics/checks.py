@@ -5,9 +5,27 @@ from __future__ import annotations
 from typing import Any
 
 from sciflow.errors import Invalid
+from sciflow.step_controller import Knob
 
 DOLFINX = ("dolfinx", "petsc4py", "mpi4py")
 """Modules that a problem of this plugin needs to be solved."""
+SHORTEST = 1e-9
+"""A step that is shorter than this part of the whole time is a failure."""
+FEATURES = ("log_error", "log_step", "newton", "log_change", "bend", "heated", "log_since", "log_until")
+"""What a controller of the steps of heat is told, see `HeatStepper.observe`."""
+
+
+def step_knob(end: float, scheme: Any) -> Knob:
+    """The length of a step of heat.
+
+    Parameters
+    ----------
+    end : float
+        s.
+    scheme : {"euler", "crank_nicolson"}
+        Order 1 or 2.
+    """
+    return Knob("dt", "s", end * SHORTEST, end, 2.0 if scheme == "euler" else 3.0)
 
 
 def check_count(name: str, value: Any, least: int) -> None:

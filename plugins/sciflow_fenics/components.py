@@ -12,8 +12,8 @@ from sciflow.hooks import hookimpl
 from sciflow.linear_solver import LinearSolver, TakesSolver
 from sciflow.problem import Parameter, ParameterSpace, Problem, State
 from sciflow.schema import Field
-from sciflow.step_controller import StepController, TakesSteps
-from sciflow_fenics.checks import DOLFINX, check_count, check_mesh, space
+from sciflow.step_controller import Knob, StepController, TakesSteps, unsteered
+from sciflow_fenics.checks import DOLFINX, FEATURES, check_count, check_mesh, space, step_knob
 from sciflow_fenics.moving_heat import MovingHeat
 from sciflow_fenics.rve import RVE
 from sciflow_fenics.structures import CookMembrane, PerforatedPlate
@@ -145,18 +145,30 @@ class Heat(TakesSteps, TakesSolver, Problem):
     def resume(
         self, mu: Mapping[str, float], ctx: Context, restart: Mapping[str, np.ndarray]
     ) -> Iterator[State]:
-        """See `Problem.resume`."""
+        """See `Problem.resume`.
+
+        Raises
+        ------
+        Invalid
+            If it was solved under another controller, or there was one and is none now, or the reverse.
+        """
         return self._solve(mu, ctx, restart)
 
     def _solve(
         self, mu: Mapping[str, float], ctx: Context, restart: Mapping[str, np.ndarray] | None
     ) -> Iterator[State]:
         if self.stepping is None:
+            if restart is not None:
+                unsteered(restart)
             from sciflow_fenics.heat import solve
         else:
             from sciflow_fenics.heat_states import solve
 
         return solve(self, mu, ctx, restart)
+
+    def steered(self) -> tuple[Knob, tuple[str, ...]]:
+        """See `TakesSteps.steered`."""
+        return step_knob(self.end, self.scheme), FEATURES
 
     def stepper(
         self, mu: Mapping[str, float], ctx: Context, restart: Mapping[str, np.ndarray] | None = None

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from sciflow.context import summed
-from sciflow.errors import Diverged
+from sciflow.context import exchange, summed
+from sciflow.errors import Diverged, Invalid
 from sciflow.linear_solver import Solving
-from sciflow.step_controller import Knob, Stepper, StepResult, ending, shortened
+from sciflow.step_controller import Stepper, StepResult, ending, shortened
+from sciflow_fenics.checks import FEATURES, step_knob
 from sciflow_fenics.conduction import Conduction, Values
 from sciflow_fenics.lattice import DofOrder
 
 DAMPED = 4
 """Euler steps with which Crank-Nicolson begins where the boundary jumps."""
-SHORTEST = 1e-9
-"""A step that is shorter than this part of the whole time is a failure."""
 
 
 @dataclass(frozen=True)
@@ -138,16 +137,7 @@ class HeatStepper(Stepper):
     time-stepping for incompressible flow II", SIAM J. Sci. Comput. 32 (2010) 111-128, section 2.
     """
 
-    features: ClassVar[tuple[str, ...]] = (  # type: ignore[misc]
-        "log_error",
-        "log_step",
-        "newton",
-        "log_change",
-        "bend",
-        "heated",
-        "log_since",
-        "log_until",
-    )
+    features: ClassVar[tuple[str, ...]] = FEATURES  # type: ignore[misc]
 
     def __init__(
         self,
@@ -160,11 +150,11 @@ class HeatStepper(Stepper):
     ) -> None:
         self.heating, self.solving = heating, solving
         self._system, self._order, self._euler = system, order, scheme == "euler"
-        self.knob = Knob("dt", "s", heating.end * SHORTEST, heating.end, 2.0 if self._euler else 3.0)
+        self.knob = step_knob(heating.end, scheme)
         self._inside = system.inner
         self._count = float(self._sums(np.ones_like(self._inside))[0])
         self.linear, self.prepared = 0, 0
-        self._now = self._start() if restart is None else _loaded(restart, order)
+        self._now = self._start() if restart is None else _loaded(restart, order, system.mesh.comm)
         self._source = self._heat(self.time, True)
         self._tried: _Point | None = None
 
@@ -316,11 +306,29 @@ class HeatStepper(Stepper):
         return summed(np.array([a @ a for a in arrays]), self._system.mesh.comm)
 
 
-def _loaded(restart: Mapping[str, np.ndarray], order: DofOrder) -> _Point:
+def _loaded(restart: Mapping[str, np.ndarray], order: DofOrder, comm: Any) -> _Point:
+    reasons = exchange(comm, _fault(restart))
+    if any(reasons):
+        raise Invalid(next(r for r in reasons if r))
     place = restart["place"]
     rise, rate, older = (order.values(place, restart[name]) for name in ("rise", "rate", "older"))
     time, length, before, error, newton, count = (float(x) for x in restart["notes"])
     return _Point(time, length, before, rise, rate, older, error, newton, int(count))
+
+
+def _fault(restart: Mapping[str, np.ndarray]) -> str:
+    """Why a member cannot go on from there; empty if it can."""
+    absent = {"place", "rise", "rate", "older", "notes"} - set(restart)
+    if absent:
+        return (
+            f"what heat goes on from lacks {', '.join(sorted(absent))}; it holds {', '.join(sorted(restart))}"
+        )
+    size = len(restart["place"])
+    for name, count in (("rise", size), ("rate", size), ("older", size), ("notes", 6)):
+        values = restart[name]
+        if values.shape != (count,) or not np.isfinite(values).all():
+            return f"what heat goes on from is damaged: {name!r} is not {count} finite numbers"
+    return ""
 
 
 def _log(value: float, least: float) -> float:

@@ -12,8 +12,8 @@ from sciflow.errors import Invalid
 from sciflow.linear_solver import LinearSolver, TakesSolver
 from sciflow.problem import Parameter, ParameterSpace, Problem, State
 from sciflow.schema import Field
-from sciflow.step_controller import StepController, TakesSteps
-from sciflow_fenics.checks import DOLFINX, check_count, check_mesh, space
+from sciflow.step_controller import Knob, StepController, TakesSteps
+from sciflow_fenics.checks import DOLFINX, FEATURES, check_count, check_mesh, space, step_knob
 
 if TYPE_CHECKING:
     import numpy as np
@@ -249,6 +249,10 @@ class MovingHeat(TakesSteps, TakesSolver, Problem):
         from sciflow_fenics.heat_states import solve
 
         return solve(self, mu, ctx, restart)
+
+    def steered(self) -> tuple[Knob, tuple[str, ...]]:
+        """See `TakesSteps.steered`."""
+        return step_knob(self.end, self.scheme), FEATURES
 
     def stepper(
         self, mu: Mapping[str, float], ctx: Context, restart: Mapping[str, np.ndarray] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
@@ -11,7 +12,7 @@ from sciflow.errors import Diverged, Invalid
 from sciflow.hooks import hookimpl
 from sciflow.problem import Parameter, ParameterSpace, Problem, State
 from sciflow.schema import Field
-from sciflow.step_controller import StepController, TakesSteps
+from sciflow.step_controller import Knob, StepController, TakesSteps, unsteered
 from sciflow_spectral.two_phase import TwoPhaseDarcy
 
 if TYPE_CHECKING:
@@ -64,8 +65,22 @@ class Spectral(TakesSteps, Problem):
     def resume(
         self, mu: Mapping[str, float], ctx: Context, restart: Mapping[str, np.ndarray]
     ) -> Iterator[State]:
-        """See `Problem.resume`; only under a controller there is a restart point."""
+        """See `Problem.resume`; only under a controller there is a restart point.
+
+        Raises
+        ------
+        Invalid
+            If there is no controller, or it is another one than before.
+        """
+        if self.stepping is None:
+            unsteered(restart)
         yield from self._stepped(mu, ctx, restart)
+
+    def steered(self) -> tuple[Knob, tuple[str, ...]]:
+        """See `TakesSteps.steered`."""
+        from sciflow_spectral.stepping import SpectralSteps, step_knob
+
+        return step_knob(self.end), SpectralSteps.features
 
     def stepper(
         self, mu: Mapping[str, float], ctx: Context, restart: Mapping[str, np.ndarray] | None = None
@@ -128,7 +143,7 @@ class Spectral(TakesSteps, Problem):
             raise Invalid(f"points must be even and at least 8, got {points}")
         if levels < 2:
             raise Invalid(f"levels must be at least 2 (the first is the initial state), got {levels}")
-        if not end > 0:
+        if not 0 < end < math.inf:
             raise Invalid(f"end must be positive, got {end}")
         if steps < 1 or (self.stepping is None and steps % (levels - 1)):
             raise Invalid(f"steps ({steps}) must be a multiple of levels - 1 ({levels - 1})")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from sciflow.context import Context
+from sciflow.errors import Invalid
 from sciflow.problem import State
 from sciflow.step_controller import Knob, StepController, Stepper, Stepping, StepResult, ending
 from sciflow.step_log import StepLog
@@ -20,6 +21,11 @@ UNKNOWN = 1e-6
 """Stands for the error before the first step."""
 EVALUATIONS = 4.0
 """Of the nonlinear term in an attempt."""
+
+
+def step_knob(end: float) -> Knob:
+    """The length of a step up to a time."""
+    return Knob("dt", "1", SHORTEST * end, end, order=4.0, iterates=False)
 
 
 class SpectralSteps(Stepper):
@@ -52,11 +58,11 @@ class SpectralSteps(Stepper):
         end: float,
         restart: Mapping[str, np.ndarray] | None = None,
     ) -> None:
-        self.knob = Knob("dt", "1", SHORTEST * end, end, order=4.0)
+        self.knob = step_knob(end)
         self._system = system
         self._v, self.time, self._error, self._length = system.start, 0.0, UNKNOWN, 0.0
         if restart is not None:
-            self._v = system.xp.take(restart["coefficients"])
+            self._v = system.xp.take(_coefficients(restart, system))
             self.time, self._error, self._length = (float(value) for value in restart["last"])
         with np.errstate(all="ignore"):
             self._rate = system.nonlinear(self._v)
@@ -114,6 +120,19 @@ class SpectralSteps(Stepper):
 
     def _norm(self, v: Any) -> float:
         return float((self._weight * abs(v) ** 2).sum() ** 0.5)
+
+
+def _coefficients(restart: Mapping[str, np.ndarray], system: System) -> np.ndarray:
+    wanted = system.xp.give(system.start).shape
+    there = {name: np.shape(array) for name, array in restart.items()}
+    if there.get("coefficients") != wanted or there.get("last") != (3,):
+        raise Invalid(
+            f"what a member goes on from holds 'coefficients' of shape {wanted} and three numbers 'last', "
+            f"got {there}; were the points others?"
+        )
+    if not (np.isfinite(restart["coefficients"]).all() and np.isfinite(restart["last"]).all()):
+        raise Invalid("what a member goes on from is damaged: it holds what is no finite number")
+    return restart["coefficients"]
 
 
 def stepped(

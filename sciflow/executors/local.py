@@ -92,7 +92,9 @@ def _speaks_mpi(spec: JobSpec) -> bool:
     from sciflow.provenance import components_in
     from sciflow.registry import registry
 
-    return any("mpi4py" in part.requires for part in components_in(registry().build(spec.component)))
+    kind = "stage" if spec.task in ("stage", "work") else "problem"
+    component = registry().build(spec.component, kind=kind)
+    return any("mpi4py" in part.requires for part in components_in(component))
 
 
 @dataclass(frozen=True)

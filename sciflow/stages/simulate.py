@@ -14,10 +14,12 @@ from sciflow.executor import Cause, cancel_all, ended
 from sciflow.experience import FOLDER as EXPERIENCE
 from sciflow.experience import Experience
 from sciflow.problem import Problem, member_seed
+from sciflow.provenance import components_in
 from sciflow.registry import require
 from sciflow.schema import Field, Schema
 from sciflow.stage import Stage
 from sciflow.stages.design import DESIGN
+from sciflow.step_controller import TakesSteps
 
 if TYPE_CHECKING:
     import numpy as np
@@ -91,9 +93,12 @@ class Simulate(Stage):
         return config
 
     def check(self, inputs: Mapping[str, Artifact]) -> None:
-        """Also refuse a design of other parameters, or one with NaN."""
+        """Also refuse a design of other parameters, or one with NaN, and steps that cannot be steered."""
         super().check(inputs)
-        require(self.problem)
+        for part in components_in(self.problem):
+            require(part)
+        if isinstance(self.problem, TakesSteps):
+            self.problem.check_stepping()
         points_of(inputs["design"], self.problem)
 
     def run(self, inputs: Mapping[str, Artifact], out: Writer, ctx: Context) -> None:

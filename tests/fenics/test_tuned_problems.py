@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("dolfinx")
 import itertools
 
-from sciflow import Context, Resources, Store, run
+from sciflow import Context, Invalid, Resources, Store, run
 from sciflow.executors.local import Local
 from sciflow.experience import Experience
 from sciflow.flow import Session, within
@@ -223,6 +223,37 @@ def test_many_kills_change_no_decision(name, tmp_path, monkeypatch):
                 np.testing.assert_array_equal(
                     again.read(field), whole.read(field), err_msg=f"{field} {moments}"
                 )
+
+
+def stored(problem):
+    states = problem.solve(point(problem), Context())
+    return {k: np.array(v) for k, v in next(states).restart().items()}
+
+
+@pytest.mark.parametrize("problem", [HEAT, MovingHeat(cells=8, grid=9, levels=2, end=4.0)])
+def test_a_member_goes_on_under_the_controller_it_had(problem):
+    steered = problem.replace(stepping=PI(1e-3))
+    mu = point(problem)
+    for before, after in itertools.permutations([problem, steered, problem.replace(stepping=PI(1e-2))], 2):
+        if before.stepping is None and after.stepping is None:
+            continue
+        with pytest.raises(Invalid, match="to be gone on from was s|goes on from lacks"):
+            list(after.resume(mu, Context(), stored(before)))
+    arrays = stored(steered)
+    for damage in ({"rise": np.zeros(3)}, {"notes": np.full(6, np.nan)}):
+        with pytest.raises(Invalid, match="heat goes on from is damaged"):
+            list(steered.resume(mu, Context(), arrays | damage))
+    del arrays["older"]
+    with pytest.raises(Invalid, match="lacks older"):
+        list(steered.resume(mu, Context(), arrays))
+
+
+@pytest.mark.parametrize("problem", [HEAT, HEAT.replace(scheme="crank_nicolson"), MovingHeat.example()])
+def test_what_is_steered_is_known_without_a_solver(problem, plain):
+    stepper = problem.stepper(point(problem), Context())
+    assert problem.steered() == (stepper.knob, stepper.features)
+    with pytest.raises(Invalid, match="first = 1000, and the solver takes dt from"):
+        ensemble(problem.replace(stepping=PI(1e-3, first=1000.0)), 2)
 
 
 @dataclass(frozen=True)

@@ -146,5 +146,8 @@ class Held(Stepper):
                 f"saved with another integrator or other bodies: a state of shape {state.shape}, "
                 f"here it is {self.state.shape}"
             )
+        clock = np.asarray(restart[CLOCK])
+        if clock.shape != (4,) or not (np.isfinite(state).all() and np.isfinite(clock[:2]).all()):
+            raise Invalid("what bodies go on from is damaged: it holds what is no finite number, or no clock")
         self.state = state
-        self.time, self._energy, self._error, self._value = (float(v) for v in restart[CLOCK])
+        self.time, self._energy, self._error, self._value = (float(v) for v in clock)

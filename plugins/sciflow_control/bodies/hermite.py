@@ -70,7 +70,7 @@ class Hermite(NBody):
 
     def knob(self, held: float) -> Knob:
         """See `NBody.knob`."""
-        return Knob("mu", "1", self.low, self.high, order=4.0, held=held, effort=1.0)
+        return Knob("mu", "1", self.low, self.high, order=4.0, held=held, effort=1.0, iterates=False)
 
     def stepper(
         self,

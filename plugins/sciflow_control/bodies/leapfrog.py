@@ -65,7 +65,7 @@ class Leapfrog(NBody):
         least, greatest = BOUNDS[self.step]
         low = least if self.low is None else self.low
         high = greatest if self.high is None else self.high
-        return Knob(name, unit, low, high, order=2.0, held=held, effort=1.0)
+        return Knob(name, unit, low, high, order=2.0, held=held, effort=1.0, iterates=False)
 
     def stepper(
         self,

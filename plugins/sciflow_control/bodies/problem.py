@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
@@ -10,7 +11,7 @@ from sciflow.component import check_choices
 from sciflow.errors import Invalid
 from sciflow.problem import Parameter, ParameterSpace, Problem, State
 from sciflow.schema import Field
-from sciflow.step_controller import StepController, Stepping, TakesSteps
+from sciflow.step_controller import Knob, StepController, Stepping, TakesSteps
 from sciflow.step_log import StepLog
 from sciflow_control.bodies.hermite import Hermite
 from sciflow_control.bodies.n_body import Features, NBody
@@ -72,10 +73,10 @@ class ThreeBodyProblem(TakesSteps, Problem):
 
     def __post_init__(self) -> None:
         check_choices(self)
-        if not self.years > 0 or not self.interval > 0 or self.levels < 2:
+        if not 0 < self.years < math.inf or not self.interval > 0 or self.levels < 2:
             raise Invalid(
                 f"no {self.levels} states of {self.years} years in intervals of {self.interval}: both times "
-                "are positive, and there are two states at least"
+                "are positive and finite, and there are two states at least"
             )
         knob = self.integrator.knob(self.interval)
         if self.stepping is None:
@@ -98,6 +99,14 @@ class ThreeBodyProblem(TakesSteps, Problem):
             "body": np.arange(3.0),
             "component": np.arange(3.0),
         }
+
+    def steered(self) -> tuple[Knob, tuple[str, ...]]:
+        """See `TakesSteps.steered`."""
+        from sciflow_control.bodies.features import view
+
+        knob = self.integrator.knob(self.interval)
+        middle = {n: (p.low + p.high) / 2 for n, p in self.parameters.items()}
+        return knob, view(self.features, stars(**middle), knob).names
 
     def stepper(
         self, mu: Mapping[str, float], ctx: Context, restart: Mapping[str, np.ndarray] | None = None

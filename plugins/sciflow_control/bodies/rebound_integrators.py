@@ -75,7 +75,9 @@ class Ias15(_Rebound):
 
     def knob(self, held: float) -> Knob:
         """See `NBody.knob`; an error of order 15 in steps that go with the seventh root."""
-        return Knob("epsilon", "1", self.low, self.high, order=15 / 7, held=held, effort=1 / 7)
+        return Knob(
+            "epsilon", "1", self.low, self.high, order=15 / 7, held=held, effort=1 / 7, iterates=False
+        )
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ class BulirschStoer(_Rebound):
 
     def knob(self, held: float) -> Knob:
         """See `NBody.knob`; the effort is measured, 1e-5 to 1e-9."""
-        return Knob("eps_rel", "1", self.low, self.high, order=1.0, held=held, effort=1 / 13)
+        return Knob("eps_rel", "1", self.low, self.high, order=1.0, held=held, effort=1 / 13, iterates=False)
 
 
 @dataclass(frozen=True)
@@ -143,4 +145,4 @@ class WHFast(_Rebound):
 
     def knob(self, held: float) -> Knob:
         """See `NBody.knob`."""
-        return Knob("dt", "time", self.low, self.high, order=2.0, held=held, effort=1.0)
+        return Knob("dt", "time", self.low, self.high, order=2.0, held=held, effort=1.0, iterates=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
@@ -72,7 +73,7 @@ class ThreeBody(Episodes):
 
     def __post_init__(self) -> None:
         check_choices(self)
-        if not self.years > 0 or not 0 < self.interval <= self.years:
+        if not 0 < self.years < math.inf or not 0 < self.interval <= self.years:
             raise Invalid(f"no interval of {self.interval} years in an episode of {self.years}")
 
     @property

@@ -83,8 +83,13 @@ class IterationCount(StepController):
         Raises
         ------
         Invalid
-            If the solver does not take the first value.
+            If the solver does not take the first value, or its steps are explicit.
         """
+        if not knob.iterates:
+            raise Invalid(
+                f"{self.name} counts Newton's iterations, and the steps that {knob.name} sets are explicit: "
+                "there are none; take pi, which goes by the error"
+            )
         if self.first is not None:
             check_within(self.name, "first", self.first, knob)
         return {"wanted": self.first or math.sqrt(knob.low) * math.sqrt(knob.high), "cut": False}

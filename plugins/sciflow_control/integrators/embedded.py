@@ -89,7 +89,7 @@ class Embedded(Stepper):
     ) -> None:
         self.tableau = tableau(method)
         order = float(min(self.tableau.order, self.tableau.lower) + 1)
-        self.knob = Knob("dt", problem.unit, bounds[0], bounds[1], order)
+        self.knob = Knob("dt", problem.unit, bounds[0], bounds[1], order, iterates=False)
         self.time = float(problem.time)
         self._problem = problem
         self._last: Tried | None = None

@@ -104,7 +104,7 @@ class TSStepper(Stepper):
         self.scheme = petsc.scheme(ts)
         self._estimate = _chosen(self.scheme, estimate)
         order = self.scheme.order + (0 if self._estimate == "embedded" and not self.scheme.remembers else 1)
-        self.knob = Knob("dt", unit, *bounds, order=float(order))
+        self.knob = Knob("dt", unit, *bounds, order=float(order), iterates=not self.scheme.stages)
         self.ts, self.u, self._scale = ts, u, scale
         petsc.fix_steps(ts)
         ts.setTolerances(rtol=1.0, atol=scale)

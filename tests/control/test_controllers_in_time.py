@@ -1,6 +1,7 @@
 """IterationCount, MaximumStep and StopAt: steps by Newton's method, under a bound, and to the point."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -225,6 +226,7 @@ def test_they_stand_in_each_other():
             lambda: IterationCount(first=100.0).init(DT),
             "first = 100, and the solver takes dt from",
         ),
+        (lambda: IterationCount().init(replace(DT, iterates=False)), "are explicit"),
         (lambda: MaximumStep(PI(1e-4), (), ()), "at least one"),
         (lambda: MaximumStep(PI(1e-4), (0.0, 1.0), (1.0,)), "as many values as times"),
         (lambda: MaximumStep(PI(1e-4), (1.0, 0.0), (1.0, 1.0)), "increase"),

@@ -68,7 +68,7 @@ async def three_body(
     curves.append(await curve("leapfrog", "equal steps", stars, FIXED(1e-2), FIXED(1e-3)))
     others = {**OURS, **THEIRS, "whfast": control.WHFast(low=1e-5)} if find_spec("rebound") else OURS
     for name in list(others)[2:4]:
-        stars = STARS(others[name], years=years, interval=years)
+        stars = STARS(others[name].replace(most=10**8), years=years, interval=years)
         curves.append(await curve("hermite", name, stars, FIXED(1e-9), FIXED(1e-6)))
     learned = control.Learned(str(policies[0].path), policies[0].digest[:16], transfer=True)
     for name, other in others.items():

@@ -107,8 +107,8 @@ def _compared(about: Mapping[str, Any], compared: np.ndarray) -> str:
 
     said = (
         "<p>Powers of ten by which the error is larger (+) or smaller (-) at equal work, and work over its "
-        "work at equal error; in between its points, log error is linear in log work. A dash: it has no point so "
-        "cheap, or none so exact.</p>"
+        "work at equal error; in between its points, log error is linear in log work. A dash: it has no "
+        "point so cheap, or none so exact.</p>"
     )
     body, known = "", {(row["group"], row["curve"]) for row in about["rows"]}
     for place, name in enumerate(about["frontiers"]):

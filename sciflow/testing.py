@@ -24,7 +24,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -32,6 +32,7 @@ from sciflow.component import Component, canonical, check_class
 from sciflow.context import Context, SerialComm
 from sciflow.errors import Invalid, SciflowError
 from sciflow.experience import Experience
+from sciflow.step_checks import check_step_controller, check_stepper
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,9 +43,21 @@ if TYPE_CHECKING:
     from sciflow.problem import Problem
     from sciflow.samples import Batch, Samples
     from sciflow.stage import Stage
-    from sciflow.step_controller import StepController, Stepper
     from sciflow.surrogate import Model, Report, Surrogate
 
+__all__ = [
+    "HEAVY",
+    "check_component",
+    "check_controller",
+    "check_executor",
+    "check_linear_solver",
+    "check_problem",
+    "check_stage",
+    "check_step_controller",
+    "check_stepper",
+    "check_surrogate",
+    "example",
+]
 HEAVY = ("torch", "prefect", "dolfinx", "petsc4py", "mpi4py")
 """Modules that importing a component must not load."""
 
@@ -598,126 +611,6 @@ def _plain_state(value: Any) -> Any:
         f"a controller's state holds a {type(value).__name__}: only JSON and arrays can be stored"
     )
     return value
-
-
-def check_step_controller(controller: StepController, *, steps: int = 30) -> None:
-    """Check a step controller on a scripted solver, for a step length and for a parameter.
-
-    Parameters
-    ----------
-    controller : StepController
-        Any configuration of it.
-    steps : int
-        How many steps are taken at most.
-
-    Raises
-    ------
-    AssertionError
-        If equal results give other values, memory is changed in place or is not plain JSON, a value is no
-        positive number, or going on from memory as JSON gives other values.
-    """
-    from sciflow.step_controller import Knob
-
-    knobs = (Knob("dt", "s", 1e-6, 1.0), Knob("mu", "1", 1e-6, 1.0, order=4.0, held=0.1))
-    usable = []
-    for knob in knobs:
-        try:
-            controller.init(knob, ("load",))
-        except Invalid:
-            continue
-        usable.append(knob)
-        whole = _steer(controller, knob, steps, None)
-        assert whole == _steer(controller, knob, steps, None), (
-            f"{controller.name}: equal results, other values"
-        )
-        again = _steer(controller, knob, steps, steps // 2)
-        assert again == whole, f"{controller.name}: memory as JSON goes on with other values"
-    assert usable, f"{controller.name} can set neither the length of a step nor a parameter"
-
-
-def _steer(controller: StepController, knob: Any, steps: int, stored: int | None) -> list[float]:
-    """The values chosen while errors swing and two attempts fail; memory passes through JSON at `stored`."""
-    from sciflow.step_controller import StepResult, StepState
-
-    name, time, values = controller.name, 0.0, []
-    memory = controller.init(knob, ("load",))
-    retry: float | None = None
-    for i in range(steps):
-        before = json.dumps(memory, sort_keys=True)
-        if i == stored:
-            memory = json.loads(before)
-        if retry is None:
-            value, after = controller.choose(memory, StepState(time, 1e3, knob, {"load": (i % 5) / 5}))
-        else:
-            value, after = retry, memory
-        assert 0 < value < float("inf"), f"{name} chose {value}"
-        values.append(value)
-        value = min(value, knob.high)
-        failed = i in (steps // 3, steps // 3 + 1)
-        result = StepResult(
-            time,
-            knob.held or value,
-            value,
-            knob,
-            error=float("nan") if failed else 1e-4 * (1 + i % 7) * value**knob.order,
-            iterations=2 + i % 9,
-            cost=1 / value,
-            converged=not failed,
-        )
-        verdict, last = controller.judge(after, result)
-        assert json.dumps(memory, sort_keys=True) == before, f"{name} changes its memory in place"
-        memory, retry = last, verdict.retry
-        time += 0.0 if retry else result.length
-    return values
-
-
-def check_stepper(make: Callable[[], Stepper], value: float, *, steps: int = 4) -> None:
-    """Check a solver that is steered.
-
-    Parameters
-    ----------
-    make : callable
-        Gives the solver at its start, each time anew.
-    value : float
-        Of its knob, small enough for steps to converge; twice as much must not fail either.
-    steps : int
-        How many are taken.
-
-    Raises
-    ------
-    AssertionError
-        If a step that was taken back leaves a trace, equal steps give other bits, a time is missed, or
-        features are not those that were named or not finite.
-    """
-    import numpy as np
-
-    def state(stepper: Stepper) -> dict[str, bytes]:
-        return {k: np.ascontiguousarray(v).tobytes() for k, v in stepper.restart().items()}
-
-    plain, tried = make(), make()
-    end = (plain.knob.held or value) * steps
-    for _ in range(steps):
-        told = plain.observe()
-        assert tuple(told) == plain.features, f"told {tuple(told)}, named {plain.features}"
-        assert np.isfinite(list(told.values())).all(), f"features are not finite: {told}"
-        before = state(tried)
-        tried.attempt(min(2 * value, end - tried.time), end)
-        tried.reject()
-        assert state(tried) == before, "a step that was taken back leaves a trace"
-        one, other = plain.attempt(value, end), tried.attempt(value, end)
-        # Going back may save work of the next attempt, or make some of it necessary.
-        unpaid = dataclasses.replace(one, cost=other.cost)
-        assert repr(unpaid) == repr(other), f"equal steps, {one} and {other}"
-        assert min(one.cost, other.cost) > 0, "a step without cost"
-        assert one.converged, f"the step of {value} did not converge"
-        plain.accept()
-        tried.accept()
-        assert state(plain) == state(tried), "equal steps, other bits"
-    rest = (plain.knob.held or value) / 3
-    until = plain.time + rest
-    plain.attempt(min(value, rest) if plain.knob.is_length else value, until)
-    plain.accept()
-    assert plain.time == until, f"a step that was to end at {until!r} ended at {plain.time!r}"
 
 
 def check_executor(executor: Executor, directory: Path) -> None:

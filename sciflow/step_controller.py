@@ -329,8 +329,11 @@ class Stepping:
             If a step falls below what the solver takes, cannot be taken within the patience, or failed
             and was not taken back.
         Invalid
-            If the controller chooses something that is no positive number.
+            If the controller chooses something that is no positive number, wants to meet a time that is not
+            ahead, or the stepper does not go on; or if `until` is not finite.
         """
+        if not math.isfinite(until):
+            raise Invalid(f"steps are taken up to a finite time, got {until}")
         leg = Leg()
         while self.stepper.time < until:
             self.step(until, leg)
@@ -345,7 +348,7 @@ class Stepping:
             See `to`.
         """
         stepper, knob = self.stepper, self.stepper.knob
-        until = self.controller.next_stop(stepper.time, until)
+        until = self._stop(until)
         state = StepState(stepper.time, until, knob, stepper.observe())
         value, self.memory = self.controller.choose(self.memory, state)
         for _ in range(self._patience):
@@ -360,6 +363,11 @@ class Stepping:
                     )
                 stepper.accept()
                 leg.taken.append(result)
+                if not state.time < stepper.time <= until:
+                    raise Invalid(
+                        f"{type(stepper).__name__} stands at time {stepper.time!r} after the accepted step "
+                        f"from {state.time!r} towards {until!r}: accept() takes time to the end of the step"
+                    )
                 return
             stepper.reject()
             leg.rejected.append(result)
@@ -399,6 +407,16 @@ class Stepping:
             )
         value = min(value, knob.high)
         return float(shortened(value, rest) if knob.is_length else value)
+
+    def _stop(self, until: float) -> float:
+        time = self.stepper.time
+        stop = self.controller.next_stop(time, until)
+        if not time < stop <= until:
+            raise Invalid(
+                f"{self.controller.name} wants to meet the time {stop!r}: it must be later than {time!r}, where "
+                f"the solution stands, and not beyond {until!r}"
+            )
+        return stop
 
     def _where(self, result: StepResult) -> str:
         knob = result.knob

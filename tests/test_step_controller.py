@@ -201,6 +201,36 @@ def test_a_stored_run_goes_on_with_the_same_bits(knob):
         Stepping(other, controller, other.restart())
 
 
+@pytest.mark.parametrize("stop", [0.2, 0.1, -1.0, math.nan, math.inf, 0.6])
+def test_a_time_to_be_met_lies_ahead(stop):
+    @dataclass(frozen=True)
+    class Stuck(Scripted):
+        name: ClassVar[str] = "stuck"
+
+        def next_stop(self, time, until):
+            return stop if time > 0.15 else until
+
+    with pytest.raises(Invalid, match="stuck wants to meet the time"):
+        Stepping(Decay(), Stuck((0.2,))).to(0.5)
+
+
+@pytest.mark.parametrize("time", [0.0, math.nan, 0.7])
+def test_a_step_that_stands_goes_on(time):
+    class Stuck(Decay):
+        def accept(self):
+            super().accept()
+            self.time = time
+
+    with pytest.raises(Invalid, match="Stuck stands at time"):
+        Stepping(Stuck(), Scripted((0.2,))).to(0.5)
+
+
+@pytest.mark.parametrize("until", [math.nan, math.inf])
+def test_the_end_is_a_time(until):
+    with pytest.raises(Invalid, match="up to a finite time"):
+        Stepping(Decay(), Scripted((0.2,))).to(until)
+
+
 def test_only_the_same_controller_goes_on():
     stepping = Stepping(Decay(), Scripted((0.1, 0.2)))
     stepping.to(0.5)

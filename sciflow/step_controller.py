@@ -413,8 +413,8 @@ class Stepping:
         stop = self.controller.next_stop(time, until)
         if not time < stop <= until:
             raise Invalid(
-                f"{self.controller.name} wants to meet the time {stop!r}: it must be later than {time!r}, where "
-                f"the solution stands, and not beyond {until!r}"
+                f"{self.controller.name} wants to meet the time {stop!r}: it must be later than {time!r}, "
+                f"where the solution stands, and not beyond {until!r}"
             )
         return stop
 

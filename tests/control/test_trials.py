@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sciflow import Invalid, report, run
+from sciflow import Context, Invalid, report, run
+from sciflow.artifact.writer import Writer
 from sciflow.flow import Session, within
 from sciflow.step_controller import ACCEPT, Knob, StepController, Stepper, StepResult, ending, reject
 from sciflow.store import Store
@@ -21,7 +22,7 @@ from sciflow_control.trials.frontier import Frontier, quantiles
 from sciflow_control.trials.moving import moving
 from sciflow_control.trials.playing import play
 from sciflow_control.trials.step_table import Curve, StepTable, shortened, thousands
-from sciflow_control.trials.step_trial import StepTrial
+from sciflow_control.trials.step_trial import STEP_TRIAL, StepTrial
 from sciflow_control.trials.watched import Watched, eventful
 
 
@@ -223,6 +224,25 @@ def test_a_killed_trial_goes_on_with_the_same_bits(tmp_path, monkeypatch):
     for name in whole.schema.fields:
         np.testing.assert_array_equal(again.read(name), whole.read(name))
     assert again.attributes["reasons"] == whole.attributes["reasons"]
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda b: b"", lambda b: b[:-40], lambda b: b[:70] + b"x" * 200 + b[270:]]
+)
+def test_runs_that_cannot_be_read_any_more_are_played_again(damage, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(module, "SAVED", -1.0)
+    stage = StepTrial(Turns(), Halving(), count=3, watched=2)
+    store = Store(tmp_path, "rename")
+    ctx = Context()
+    out = Writer(tmp_path / "partial" / "artifact", STEP_TRIAL, "0" * 64, store)
+    kept = module._Saved(out, ctx)
+    for place in range(3):
+        kept.add(stage._played(place, ctx))
+    file = out.scratch / "runs.npz"
+    assert len(module._Saved(out, ctx).outcomes) == 3
+    file.write_bytes(damage(file.read_bytes()))
+    assert module._Saved(out, ctx).outcomes == []
+    assert "are played again" in caplog.text
 
 
 @given(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import json
 import time
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
+from zipfile import BadZipFile
 
 from sciflow.errors import Invalid
 from sciflow.schema import Field, Schema
@@ -115,7 +117,7 @@ class StepTrial(Stage):
 
         if ctx.comm.size > 1:
             raise Invalid(f"{self.name} runs on one rank, this job has {ctx.comm.size}; ask for one")
-        kept = _Saved(out)
+        kept = _Saved(out, ctx)
         for place in range(len(kept.outcomes), self.count):
             kept.add(self._played(place, ctx))
         rows = kept.outcomes
@@ -185,12 +187,16 @@ class StepTrial(Stage):
 class _Saved:
     """Runs that are done, kept in the scratch folder from one attempt to the next."""
 
-    def __init__(self, out: Writer) -> None:
+    def __init__(self, out: Writer, ctx: Context) -> None:
         self._file, self._disk = out.scratch / "runs.npz", out.disk
         self.outcomes: list[Outcome] = []
         self._when = time.monotonic()
         if self._file.exists():
-            self._read()
+            try:
+                self.outcomes = self._read()
+            # A power loss may have left anything; the arrays have checksums.
+            except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error) as error:
+                ctx.log.warning("%s cannot be read (%s); the runs are played again", self._file, error)
 
     def add(self, outcome: Outcome) -> None:
         """Keep one more, on the disk if the last time is long ago."""
@@ -213,15 +219,17 @@ class _Saved:
         np.savez(buffer, numbers=numbers, about=about, **arrays)
         self._disk.replace(self._file, buffer.getvalue(), sync=False)
 
-    def _read(self) -> None:
+    def _read(self) -> list[Outcome]:
         import numpy as np
 
         from sciflow_control.trials.playing import Outcome
 
-        with np.load(self._file) as kept:
+        outcomes = []
+        with self._file.open("rb") as file, np.load(file) as kept:
             texts = json.loads(bytes(kept["about"]).decode())
             for i, (text, row) in enumerate(zip(texts, kept["numbers"].tolist(), strict=True)):
                 error, largest, cost, steps, rejected = row
                 record, bodies = (kept.get(f"{n}{i}") for n in ("record", "bodies"))
                 told = text["reason"], text["counts"], record, bodies
-                self.outcomes.append(Outcome(error, largest, cost, int(steps), int(rejected), *told))
+                outcomes.append(Outcome(error, largest, cost, int(steps), int(rejected), *told))
+        return outcomes

@@ -158,8 +158,8 @@ class TrainPolicy(Stage):
         seed : int
             Of the training.
         """
-        reward = WorkReward(target=1e-4, shared=2.0, usual=30.0, change=8.0)
-        return cls(episodes, reward, actions=Levels(8, 5e-3, 1e-1), steps=30_000, seed=seed)
+        reward = WorkReward(target=3e-4, shared=2.0, usual=30.0, change=8.0)
+        return cls(episodes, reward, actions=Levels(6, 1e-2, 1e-1), steps=30_000, seed=seed)
 
     def identity(self) -> dict[str, object]:
         """Where it is computed and how often it is saved does not change the result."""

@@ -305,7 +305,7 @@ class Stepping:
     ------
     Invalid
         If the controller cannot set the knob or needs other features, or `restart` holds nothing of a
-        controller, or of another one.
+        controller, or of another one; or if the stepper stands at no time.
     """
 
     def __init__(
@@ -315,6 +315,8 @@ class Stepping:
         restart: Mapping[str, np.ndarray] | None = None,
         patience: int = 40,
     ) -> None:
+        if not math.isfinite(stepper.time):
+            raise Invalid(f"{type(stepper).__name__} stands at time {stepper.time}")
         self.stepper, self.controller, self._patience = stepper, controller, patience
         self.memory = controller.init(stepper.knob, stepper.features)
         if restart is not None:

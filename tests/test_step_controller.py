@@ -225,6 +225,13 @@ def test_a_step_that_stands_goes_on(time):
         Stepping(Stuck(), Scripted((0.2,))).to(0.5)
 
 
+def test_a_solver_begins_at_a_time():
+    stepper = Decay()
+    stepper.time = math.nan
+    with pytest.raises(Invalid, match="Decay stands at time nan"):
+        Stepping(stepper, Scripted())
+
+
 @pytest.mark.parametrize("until", [math.nan, math.inf])
 def test_the_end_is_a_time(until):
     with pytest.raises(Invalid, match="up to a finite time"):

@@ -1,6 +1,9 @@
 """Ensembles whose steps a controller chooses: what cannot be steered is refused, a kill changes nothing."""
 
 import asyncio
+import math
+import os
+import time
 
 import numpy as np
 import pytest
@@ -9,11 +12,12 @@ pytest.importorskip("numba")
 from sciflow import Context, Invalid, Missing, NotFound, Resources, run
 from sciflow.stages.design import Design
 from sciflow.stages.simulate import Simulate
-from sciflow.step_controller import MEMORY
+from sciflow.step_controller import MEMORY, Stepping
 from sciflow.step_log import LOG
 from sciflow_control.components import (
     PI,
     PID,
+    Equations,
     FixedStep,
     Guarded,
     Hermite,
@@ -24,6 +28,7 @@ from sciflow_control.components import (
     ThreeBodyProblem,
 )
 from sciflow_spectral.components import Burgers, KuramotoSivashinsky, NavierStokes
+from tests.control import step_kills
 
 BURGERS = Burgers(points=16, solve_points=64, levels=3, stepping=PI(1e-5))
 STARS = ThreeBodyProblem(Hermite(), PI(1e-4, lowest="accept", first=0.03), years=2.0, levels=5)
@@ -143,6 +148,28 @@ def test_a_state_of_other_points_does_not_go_on():
         gone_on(BURGERS.replace(solve_points=128), arrays)
 
 
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (missing("state"), "lacks state; it holds last, slope, start, time"),
+        (put("state", np.zeros(7)), "another equation"),
+        (put("last", np.zeros(2)), "is damaged"),
+        (put("time", math.nan), "is damaged"),
+        (put("state", np.full(2, math.nan)), "NaN or infinity"),
+    ],
+)
+def test_an_integrator_goes_on_from_what_it_saved(damage, message):
+    from sciflow_control.integrators.runge_kutta import RungeKutta
+
+    stepper = Equations("van_der_pol").begin(0)
+    Stepping(stepper, PI(1e-5)).to(0.1)
+    arrays = dict(stepper.restart())
+    RungeKutta(stepper._problem, restart=arrays)
+    damage(arrays)
+    with pytest.raises(Invalid, match=message):
+        RungeKutta(stepper._problem, restart=arrays)
+
+
 def test_a_member_whose_steps_end_is_a_status(plain):
     """Between the energies that a fixed tolerance can and cannot hold."""
     problem = STARS.replace(integrator=Hermite(low=0.01), stepping=PI(1e-9), years=6.0)
@@ -153,3 +180,25 @@ def test_a_member_whose_steps_end_is_a_status(plain):
     assert set(data.attributes["failures"]) == failed
     assert all("mu" in reason for reason in data.attributes["failures"].values())
     assert set(data.read("decision_member").tolist()) == set(np.flatnonzero(status == 1).tolist())
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("name", list(step_kills.RUNS))
+def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(name, tmp_path):
+    if "plate" in name:
+        pytest.importorskip("dolfinx")
+    if name in ("dqn", "ppo"):
+        pytest.importorskip("stable_baselines3")
+    rng = np.random.default_rng(int(os.environ.get("SCIFLOW_TORTURE_SEED", "0")))
+    begin = time.monotonic()
+    whole = step_kills.made(tmp_path / "whole", name)
+    longest = 3 + time.monotonic() - begin
+    for i in range(2):
+        moments = rng.uniform(0.5, longest, size=6)
+        kills = step_kills.killed(tmp_path / f"{i}", name, moments)
+        again = step_kills.made(tmp_path / f"{i}", name)
+        for field in whole.schema.fields:
+            if field != "decision_seconds":
+                np.testing.assert_array_equal(
+                    again.read(field), whole.read(field), err_msg=f"{field}, {kills}"
+                )

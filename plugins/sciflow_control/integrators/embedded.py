@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sciflow.errors import Invalid
 from sciflow.step_controller import Knob, Stepper, StepResult, ending
 from sciflow_control.integrators.initial_value import InitialValue
 from sciflow_control.integrators.tableaus import tableau
@@ -57,7 +58,8 @@ class Embedded(Stepper):
     NotFound
         If there is no such method.
     Invalid
-        If the bounds are not in order, or the state or the scale are not what they must be.
+        If the bounds are not in order, the state or the scale are not what they must be, or `restart` is not
+        what was saved.
 
     Notes
     -----
@@ -96,6 +98,7 @@ class Embedded(Stepper):
         self._tried: Tried | None = None
         self._sloped, self._due = False, 0  # the first stage is there; evaluations not yet counted
         if restart is not None:
+            _check(restart)
             self.time = float(restart["time"])
             if restart["last"].size:
                 error, stiffness, length = restart["last"].tolist()
@@ -191,6 +194,15 @@ class Embedded(Stepper):
         if not self._sloped:
             self._slope()
             self._sloped, self._due = True, self._due + 1
+
+
+def _check(restart: Mapping[str, np.ndarray]) -> None:
+    absent = {"time", "state", "start", "last"} - set(restart)
+    if absent:
+        there = ", ".join(sorted(restart))
+        raise Invalid(f"what a run goes on from lacks {', '.join(sorted(absent))}; it holds {there}")
+    if np.shape(restart["last"]) not in ((0,), (3,)) or not math.isfinite(float(restart["time"])):
+        raise Invalid("what a run goes on from is damaged: 'last' is not three numbers, or 'time' is none")
 
 
 def _log(value: float) -> float:

@@ -50,6 +50,11 @@ class RungeKutta(Embedded):
         restart: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         super().__init__(problem, method, bounds, restart)
+        if restart is not None and np.shape(restart["state"]) != np.shape(problem.state):
+            raise Invalid(
+                f"saved with another equation: a state of shape {np.shape(restart['state'])}, here it is "
+                f"{np.shape(problem.state)}"
+            )
         state = np.array(problem.state if restart is None else restart["state"], dtype=float)
         if state.ndim != 1 or not state.size:
             raise Invalid(f"the state is a sequence of numbers, got shape {state.shape}")

@@ -23,9 +23,14 @@ def section(artifact: Artifact) -> Section:
     text = f"<p>{int((status == 1).sum())} of {len(status)} members of {_word(artifact)} solved.</p>"
     if failed:
         text += table(["member", "why it failed"], [[m, r] for m, r in list(failed.items())[:20]])
-    pictures = _members(artifact, np.flatnonzero(status == 1)[:4])
-    if pictures is not None:
-        text += image(data_uri(pictures), "some members")
+    members = np.flatnonzero(status == 1)[:4]
+    shown = _shown(artifact, members) if len(members) else {}
+    same = [name for name, fields in shown.items() if not any(np.ptp(values) > 0 for values in fields)]
+    varied = {name: fields for name, fields in shown.items() if name not in same}
+    if varied:
+        text += image(data_uri(_members(artifact, members, varied)), "some members")
+    if same:
+        text += f"<p>The same everywhere at each stored level: {html.escape(', '.join(same))}.</p>"
     text += steps(artifact)
     figures = ((f"{int((status == 1).sum())}", "simulations"),)
     return Section("Simulations", text, figures)
@@ -35,26 +40,30 @@ def _word(artifact: Artifact) -> str:
     return html.escape(str(artifact.attributes["problem"]["component"]))
 
 
-def _members(artifact: Artifact, members: np.ndarray) -> Figure | None:
-    """The last time level of every gridded field for a few members, or the last that is not constant."""
-    fields = [n for n, f in artifact.schema.fields.items() if f.axes[:1] == ("member",) and _drawable(f.axes)]
-    if not fields or not len(members):
-        return None
-    made, axes = figure(len(members), len(fields), width=10, height=2.5 * len(fields))
-    for row, name in enumerate(fields):
-        field = artifact.schema[name]
-        stored = artifact.array(name)
-        for column, member in enumerate(members):
-            values = _last(stored, int(member)) if "time" in field.axes else np.asarray(stored[int(member)])
+def _shown(artifact: Artifact, members: np.ndarray) -> dict[str, list[np.ndarray]]:
+    """Of every gridded field the last time level of some members, or the last that is not constant."""
+    shown = {}
+    for name, field in artifact.schema.fields.items():
+        if field.axes[:1] == ("member",) and _drawable(field.axes):
+            stored, timed = artifact.array(name), "time" in field.axes
+            shown[name] = [_last(stored, int(m)) if timed else np.asarray(stored[int(m)]) for m in members]
+    return shown
+
+
+def _members(artifact: Artifact, members: np.ndarray, shown: dict[str, list[np.ndarray]]) -> Figure:
+    made, axes = figure(len(members), len(shown), width=10, height=2.5 * len(shown))
+    for row, (name, fields) in enumerate(shown.items()):
+        for column, (member, values) in enumerate(zip(members, fields, strict=True)):
             ax = axes[row, column]
             if values.ndim == 1:
                 ax.plot(values, color=BLUE, lw=1.2)
             else:
-                shown = ax.imshow(values, origin="lower", cmap="inferno")
-                made.colorbar(shown, ax=ax, shrink=0.8).ax.tick_params(labelsize=7)
+                drawn = ax.imshow(values, origin="lower", cmap="inferno")
+                made.colorbar(drawn, ax=ax, shrink=0.8).ax.tick_params(labelsize=7)
                 ax.set_xticks([])
                 ax.set_yticks([])
-            ax.set_title(f"{name}, {field.unit}" if column == 0 else f"member {member}")
+            unit = artifact.schema[name].unit
+            ax.set_title(f"{name}, {unit}" if column == 0 else f"member {member}")
     return made
 
 

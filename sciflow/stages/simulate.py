@@ -180,7 +180,8 @@ class Simulate(Stage):
             steps = np.array([records[m].get("levels", 0) for m in range(len(points))], dtype=np.int64)
             out.write("n_steps", steps, Field(("member",), "1", "int64", "steps of each member"))
         _seal_numberings(out, records, len(points))
-        _seal_decisions(out, {m: r for m, r in records.items() if r["status"] == 1})
+        solved = {m: r for m, r in records.items() if r["status"] == 1}
+        _seal_decisions(out, solved, self.problem.axis_units().get("time", "s"))
 
 
 def _seal_numberings(out: Writer, records: Mapping[int, Mapping[str, Any]], count: int) -> None:
@@ -205,8 +206,11 @@ def _seal_numberings(out: Writer, records: Mapping[int, Mapping[str, Any]], coun
         out.describe(numberings=names)
 
 
-def _seal_decisions(out: Writer, records: Mapping[int, Mapping[str, Any]]) -> None:
-    """Store what the members noted while they were solved, one after the other; nothing if none did."""
+def _seal_decisions(out: Writer, records: Mapping[int, Mapping[str, Any]], time: str) -> None:
+    """Store what the members noted while they were solved, one after the other; nothing if none did.
+
+    `time` is the unit of the problem's time.
+    """
     import numpy as np
 
     logs = Experience(out.scratch / EXPERIENCE).logs(records)
@@ -218,7 +222,8 @@ def _seal_decisions(out: Writer, records: Mapping[int, Mapping[str, Any]]) -> No
     for name in sorted({n for log in logs.values() for n in log}):
         columns = [log[name] if name in log else np.full(lengths[m], np.nan) for m, log in logs.items()]
         values = np.concatenate(columns)
-        unit = "s" if name == "seconds" else "any" if name == "cost" or name.startswith("feature_") else "1"
+        free = name in ("cost", "value", "work") or name.startswith("feature_")
+        unit = {"seconds": "s", "time": time, "length": time}.get(name, "any" if free else "1")
         note = "noted while the members were solved; NaN where one noted no such thing"
         out.write(f"decision_{name}", values, Field(("decision",), unit, values.dtype.name, note))
 

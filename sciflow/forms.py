@@ -106,6 +106,8 @@ def _changes(new: Mapping[str, Any], old: Mapping[str, Any], prefix: str) -> Ite
             yield from _changes(value, usual, f"{prefix}{name}.")
         elif isinstance(value, float | int | str | bool):
             yield f"{prefix}{name}={value:g}" if isinstance(value, float) else f"{prefix}{name}={value}"
+        elif isinstance(value, Mapping) and "component" in value:
+            yield f"{prefix}{name} {value['component']}"
         else:
             yield f"{prefix}{name}"
 

@@ -260,6 +260,8 @@ def test_names_say_what_is_not_as_usual():
     old = {"problem": {"component": "heat", "cells": 32}}
     assert run_name("f", {"problem": {"component": "heat", "cells": 8}}, old) == "f problem.cells=8"
     assert run_name("f", {"problem": {"component": "darcy", "cells": 32}}, old) == "f problem darcy"
+    steered = {"problem": {**old["problem"], "stepping": {"component": "pi", "tolerance": 1e-4}}}
+    assert run_name("f", steered, old) == "f problem.stepping pi"
     assert len(run_name("f", {"text": "x" * 500}, {})) == 80
     assert all(generated(n) for n in ("brave-otter", "theta234-cestus", "Handmade-Kiwi", "nu6"))
     assert not any(generated(n) for n in ("my run", "heat, defaults", "run"))

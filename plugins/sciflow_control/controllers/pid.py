@@ -48,7 +48,7 @@ class PID(ErrorControl):
     Attributes
     ----------
     tolerance : float
-        Largest error of a step that stands, in the unit of `StepResult.error`.
+        Largest error that a step may have, relative to the size of the solution.
     first : float or None
         The first value; None: the geometric mean of the knob's bounds.
     safety : float

@@ -33,16 +33,22 @@ def words(artifact: Artifact) -> str:
     at = int(np.searchsorted(artifact.read("history_steps"), about["chosen_at"]))
     error, cost, whole = (float(artifact.read(f"history_{n}")[at]) for n in ("error", "cost", "whole"))
     knob, features = signature["knob"], ", ".join(signature["features"])
+    unit = "" if knob["unit"] == "1" else f" {knob['unit']}"
     choice = f"{len(values)} values" if signature["chooses"] == "level" else "any value"
     weights = sum(artifact.array(f"{n}_{i}").size for i in range(about["layers"]) for n in ("weight", "bias"))
     last = int(artifact.read("history_steps")[-1])
     return (
         f"A network of {weights} weights ({about['learner']['component']}) chooses {knob['name']}, {choice} "
-        f"from {values[0]:.3g} to {values[-1]:.3g} {knob['unit']}, by {features}. It is the one after "
+        f"from {values[0]:.3g} to {values[-1]:.3g}{unit}, by {features}. It is the one after "
         f"{about['chosen_at']} of {last} environment steps. Of the held-out episodes {100 * whole:.3g} % "
-        f"came to their end, nine of ten with a drift below {error:.1e}, for {cost:.4g} "
+        f"came to their end, nine of ten with a drift below {error:.1e}, for {_digits(cost)} "
         f"{about['cost_unit']} each on average. Every step stood; a guard takes back what goes wrong."
     )
+
+
+def _digits(value: float) -> str:
+    """Four digits, thousands apart."""
+    return f"{float(f'{value:.4g}'):,.0f}".replace(",", "\u2009") if value >= 1000 else f"{value:.4g}"
 
 
 def _curves(artifact: Artifact) -> Figure:
@@ -68,6 +74,9 @@ def _curves(artifact: Artifact) -> Figure:
     axes[0, 2].set_yscale("symlog", linthresh=1e-3)
     axes[0, 2].set_title("learning")
     axes[0, 2].legend(frameon=False, fontsize=8)
+    for line in (line for ax in made.axes for line in ax.get_lines()):
+        line.set_marker("o" if np.isfinite(np.asarray(line.get_ydata(), dtype=float)).sum() < 3 else "")
+        line.set_markersize(4)
     for ax in axes[0]:
         ax.axvline(chosen, color=GREY, lw=0.8, ls=":")
         ax.set_xlabel("environment steps", fontsize=9)

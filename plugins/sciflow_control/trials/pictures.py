@@ -15,6 +15,7 @@ from sciflow_control.trials.watched import Watched
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+CURVES = (*COLOURS, "#8a6d1f", "#2a93a8")
 QUANTILE_LINES: Mapping[str, Any] = {"p50": "-", "p90": "--", "max": ":"}
 BUSY = 0.6
 """Part of the steps that is shown once more where it fills less than a quarter of the time."""
@@ -50,7 +51,7 @@ def against_work(rows: Sequence[Mapping[str, Any]], figures: np.ndarray, names: 
             place = curves.index(curve)
             of = [i for i, r in enumerate(rows) if (r["group"], r["curve"]) == (group, curve)]
             of.sort(key=lambda i: work[i])
-            look = {"color": COLOURS[place % len(COLOURS)], "marker": MARKERS[place % len(MARKERS)]}
+            look = {"color": CURVES[place % len(CURVES)], "marker": MARKERS[place % len(MARKERS)]}
             for q in QUANTILES:
                 y = figures[of, list(names).index(q)]
                 y = np.where(np.isfinite(y), y, np.nan)

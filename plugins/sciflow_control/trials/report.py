@@ -11,6 +11,17 @@ if TYPE_CHECKING:
 
     from sciflow.artifact import Artifact
 
+COUNTED = {
+    "policy": "steps that stand and that the policy chose",
+    "fallback": "those that the fallback chose",
+    "rejected": "attempts taken back",
+    "rolled_back": "of these the policy's",
+    "refused": "answers of the policy that are no values of the knob",
+    "unaffordable": "steps that the account of work did not leave to the policy",
+    "cooldowns": "times that the policy was suspended",
+}
+"""What the counters of a guard mean."""
+
 
 def sections(artifact: Artifact) -> list[tuple[str, str]] | None:
     """Titles and HTML of the sections on a trial or a table of trials; None for anything else."""
@@ -46,6 +57,8 @@ def _trial(artifact: Artifact) -> tuple[str, str]:
         body += f"<p>Run {run.seed}: {len(run.time)} steps, {len(run.back_time)} attempts taken back.</p>"
         text = f"what was chosen in run {run.seed}, and where it was"
         body += image(data_uri(draw(run, about["knob"], about["time_unit"])), text)
+        if run.places is None and about["knob"].get("marks", {}).get(str(run.seed)):
+            body += "<p>Dotted: times at which what drives the run is switched.</p>"
         if run.places is not None:
             body += moving(run, about["knob"]["name"], about["time_unit"])
     return f"Steps chosen by {_words(about['controller'].partition('(')[0])}", body
@@ -60,7 +73,8 @@ def _counts(artifact: Artifact) -> str:
         return ""
     sums = artifact.read("counts").sum(axis=0).tolist()
     said = ", ".join(f"{_words(n)} {int(v)}" for n, v in zip(names, sums, strict=True))
-    return f"<p>Counted in all runs: {html.escape(said)}.</p>"
+    meant = "; ".join(f"{_words(n)}: {COUNTED[n]}" for n in names if n in COUNTED)
+    return f"<p>Counted in all runs: {html.escape(said)}.{f' ({html.escape(meant)}.)' if meant else ''}</p>"
 
 
 def _reasons(reasons: Mapping[str, str]) -> str:
@@ -124,7 +138,10 @@ def _compared(about: Mapping[str, Any], compared: np.ndarray) -> str:
         body += f"<h3>Beside {html.escape(name)}</h3>{said}"
         said = ""
         head = [f"{word} {q}" for word in ("dex,", "work ratio,") for q in ("p50", "p90", "max")]
-        body += _dense(table(["runs of", "controller", *head], lines))
+        grouped = any(line[0] for line in lines)
+        body += _dense(
+            table(["runs of", "controller", *head][not grouped :], [x[not grouped :] for x in lines])
+        )
     return body
 
 

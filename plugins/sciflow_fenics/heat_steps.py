@@ -173,7 +173,16 @@ class HeatStepper(Stepper):
         return self._now.rise
 
     def attempt(self, value: float, until: float) -> StepResult:
-        """See `Stepper.attempt`; a switch that is known is met as `until` is."""
+        """See `Stepper.attempt`; a switch that is known is met as `until` is.
+
+        A step that fails on one rank has failed on all.
+
+        Raises
+        ------
+        Invalid
+            If the ranks were told to take different steps.
+        """
+        self._agree(value)
         now, length, end = self._now, *self._reach(value, until)
         system, heating = self._system, self.heating
         euler = self._euler or (heating.boundary != 0 and now.count < DAMPED)
@@ -182,17 +191,17 @@ class HeatStepper(Stepper):
         source = self._heat(end, False)
         guess, share = self._predicted(length, euler)
         solves, linear = system.solves, system.linear
-        newton: int | None
+        newton = 0
         try:
             newton, _ = system.step(length, self._boundary, source, guess)
+            rise = np.array(system.rise.x.array[: len(now.rise)])
         except Diverged:
-            newton = None
+            rise = guess = np.zeros_like(now.rise)
         cost = float(system.solves - solves)
         self.linear += system.linear - linear
-        if newton is None:
+        error = self._relative(share * (rise - guess), rise, failed=not newton)
+        if not np.isfinite(error):
             return StepResult(now.time, length, length, self.knob, cost=cost, converged=False)
-        rise = np.array(system.rise.x.array[: len(now.rise)])
-        error = self._relative(share * (rise - guess), rise)
         slope = self._inside * (rise - now.rise) / length
         last = now.length or length
         self._tried = _Point(end, length, last, rise, slope, now.rate, error, float(newton), now.count + 1)
@@ -296,8 +305,25 @@ class HeatStepper(Stepper):
         far = (length + last) * (length + last + before)
         return now.rise + length * (now.rate + (length + last) * bend), length**2 / (length**2 + 2 * far)
 
-    def _relative(self, error: np.ndarray, rise: np.ndarray) -> float:
-        wrong, whole = np.sqrt(self._sums(error, rise) / self._count)
+    def _agree(self, value: float) -> None:
+        comm = self._system.mesh.comm
+        if comm.size == 1:
+            return
+        everyone = np.empty(comm.size)
+        comm.Allgather(np.array([float(value)]), everyone)
+        if (everyone != everyone[0]).any():
+            rank = int(np.argmax(everyone != everyone[0]))
+            raise Invalid(
+                f"the ranks were told to take different steps at time {self.time:.6g}: {everyone[0]!r} s on "
+                f"rank 0, {everyone[rank]!r} s on rank {rank}; do all of them see the same policy, on like "
+                "processors?"
+            )
+
+    def _relative(self, error: np.ndarray, rise: np.ndarray, failed: bool) -> float:
+        """Of all ranks; NaN where the step has failed on one of them."""
+        lost, wrong, whole = np.sqrt(self._sums(np.array([float(failed)]), error, rise) / self._count)
+        if lost:
+            return float("nan")
         size = whole + self.heating.size
         return float(wrong / size) if size else 0.0
 

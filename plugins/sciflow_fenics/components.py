@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from sciflow.component import Component
-from sciflow.errors import Invalid
 from sciflow.hooks import hookimpl
 from sciflow.linear_solver import LinearSolver, TakesSolver
 from sciflow.problem import Parameter, ParameterSpace, Problem, State
 from sciflow.schema import Field
-from sciflow.step_controller import Knob, StepController, TakesSteps, unsteered
-from sciflow_fenics.checks import DOLFINX, FEATURES, check_count, check_mesh, space, step_knob
+from sciflow.step_controller import StepController, unsteered
+from sciflow_fenics.checks import DOLFINX, check_mesh, space
+from sciflow_fenics.heated_plate import HeatedPlate
 from sciflow_fenics.moving_heat import MovingHeat
 from sciflow_fenics.rve import RVE
 from sciflow_fenics.structures import CookMembrane, PerforatedPlate
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
     from sciflow.artifact import Artifact
     from sciflow.context import Context
-    from sciflow.step_controller import Stepper
+    from sciflow_fenics.heat_steps import Heating
 
 
 @dataclass(frozen=True)
-class Heat(TakesSteps, TakesSolver, Problem):
+class Heat(HeatedPlate):
     """Transient heat conduction in a square plate, heated by a Gaussian source.
 
     The unknown is the rise over the ambient temperature; the conductivity may depend on it.
@@ -62,7 +62,6 @@ class Heat(TakesSteps, TakesSolver, Problem):
     """
 
     name: ClassVar[str] = "heat"
-    requires: ClassVar[tuple[str, ...]] = DOLFINX
     parameters: ClassVar[ParameterSpace] = ParameterSpace(
         x=Parameter(0.02, 0.08, "m", description="centre of the source"),
         y=Parameter(0.02, 0.08, "m", description="centre of the source"),
@@ -82,109 +81,30 @@ class Heat(TakesSteps, TakesSolver, Problem):
     solver: LinearSolver | None = None
     stepping: StepController | None = None
 
-    side: ClassVar[float] = 0.1
-    conductivity: ClassVar[float] = 20.0
-    capacity: ClassVar[float] = 3.6e6
-
     def __post_init__(self) -> None:
-        check_mesh(self.cells, self.degree, self.grid)
-        check_count("levels", self.levels, 1)
-        check_count("substeps", self.substeps, 1)
-        if not 0 < self.end < float("inf"):
-            raise Invalid(f"end must be positive and finite, got {self.end} s")
-        if self.scheme not in ("euler", "crank_nicolson"):
-            raise Invalid(f"scheme {self.scheme!r} is not one of euler, crank_nicolson")
+        self._check()
 
     @classmethod
     def example(cls) -> Self:
         """A small one for conformance checks."""
         return cls(cells=4, grid=5, levels=2, substeps=1)
 
-    @property
-    def fields(self) -> Mapping[str, Field]:  # type: ignore[override]
-        """Source and temperature on the grid, and the degrees of freedom where they are asked for."""
-        found = {
-            "source": Field(("y", "x"), "W m-3", description="heat source"),
-            "temperature": Field(("time", "y", "x"), "K", description="rise over the ambient temperature"),
-        }
-        if self.dofs:
-            axis, notes = space(self.degree)
-            found["temperature_dof"] = Field(("time", axis), "K", "float64", "finite-element solution", notes)
-        return found
+    def heating(self, mu: Mapping[str, float]) -> Heating:
+        """See `HeatedPlate.heating`."""
+        from sciflow_fenics.heat_states import standing
 
-    def coordinates(self) -> Mapping[str, np.ndarray]:
-        """See `Problem.coordinates`."""
-        import numpy as np
-
-        points = np.linspace(0.0, self.side, self.grid)
-        axes: dict[str, np.ndarray] = {
-            "time": self.end * np.arange(1, self.levels + 1) / self.levels,
-            "y": points,
-            "x": points,
-        }
-        if self.dofs:
-            axes[space(self.degree)[0]] = np.arange((self.cells * self.degree + 1) ** 2)
-        return axes
-
-    def axis_units(self) -> Mapping[str, str]:
-        """See `Problem.axis_units`."""
-        return {"time": "s", "x": "m", "y": "m", "node": "1", "dof": "1"}
-
-    def solve(self, mu: Mapping[str, float], ctx: Context) -> Iterator[State]:
-        """See `Problem.solve`.
-
-        Raises
-        ------
-        Diverged
-            If Newton's method or the linear solver fails, or the conductivity is not positive.
-        Invalid
-            If the source is not positive in width, or the mesh is too coarse for the ranks.
-        """
-        return self._solve(mu, ctx, None)
-
-    def resume(
-        self, mu: Mapping[str, float], ctx: Context, restart: Mapping[str, np.ndarray]
-    ) -> Iterator[State]:
-        """See `Problem.resume`.
-
-        Raises
-        ------
-        Invalid
-            If it was solved under another controller, or there was one and is none now, or the reverse.
-        """
-        return self._solve(mu, ctx, restart)
+        return standing(self, mu)
 
     def _solve(
         self, mu: Mapping[str, float], ctx: Context, restart: Mapping[str, np.ndarray] | None
     ) -> Iterator[State]:
-        if self.stepping is None:
-            if restart is not None:
-                unsteered(restart)
-            from sciflow_fenics.heat import solve
-        else:
-            from sciflow_fenics.heat_states import solve
+        if self.stepping is not None:
+            return super()._solve(mu, ctx, restart)
+        from sciflow_fenics.heat import solve
 
+        if restart is not None:
+            unsteered(restart)
         return solve(self, mu, ctx, restart)
-
-    def steered(self) -> tuple[Knob, tuple[str, ...]]:
-        """See `TakesSteps.steered`."""
-        return step_knob(self.end, self.scheme), FEATURES
-
-    def stepper(
-        self, mu: Mapping[str, float], ctx: Context, restart: Mapping[str, np.ndarray] | None = None
-    ) -> Stepper:
-        """See `TakesSteps.stepper`."""
-        from sciflow_fenics.heat_states import stepper
-
-        return stepper(self, mu, ctx, restart)
-
-    def constants(self, ctx: Context) -> Mapping[str, tuple[Field, np.ndarray]]:
-        """The mesh, where degrees of freedom are stored."""
-        if not self.dofs:
-            return {}
-        from sciflow_fenics.lattice import mesh_arrays
-
-        return mesh_arrays(self.cells, self.degree, self.side, "m")
 
 
 @dataclass(frozen=True)

@@ -19,22 +19,22 @@ from sciflow_fenics.lattice import DofOrder, Sampler, communicator
 if TYPE_CHECKING:
     from sciflow.context import Context
     from sciflow_fenics.components import Heat
-    from sciflow_fenics.moving_heat import MovingHeat
+    from sciflow_fenics.heated_plate import HeatedPlate
 
 
-def built(heat: Heat | MovingHeat, comm: Any) -> tuple[Conduction, Sampler, DofOrder]:
+def built(heat: HeatedPlate, comm: Any) -> tuple[Conduction, Sampler, DofOrder]:
     """Mesh, forms and solver of a configuration."""
     made = Conduction(comm, heat.cells, heat.degree, heat.side, heat.conductivity, heat.capacity, 1.0)
     order = DofOrder(made.space, heat.cells * heat.degree + 1, heat.side)
     return made, Sampler(made.space, heat.grid, heat.side), order
 
 
-def shared(heat: Heat | MovingHeat, comm: Any) -> tuple[Conduction, Sampler, DofOrder]:
+def shared(heat: HeatedPlate, comm: Any) -> tuple[Conduction, Sampler, DofOrder]:
     """`built` once for all ways to solve the linear systems and to choose the steps."""
     return kept(comm, heat.replace(solver=None, stepping=None), lambda: built(heat, comm))
 
 
-def checked(heat: Heat | MovingHeat, mu: Mapping[str, float]) -> dict[str, float]:
+def checked(heat: HeatedPlate, mu: Mapping[str, float]) -> dict[str, float]:
     """A complete point whose source has a width.
 
     Raises

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -28,11 +28,12 @@ from sciflow_fenics.conduction import Values
 from sciflow_fenics.heat import checked, gaussian, shared
 from sciflow_fenics.heat_steps import Heating, HeatStepper
 from sciflow_fenics.lattice import communicator
-from sciflow_fenics.moving_heat import MovingHeat
 
 if TYPE_CHECKING:
     from sciflow.context import Context
     from sciflow_fenics.components import Heat
+    from sciflow_fenics.heated_plate import HeatedPlate
+    from sciflow_fenics.moving_heat import MovingHeat
 
 
 @dataclass(frozen=True)
@@ -99,8 +100,7 @@ def moving(heat: MovingHeat, mu: Mapping[str, float]) -> Heating:
     energy = abs(mu["power"]) * heat.lines * heat.length / mu["speed"]
     size = energy / (heat.capacity * heat.side**2)
     pace = min(width / mu["speed"], width**2 * heat.capacity / heat.conductivity)
-    switches = tuple(t for t in scan.switches if t < heat.end)
-    return Heating(mu["beta"], 0.0, source, switches, heat.events, size, pace, heat.end)
+    return Heating(mu["beta"], 0.0, source, heat.switches(mu), heat.events, size, pace, heat.end)
 
 
 def _nothing(x: np.ndarray) -> np.ndarray:
@@ -108,22 +108,21 @@ def _nothing(x: np.ndarray) -> np.ndarray:
 
 
 def stepper(
-    heat: Heat | MovingHeat,
+    heat: HeatedPlate,
     mu: Mapping[str, float],
     ctx: Context,
     restart: Mapping[str, np.ndarray] | None = None,
 ) -> HeatStepper:
     """The solver of one member; see `TakesSteps.stepper`."""
     mu = checked(heat, mu)
-    heated = moving(heat, mu) if isinstance(heat, MovingHeat) else standing(heat, mu)
+    heated = heat.heating(mu)
     system, _, order = shared(heat, communicator(ctx))
     solving = wrapped(heat.solver, system.ksp, ctx, restart)
-    scheme: Literal["euler", "crank_nicolson"] = heat.scheme
-    return HeatStepper(system, order, scheme, heated, solving, restart)
+    return HeatStepper(system, order, heat.scheme, heated, solving, restart)
 
 
 def solve(
-    heat: Heat | MovingHeat,
+    heat: HeatedPlate,
     mu: Mapping[str, float],
     ctx: Context,
     restart: Mapping[str, np.ndarray] | None = None,
@@ -146,7 +145,7 @@ _Saved = Callable[[], Mapping[str, np.ndarray]]
 
 
 def _levels(
-    heat: Heat | MovingHeat,
+    heat: HeatedPlate,
     made: HeatStepper,
     ctx: Context,
     restart: Mapping[str, np.ndarray] | None,

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from sciflow.errors import Invalid
-from sciflow.linear_solver import LinearSolver, TakesSolver
-from sciflow.problem import Parameter, ParameterSpace, Problem, State
-from sciflow.schema import Field
-from sciflow.step_controller import Knob, StepController, TakesSteps
-from sciflow_fenics.checks import DOLFINX, FEATURES, check_count, check_mesh, space, step_knob
+from sciflow.linear_solver import LinearSolver
+from sciflow.problem import Parameter, ParameterSpace
+from sciflow.step_controller import StepController
+from sciflow_fenics.checks import check_count
+from sciflow_fenics.heated_plate import HeatedPlate
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from sciflow.context import Context
-    from sciflow.step_controller import Stepper
+    from sciflow_fenics.heat_steps import Heating
 
 
 @dataclass(frozen=True)
@@ -86,7 +83,7 @@ class Scan:
 
 
 @dataclass(frozen=True)
-class MovingHeat(TakesSteps, TakesSolver, Problem):
+class MovingHeat(HeatedPlate):
     """Transient heat conduction in a square plate, scanned by a Gaussian source that is then off.
 
     A laser hardens a steel plate: short lines, then a long time of cooling, so that the step that serves
@@ -129,7 +126,6 @@ class MovingHeat(TakesSteps, TakesSolver, Problem):
     """
 
     name: ClassVar[str] = "moving_heat"
-    requires: ClassVar[tuple[str, ...]] = DOLFINX
     parameters: ClassVar[ParameterSpace] = ParameterSpace(
         speed=Parameter(0.015, 0.06, "m s-1", log=True, description="of the source along a line"),
         power=Parameter(2e4, 8e4, "W m-1", description="of the source per thickness of the plate"),
@@ -154,20 +150,14 @@ class MovingHeat(TakesSteps, TakesSolver, Problem):
     solver: LinearSolver | None = None
     stepping: StepController | None = None
 
-    side: ClassVar[float] = 0.1
-    conductivity: ClassVar[float] = 20.0
-    capacity: ClassVar[float] = 3.6e6
+    source_axes: ClassVar[tuple[str, ...]] = ("time", "y", "x")
 
     def __post_init__(self) -> None:
-        check_mesh(self.cells, self.degree, self.grid)
-        check_count("levels", self.levels, 1)
-        check_count("substeps", self.substeps, 1)
+        self._check()
         check_count("lines", self.lines, 1)
-        for name, unit in (("end", "s"), ("length", "m"), ("pitch", "m"), ("pause", "s")):
+        for name, unit in (("length", "m"), ("pitch", "m"), ("pause", "s")):
             if not 0 < getattr(self, name) < math.inf:
                 raise Invalid(f"{name} must be positive and finite, got {getattr(self, name)} {unit}")
-        if self.scheme not in ("euler", "crank_nicolson"):
-            raise Invalid(f"scheme {self.scheme!r} is not one of euler, crank_nicolson")
 
     @classmethod
     def example(cls) -> Self:
@@ -193,79 +183,12 @@ class MovingHeat(TakesSteps, TakesSolver, Problem):
             self.side,
         )
 
+    def heating(self, mu: Mapping[str, float]) -> Heating:
+        """See `HeatedPlate.heating`."""
+        from sciflow_fenics.heat_states import moving
+
+        return moving(self, mu)
+
     def switches(self, mu: Mapping[str, float]) -> tuple[float, ...]:
         """See `TakesSteps.switches`."""
         return tuple(t for t in self.scan(mu).switches if t < self.end)
-
-    @property
-    def fields(self) -> Mapping[str, Field]:  # type: ignore[override]
-        """Source and temperature on the grid, and the degrees of freedom where they are asked for."""
-        axes = ("time", "y", "x")
-        found = {
-            "source": Field(axes, "W m-3", description="heat source"),
-            "temperature": Field(axes, "K", description="rise over the ambient temperature"),
-        }
-        if self.dofs:
-            axis, notes = space(self.degree)
-            found["temperature_dof"] = Field(("time", axis), "K", "float64", "finite-element solution", notes)
-        return found
-
-    def coordinates(self) -> Mapping[str, np.ndarray]:
-        """See `Problem.coordinates`."""
-        import numpy as np
-
-        points = np.linspace(0.0, self.side, self.grid)
-        axes: dict[str, np.ndarray] = {
-            "time": self.end * np.arange(1, self.levels + 1) / self.levels,
-            "y": points,
-            "x": points,
-        }
-        if self.dofs:
-            axes[space(self.degree)[0]] = np.arange((self.cells * self.degree + 1) ** 2)
-        return axes
-
-    def axis_units(self) -> Mapping[str, str]:
-        """See `Problem.axis_units`."""
-        return {"time": "s", "x": "m", "y": "m", "node": "1", "dof": "1"}
-
-    def solve(self, mu: Mapping[str, float], ctx: Context) -> Iterator[State]:
-        """See `Problem.solve`.
-
-        Raises
-        ------
-        Diverged
-            If Newton's method or the linear solver fails, or the conductivity is not positive.
-        Invalid
-            If the source is not positive in width or speed, or the mesh is too coarse for the ranks.
-        """
-        from sciflow_fenics.heat_states import solve
-
-        return solve(self, mu, ctx)
-
-    def resume(
-        self, mu: Mapping[str, float], ctx: Context, restart: Mapping[str, np.ndarray]
-    ) -> Iterator[State]:
-        """See `Problem.resume`."""
-        from sciflow_fenics.heat_states import solve
-
-        return solve(self, mu, ctx, restart)
-
-    def steered(self) -> tuple[Knob, tuple[str, ...]]:
-        """See `TakesSteps.steered`."""
-        return step_knob(self.end, self.scheme), FEATURES
-
-    def stepper(
-        self, mu: Mapping[str, float], ctx: Context, restart: Mapping[str, np.ndarray] | None = None
-    ) -> Stepper:
-        """See `TakesSteps.stepper`."""
-        from sciflow_fenics.heat_states import stepper
-
-        return stepper(self, mu, ctx, restart)
-
-    def constants(self, ctx: Context) -> Mapping[str, tuple[Field, np.ndarray]]:
-        """The mesh, where degrees of freedom are stored."""
-        if not self.dofs:
-            return {}
-        from sciflow_fenics.lattice import mesh_arrays
-
-        return mesh_arrays(self.cells, self.degree, self.side, "m")

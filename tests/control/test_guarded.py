@@ -200,6 +200,29 @@ def test_a_good_policy_is_followed_and_saves_work(knob):
     assert counts["policy"] > 0.35 * len(others)
 
 
+@pytest.mark.parametrize(
+    ("fallback", "rollback"), [(PI(TOL), None), (FixedStep(0.02), 1e-4), (FixedStep(0.02), 1e-6)]
+)
+def test_the_limit_holds_where_some_intervals_are_a_hundred_times_dearer(fallback, rollback):
+    def spent(controller):
+        dear = Scripted(
+            MU, lambda t, v: constant(t) * v**4, lambda t, v: (100.0 if t % 1.5 > 1.48 else 1.0) / v
+        )
+        return run(dear, controller, [6.0])[3]
+
+    plain = spent(fallback)
+    for how in NUMBERS:
+        assert spent(Guarded(Wild(how), fallback, rollback=rollback)) <= 1.4 * plain
+
+
+def test_longer_steps_of_an_interval_save_less_than_in_proportion():
+    ledger = books.settled(books.opened(), 1e-2, StepState(0.0, 9.0, MU))
+    result = StepResult(0.0, MU.held, 1.0, MU, 1e-5, cost=3.0)
+    ledger = books.noted(ledger, result, guided=True, accepted=True, retry=None)
+    ledger = books.settled(ledger, 1e-2, StepState(MU.held, 9.0, MU))
+    assert ledger["allowed"] == pytest.approx(3.0 * 100.0**0.85)
+
+
 def test_what_is_spent_never_exceeds_what_is_allowed():
     for how in NUMBERS:
         stepping = Stepping(scripted(), Guarded(Wild(how), PI(TOL), work_limit=1.2))
@@ -253,8 +276,8 @@ def test_errors_of_tiny_steps_that_are_nothing_but_rounding_do_not_starve_the_po
 
 
 def test_a_fallback_without_a_number_ends_the_run():
-    with pytest.raises(Invalid, match="guarded chose dt = nan"):
-        Stepping(scripted(), Guarded(Wise(), Wild("nan"))).to(1.0)
+    with pytest.raises(Invalid, match="guarded chose dt = inf"):
+        Stepping(scripted(), Guarded(Wise(), Wild("infinite"))).to(1.0)
 
 
 def test_cool_downs_double_until_the_policy_is_as_often_right():

@@ -76,8 +76,10 @@ class Guarded(StepController):
       steps, until one of these shows that it was wrong. It chooses nothing.
 
     A policy is followed only where :math:`\ell F - A` covers the expected work of its attempt even if it is
-    in vain; :math:`\ell` = ``work_limit`` less 4 % of its excess over 1. The value of a parameter that is
-    held is raised to what can be afforded, but not beyond :math:`w`.
+    in vain; :math:`\ell` = ``work_limit`` less 4 % of its excess over 1. Where a parameter is held the
+    interval is expected to be four times as dear as the dearest one lately, and larger values save only the
+    power 0.85 :math:`q`, as an interval has a whole number of steps. The value is raised to what can be
+    afforded, but not beyond :math:`w`.
 
     **Guaranteed.** Every step that stands passed the fallback's rule, or `rollback` where it is the
     policy's. A policy that returns no positive number, or raises `Invalid` or an arithmetic error, is passed
@@ -134,24 +136,17 @@ class Guarded(StepController):
             If the policy or the fallback cannot set this knob, or `bounds` leaves nothing of the knob's.
         """
         self._bounds(knob)
-        fallback = self.fallback.init(knob, features)
         return {
-            **{"policy": self.policy.init(knob, features), "fallback": fallback, "source": "fallback"},
-            **{
-                "wanted": 0.0,
-                "longer": 0.0,
-                "shadow": None,
-                "blind": self._blind(knob, features),
-                "counts": dict.fromkeys(COUNTS, 0),
-            },
-            **{
-                "blind": self._blind(knob, features),
-                "row": 0,
-                "streak": 0,
-                "rest": 0,
-                "pause": PAUSE,
-                "ledger": books.opened(),
-            },
+            "policy": self.policy.init(knob, features),
+            "fallback": self.fallback.init(knob, features),
+            "source": "fallback",
+            # The fallback's value, the one by its second memory, and this memory.
+            **{"wanted": 0.0, "longer": 0.0, "shadow": None},
+            "blind": self._blind(knob, features),
+            # The policy's steps in a row taken back, and standing; steps of this and the next cool-down.
+            **{"row": 0, "streak": 0, "rest": 0, "pause": PAUSE},
+            "counts": dict.fromkeys(COUNTS, 0),
+            "ledger": books.opened(),
         }
 
     def next_stop(self, time: float, until: float) -> float:
@@ -255,12 +250,7 @@ class Guarded(StepController):
         if guided:
             streak = memory["streak"] + 1
             pause = PAUSE if streak >= memory["pause"] else memory["pause"]
-            memory = {
-                **memory,
-                "row": 0,
-                "streak": streak,
-                "pause": pause,
-            }
+            memory = {**memory, "row": 0, "streak": streak, "pause": pause}
         return memory
 
     def _disappointed(self, memory: Memory, what: str) -> Memory:
@@ -300,18 +290,16 @@ class Guarded(StepController):
         if credit <= 0:
             return None, "unaffordable"
         if not knob.is_length:
-            value = max(value, float((ledger["unit"] / credit) ** (1 / knob.effort)))
+            value = max(value, books.least(ledger, wanted, credit, limit - 1, knob))
             if value > high or (wish < wanted < value):
                 return None, "unaffordable"
         rest = state.until - state.time
         used, own = books.fitted(knob, value, rest), books.fitted(knob, wanted, rest)
         if abs(used - own) <= books.SAME * own:
             return None, ""
-        return (
-            (value, "")
-            if books.price(ledger, used, knob) <= credit * (1 + books.SAME)
-            else (None, "unaffordable")
-        )
+        if knob.is_length and books.price(ledger, used, knob) > credit * (1 + books.SAME):
+            return None, "unaffordable"
+        return value, ""
 
     def _bounds(self, knob: Knob) -> tuple[float, float]:
         low, high = self.bounds or (knob.low, knob.high)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,12 @@ time lies in; ``fresh``: nothing was done in it yet, and the fallback took its l
 step longer than the fallback's, which is entered once the fallback has seen it."""
 FADING = 0.8
 """Of the work per attempt: it is the largest seen, forgotten at this rate."""
+LASTING = 0.99
+"""In place of it where a value is held: an interval holds what nobody foresees, a close encounter."""
+SURPRISE = 4.0
+"""Where a value is held, an interval may be so many times as dear as the dearest one lately."""
+RETURN = 0.85
+"""Part of `Knob.effort` that larger values save where they are held: steps are whole."""
 SAME = 1e-9
 """Times and values closer than this part of the step are the same."""
 
@@ -82,6 +89,26 @@ def price(ledger: Ledger, value: float, knob: Knob) -> float:
     return float(ledger["unit"] * value ** (float(knob.is_length) - knob.effort))
 
 
+def least(ledger: Ledger, wanted: float, credit: float, excess: float, knob: Knob) -> float:
+    """The smallest value to be held that can be afforded in vain, in an interval that is a dear one.
+
+    Parameters
+    ----------
+    ledger : Ledger
+        With the work of earlier attempts.
+    wanted : float
+        The fallback's value: its own attempt, after one in vain, is work that it would have done anyway.
+    credit, excess : float
+        What may be spent beyond what has been, and the limit less 1.
+    knob : Knob
+        With a value that is held.
+    """
+    dear = SURPRISE * ledger["unit"]
+    if not dear:
+        return math.inf
+    return float((credit / dear + excess * wanted**-knob.effort) ** (-1 / knob.effort))
+
+
 def noted(ledger: Ledger, result: StepResult, *, guided: bool, accepted: bool, retry: float | None) -> Ledger:
     """Enter an attempt.
 
@@ -101,11 +128,8 @@ def noted(ledger: Ledger, result: StepResult, *, guided: bool, accepted: bool, r
     knob, cost, value = result.knob, result.cost or 1.0, result.value
     part = 1.0 if knob.held is None else max(result.length / knob.held, SAME)
     unit = cost / part * value ** (knob.effort - float(knob.is_length))
-    ledger = {
-        **ledger,
-        "spent": ledger["spent"] + cost,
-        "unit": max(unit, FADING * ledger["unit"]),
-    }
+    faded = ledger["unit"] * (FADING if knob.is_length else LASTING)
+    ledger = {**ledger, "spent": ledger["spent"] + cost, "unit": max(unit, faded)}
     if accepted:
         return _advanced(ledger, result, cost, guided)
     if retry is None or not ledger["fresh"]:
@@ -132,4 +156,5 @@ def _advanced(ledger: Ledger, result: StepResult, cost: float, guided: bool) -> 
 
 def _share(cost: float, value: float, against: float, knob: Knob) -> float:
     """The work with another value, for the time that was covered with `value` at this cost."""
-    return float(cost * (value / against) ** knob.effort)
+    rounded = RETURN if value > against and not knob.is_length else 1.0
+    return float(cost * (value / against) ** (rounded * knob.effort))

@@ -276,10 +276,13 @@ class Leg:
     ----------
     taken, rejected : list of StepResult
         Steps that stand and those taken back, in order.
+    rejected_by : list of str
+        Of those taken back, what the controller's memory held as ``source`` when they were tried.
     """
 
     taken: list[StepResult] = field(default_factory=list)
     rejected: list[StepResult] = field(default_factory=list)
+    rejected_by: list[str] = field(default_factory=list)
 
     @property
     def cost(self) -> float:
@@ -356,6 +359,7 @@ class Stepping:
         for _ in range(self._patience):
             used = self.fitted(value, until)
             result = stepper.attempt(used, until)
+            source = str(self.memory.get("source", ""))
             verdict, self.memory = self.controller.judge(self.memory, result)
             if verdict.retry is None:
                 if not result.converged:
@@ -373,6 +377,7 @@ class Stepping:
                 return
             stepper.reject()
             leg.rejected.append(result)
+            leg.rejected_by.append(source)
             value = verdict.retry
         raise Diverged(
             f"{self._where(result)} was rejected as {self._patience} before it, the last error "

@@ -58,10 +58,12 @@ class StepLog:
         while stepper.time < until:
             leg = Leg()
             self.stepping.step(until, leg)
-            fallback = float(self.stepping.memory.get("source") == "fallback")
-            self._rows += [_row(result, 0.0, fallback) for result in leg.rejected]
-            self._rows += [_row(result, 1.0, fallback) for result in leg.taken]
+            attempts = zip(leg.rejected, leg.rejected_by, strict=True)
+            self._rows += [_row(result, 0.0, source) for result, source in attempts]
+            source = str(self.stepping.memory.get("source", ""))
+            self._rows += [_row(result, 1.0, source) for result in leg.taken]
             whole.rejected += leg.rejected
+            whole.rejected_by += leg.rejected_by
             whole.taken += leg.taken
         return whole
 
@@ -79,5 +81,6 @@ class StepLog:
             ctx.experience.note({name: table[:, i] for i, name in enumerate(COLUMNS)})
 
 
-def _row(result: StepResult, accepted: float, fallback: float) -> list[float]:
+def _row(result: StepResult, accepted: float, source: str) -> list[float]:
+    fallback = float(source == "fallback")
     return [result.time, result.length, result.value, result.error, result.cost, accepted, fallback]

@@ -18,6 +18,7 @@ from sciflow.stage import Stage
 from sciflow.stages.design import DESIGN
 from sciflow.stages.simulate import points_of
 from sciflow.stages.train import MODEL, split
+from sciflow.step_controller import TakesSteps
 from sciflow.surrogate import Surrogate
 from sciflow_online.comparison import Compare
 from sciflow_online.reservoirs import FIFO, FIRO, KeepHard, Reservoir, ReservoirPolicy
@@ -204,6 +205,8 @@ class OnlineTrain(Stage):
         super().check(inputs)
         require(self.problem)
         require(self.surrogate)
+        if isinstance(self.problem, TakesSteps):
+            self.problem.check_stepping()
         points_of(inputs["design"], self.problem)
         self.recipe()
         if self.transport == "zmq":

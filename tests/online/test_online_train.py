@@ -237,6 +237,15 @@ def test_fields_and_windows_that_do_not_fit_are_refused_before_anything_starts(
         refused(tmp_path, stage(**change))
 
 
+def test_a_controller_that_cannot_steer_is_refused_before_anything_starts(tmp_path):
+    from sciflow_control.controllers.fixed_step import FixedStep
+    from sciflow_spectral.components import Burgers
+
+    problem = Burgers(points=16, solve_points=64, levels=3, stepping=FixedStep(2.0))
+    with pytest.raises(Invalid, match="the solver takes dt from"):
+        refused(tmp_path, stage(problem, inputs_of=("viscosity", "time")))
+
+
 def test_without_pyzmq_it_says_what_to_install(tmp_path, monkeypatch):
     import importlib.util
 

@@ -13,6 +13,7 @@ from sciflow.stage import Stage
 from sciflow.stages.design import DESIGN
 from sciflow.stages.simulate import ENSEMBLE, points_of
 from sciflow.stages.train import MODEL
+from sciflow.step_controller import TakesSteps
 from sciflow_rom.compress.compression import COMPRESSION
 from sciflow_rom.regress.selectors import Neighbours, Selector
 
@@ -159,6 +160,8 @@ class Enrich(Stage):
         super().check(inputs)
         rom = self.rom(inputs["model"])
         require(rom.problem)
+        if isinstance(rom.problem, TakesSteps):
+            rom.problem.check_stepping()
         points_of(inputs["design"], rom.problem)
         model, ensemble, compression = (inputs[n] for n in ("model", "ensemble", "compression"))
         if model.attributes.get("ensemble") != ensemble.digest:

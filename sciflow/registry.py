@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, entry_points, requires
 from importlib.util import find_spec
 from typing import Any
 
@@ -192,8 +193,23 @@ def require(component: Component) -> None:
     if absent:
         raise Missing(
             f"the {component.kind} {component.name!r} needs {', '.join(absent)}, which this Python does not "
-            "have. `sciflow doctor` shows what is there; the README says how to install it."
+            f"have. {_how(absent)}"
         )
+
+
+def _how(absent: list[str]) -> str:
+    """Which extras of this package bring modules; else where to read on."""
+    known: dict[str, list[str]] = {}
+    for text in requires("sciflow") or []:
+        name, _, extra = text.partition(";")
+        extra = extra.partition("extra ==")[2].strip(" '\"()")
+        if extra and extra != "all":
+            known.setdefault(extra, []).append(re.split("[^A-Za-z0-9._-]", name)[0].lower().replace("-", "_"))
+    fitting = [[extra for extra in known if module.lower() in known[extra]] for module in absent]
+    if all(fitting):
+        wanted = ",".join(sorted({min(names, key=lambda extra: len(known[extra])) for names in fitting}))
+        return f"It comes with pip install '.[{wanted}]' (see the README)."
+    return "`sciflow doctor` shows what is there; the README says how to install it."
 
 
 @cache

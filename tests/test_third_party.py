@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from sciflow import Invalid, NotFound, report, run
-from sciflow.registry import Registry
+from sciflow import Component, Invalid, Missing, NotFound, report, run
+from sciflow.registry import Registry, require
 from sciflow.stages.design import Design
 from sciflow.stages.simulate import Simulate
 from sciflow.testing import check_component, check_problem
@@ -130,3 +130,20 @@ def test_flows_of_plugins_are_found_by_name_and_broken_ones_left_out(monkeypatch
     with pytest.raises(NotFound, match=r"no plugin's flow 'acme_campain'. Did you mean 'acme_campaign'"):
         load_flow("acme_campain")
     logging.getLogger("sciflow").removeHandler(caplog.handler)
+
+
+@pytest.mark.parametrize(
+    ("absent", "words"),
+    [
+        (["gymnasium", "stable_baselines3"], r"pip install '\.\[rl\]'"),
+        (["torch"], r"'\.\[operators\]'"),
+        (["numba"], r"'\.\[control\]'"),
+        (["rebound"], "the README says how"),
+        (["numba", "dolfinx"], "the README says how"),
+    ],
+)
+def test_missing_software_is_named_with_what_brings_it(monkeypatch, absent, words):
+    needs = type("Needs", (Component,), {"name": "needs", "kind": "problem", "requires": tuple(absent)})
+    monkeypatch.setattr("sciflow.registry.find_spec", lambda name: None)
+    with pytest.raises(Missing, match=words):
+        require(needs())

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sciflow.errors import Invalid
-from sciflow_control.bodies.kernels import apart, compiled, faster, pace
+from sciflow_control.bodies.kernels import apart, faster, pace
+from sciflow_control.kernels.compiling import unchecked
 
 if TYPE_CHECKING:
     from sciflow.step_controller import Knob
@@ -20,7 +21,7 @@ LEAST = 1e-16
 """Smaller relative errors of the energy are taken for this one: they are rounding."""
 
 
-@compiled
+@unchecked
 def seen(
     masses: np.ndarray, gravity: float, state: np.ndarray, length: float, speed: float
 ) -> tuple[float, ...]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-from numba import njit
+
+from sciflow_control.kernels.compiling import unchecked
 
 PLACE, SPEED, REST, FORCE, JERK = 0, 1, 2, 3, 4
 """Rows of a state: position, velocity, what a position lost in rounding, acceleration and its derivative.
@@ -20,15 +19,7 @@ TINY = 1e-15
 """A step that is a smaller part of the interval does not move its time."""
 
 
-def compiled(function: Callable[..., Any]) -> Any:
-    """Compile at the first call; a division by zero is an infinity. Kept beside the source where possible."""
-    try:
-        return njit(cache=True, nogil=True, error_model="numpy")(function)
-    except RuntimeError:
-        return njit(nogil=True, error_model="numpy")(function)
-
-
-@compiled
+@unchecked
 def apart(state: np.ndarray, i: int, o: int) -> tuple[float, float, float]:
     """The way from body i to body o."""
     return (
@@ -38,7 +29,7 @@ def apart(state: np.ndarray, i: int, o: int) -> tuple[float, float, float]:
     )
 
 
-@compiled
+@unchecked
 def faster(state: np.ndarray, i: int, o: int) -> tuple[float, float, float]:
     """The velocity of body o seen from body i."""
     return (
@@ -48,7 +39,7 @@ def faster(state: np.ndarray, i: int, o: int) -> tuple[float, float, float]:
     )
 
 
-@compiled
+@unchecked
 def drift(old: np.ndarray, new: np.ndarray, i: int, k: int, way: float) -> None:
     """Move a coordinate of body i, and keep what is lost in rounding (the sum of two floats, Knuth)."""
     x, way = old[PLACE, i, k], way + old[REST, i, k]
@@ -58,7 +49,7 @@ def drift(old: np.ndarray, new: np.ndarray, i: int, k: int, way: float) -> None:
     new[REST, i, k] = (x - (total - part)) + (way - part)
 
 
-@compiled
+@unchecked
 def pull(
     state: np.ndarray, row: int, i: int, o: int, mine: float, theirs: float, x: float, y: float, z: float
 ) -> None:
@@ -71,7 +62,7 @@ def pull(
     state[row, o, 2] -= theirs * z
 
 
-@compiled
+@unchecked
 def jerks(masses: np.ndarray, gravity: float, state: np.ndarray) -> None:
     """Accelerations and their derivatives of a state (5, body, 3), in place."""
     n = masses.shape[0]
@@ -91,7 +82,7 @@ def jerks(masses: np.ndarray, gravity: float, state: np.ndarray) -> None:
             pull(state, JERK, i, o, weight * masses[o], weight * masses[i], v0, v1, v2)
 
 
-@compiled
+@unchecked
 def forces(masses: np.ndarray, gravity: float, state: np.ndarray) -> None:
     """Accelerations of a state (4, body, 3), in place."""
     n = masses.shape[0]
@@ -106,7 +97,7 @@ def forces(masses: np.ndarray, gravity: float, state: np.ndarray) -> None:
             pull(state, FORCE, i, o, weight * masses[o], weight * masses[i], x0, x1, x2)
 
 
-@compiled
+@unchecked
 def pace(masses: np.ndarray, gravity: float, state: np.ndarray) -> tuple[float, float]:
     """Square of the largest rate of a pair, and how its time scale grows: d(log tau)/dt, as if alone.
 
@@ -130,7 +121,7 @@ def pace(masses: np.ndarray, gravity: float, state: np.ndarray) -> tuple[float, 
     return fastest, growth
 
 
-@compiled
+@unchecked
 def energy(masses: np.ndarray, gravity: float, state: np.ndarray) -> float:
     """Kinetic and potential energy."""
     n = masses.shape[0]
@@ -144,7 +135,7 @@ def energy(masses: np.ndarray, gravity: float, state: np.ndarray) -> float:
     return total
 
 
-@compiled
+@unchecked
 def copied(start: np.ndarray, end: np.ndarray) -> None:
     """Copy a state."""
     for row in range(start.shape[0]):
@@ -153,7 +144,7 @@ def copied(start: np.ndarray, end: np.ndarray) -> None:
                 end[row, i, k] = start[row, i, k]
 
 
-@compiled
+@unchecked
 def step_of(
     masses: np.ndarray, gravity: float, state: np.ndarray, mu: float, symmetric: bool, rest: float
 ) -> float:
@@ -172,7 +163,7 @@ def step_of(
     return rest / 2 if h > rest / 2 else h
 
 
-@compiled
+@unchecked
 def corrected(
     masses: np.ndarray, gravity: float, old: np.ndarray, new: np.ndarray, h: float, corrections: int
 ) -> None:
@@ -194,7 +185,7 @@ def corrected(
                 drift(old, new, i, k, half * (v + after + sixth * (a - new[FORCE, i, k])))
 
 
-@compiled
+@unchecked
 def hermite(
     masses: np.ndarray,
     gravity: float,
@@ -230,7 +221,7 @@ def hermite(
     return cost, energy(masses, gravity, end)
 
 
-@compiled
+@unchecked
 def kick_drift_kick(masses: np.ndarray, gravity: float, state: np.ndarray, h: float) -> None:
     """One step of the leapfrog in place."""
     n, half = masses.shape[0], h / 2
@@ -244,7 +235,7 @@ def kick_drift_kick(masses: np.ndarray, gravity: float, state: np.ndarray, h: fl
             state[SPEED, i, k] += half * state[FORCE, i, k]
 
 
-@compiled
+@unchecked
 def leapfrog(
     masses: np.ndarray,
     gravity: float,
@@ -272,7 +263,7 @@ def leapfrog(
     return steps, energy(masses, gravity, end)
 
 
-@compiled
+@unchecked
 def adaptive_leapfrog(
     masses: np.ndarray,
     gravity: float,

@@ -19,7 +19,12 @@ def kernel(function: Callable[..., Any]) -> Any:
 
     Where neither can be written (a read-only installation without a home), every process compiles.
     """
-    return _compiled(function, False)
+    return _compiled(function)
+
+
+def unchecked(function: Callable[..., Any]) -> Any:
+    """`kernel` in which a quotient by 0 is infinite or no number, and no error."""
+    return _compiled(function, error_model="numpy")
 
 
 def reordered(function: Callable[..., Any]) -> Any:
@@ -27,14 +32,14 @@ def reordered(function: Callable[..., Any]) -> Any:
 
     For norms alone: their last bits then depend on the processor.
     """
-    return _compiled(function, {"reassoc"})
+    return _compiled(function, fastmath={"reassoc"})
 
 
-def _compiled(function: Callable[..., Any], fast: bool | set[str]) -> Any:
+def _compiled(function: Callable[..., Any], **options: Any) -> Any:
     try:
-        return njit(cache=True, nogil=True, fastmath=fast)(function)
+        return njit(cache=True, nogil=True, **options)(function)
     except RuntimeError:
-        return njit(nogil=True, fastmath=fast)(function)
+        return njit(nogil=True, **options)(function)
 
 
 @contextmanager

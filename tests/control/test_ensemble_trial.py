@@ -5,6 +5,7 @@ import re
 import runpy
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -68,6 +69,17 @@ def test_errors_are_those_of_the_fields(made):
     total = np.sqrt((wrong**2).sum(axis=1) / (size**2).sum(axis=1))
     np.testing.assert_allclose(10 ** whole.read("error"), total, rtol=1e-6)
     assert (trial.read("error") < -4).all()
+
+
+def test_a_reference_that_is_zero_at_the_end_leaves_no_error_of_an_earlier_time():
+    def error(u, r):
+        one, exact = (SimpleNamespace(path="here", array=lambda _, a=a: np.array([a])) for a in (u, r))
+        return TRIAL._errors(one, exact, 0)
+
+    assert error([[1.0, 1.0], [1.0, 0.0]], [[1.0, 1.1], [0.0, 0.0]]) == (np.inf, np.inf)
+    assert error([[0.0, 0.0], [1.0, 0.0]], [[0.0, 0.0], [1.1, 0.0]]) == pytest.approx([np.log10(1 / 11)] * 2)
+    with pytest.raises(Invalid, match="of member 0 is zero"):
+        error([[1.0]], [[0.0]])
 
 
 @pytest.mark.parametrize("name", ["fixed", "pi", "guarded"])

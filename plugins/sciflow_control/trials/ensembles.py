@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -48,8 +47,8 @@ class EnsembleTrial(Stage):
     Notes
     -----
     The error of a member is ``|u - r| / |r|`` with the L2 norm over the grid, and over the levels where all
-    are taken; the field ``largest`` holds that of the level where it is largest. Both as log10. One member
-    is in memory at a time.
+    are taken; the field ``largest`` holds that of the level where it is largest. Both as log10; infinite
+    where only the reference is zero. One member is in memory at a time.
     """
 
     name: ClassVar[str] = "ensemble_trial"
@@ -130,19 +129,17 @@ class EnsembleTrial(Stage):
         """log10 of the error and of the largest one of any level."""
         import numpy as np
 
-        from sciflow_control.trials.playing import SMALLEST
+        from sciflow.stages.metrics import relative_l2
+        from sciflow_control.trials.playing import log10
 
-        u, r = (np.asarray(a.array(self.field)[member], dtype=float) for a in (one, exact))
-        wrong = np.sqrt(((u - r) ** 2).reshape(len(u), -1).sum(axis=1))
-        size = np.sqrt((r**2).reshape(len(r), -1).sum(axis=1))
-        there = size > 0
-        if not there.any():
+        u, r = (np.asarray(a.array(self.field)[member]) for a in (one, exact))
+        if not r.any():
             raise Invalid(
                 f"{exact.path}: {self.field!r} of member {member} is zero, nothing is relative to it"
             )
-        levels = wrong[there] / size[there]
-        error = np.linalg.norm(wrong) / np.linalg.norm(size) if self.at == "all" else levels[-1]
-        return math.log10(max(error, SMALLEST)), math.log10(max(levels.max(), SMALLEST))
+        levels = relative_l2(u, r)
+        error = relative_l2(u[None], r[None])[0] if self.at == "all" else levels[-1]
+        return log10(float(error)), log10(float(levels.max()))
 
     def _describe(self, out: Writer, one: Artifact, counters: list[str], record: np.ndarray) -> None:
         from sciflow_control.trials.playing import RECORD

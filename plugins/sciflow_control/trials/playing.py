@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from sciflow.errors import Diverged, Invalid
+from sciflow.stages.metrics import relative_l2
 from sciflow.step_controller import Leg, StepController, Stepper, Stepping
 from sciflow_control.steering.episodes import Episodes
 
@@ -116,8 +117,8 @@ def play(
     if reference is not None and not reason:
         drift = _distance(stepper, episodes, reference, seed)
     return Outcome(
-        error=_log10(drift),
-        largest=_log10(largest if not reason else math.inf),
+        error=log10(drift),
+        largest=log10(largest if not reason else math.inf),
         cost=leg.cost,
         steps=len(leg.taken),
         rejected=len(leg.rejected),
@@ -136,7 +137,8 @@ def counts_of(memory: Mapping[str, object]) -> dict[str, int]:
     return {str(k): int(v) for k, v in found.items() if isinstance(v, (int, float))}
 
 
-def _log10(value: float) -> float:
+def log10(value: float) -> float:
+    """Of an error, which counts as `SMALLEST` where it is smaller; infinity and NaN stay what they are."""
     if math.isnan(value):
         return math.nan
     return math.log10(max(value, SMALLEST)) if value < math.inf else math.inf
@@ -149,8 +151,7 @@ def _distance(stepper: Stepper, episodes: Episodes, reference: StepController, s
         Stepping(exact, reference).to(episodes.until)
     except Diverged as error:
         raise Invalid(f"the reference {reference.name} failed for seed {seed}: {error}") from None
-    mine, other = solution(stepper), solution(exact)
-    return float(np.linalg.norm(mine - other) / np.linalg.norm(other))
+    return float(relative_l2(solution(stepper)[None], solution(exact)[None])[0])
 
 
 def solution(stepper: Stepper) -> np.ndarray:
@@ -185,9 +186,11 @@ class _Log:
         """What was attempted since the last call: the rejected ones came first."""
         if not self._watched:
             return
-        who = float(memory.get("source") == "fallback")
-        for r in leg.rejected[self._rejected :]:
+        back = zip(leg.rejected[self._rejected :], leg.rejected_by[self._rejected :], strict=True)
+        for r, source in back:
+            who = float(source == "fallback")
             self._put((r.time, r.length, r.value, r.error, 0.0, math.nan, who), False)
+        who = float(memory.get("source") == "fallback")
         for r in leg.taken[self._taken :]:
             self._put((r.time, r.length, r.value, r.error, 1.0, drift, who), True)
         self._taken, self._rejected = len(leg.taken), len(leg.rejected)

@@ -380,7 +380,7 @@ def test_a_watched_run_knows_its_closest_approach():
     one, none = np.ones(3), np.empty(0)
     run_ = Watched(0, np.arange(3.0), one, one, one, one > 2, none, none, places)
     np.testing.assert_allclose(run_.closest, [5.0, 2.0, 0.5, 6.0])
-    assert (run_.closest_row, run_.pair(2), run_.pair(3)) == (2, (0, 2), (0, 1))
+    assert (run_.closest.argmin(), run_.pair(2), run_.pair(3)) == (2, (0, 2), (0, 1))
     assert run_.ends.tolist() == [1.0, 2.0, 3.0]
     assert run_.together == 4
     gone = replace(run_, seed=1, places=places * np.array([1.0, 1.0, 9.0, 9.0])[:, None, None])

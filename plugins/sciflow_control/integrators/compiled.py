@@ -18,8 +18,6 @@ from sciflow.errors import Invalid
 from sciflow_control.kernels.compiling import kernel
 
 VECTOR = types.Array(types.float64, 1, "C")
-RHS = types.void(types.float64, VECTOR, VECTOR, VECTOR)
-"""Signature of a right-hand side: time, state, parameters, and where the slope is put."""
 _POINTER = types.CPointer(types.float64)
 _RAW = types.void(types.float64, _POINTER, _POINTER, _POINTER, types.intp, types.intp)
 Y, NEW, SCALE, STAGE, BEFORE, K = 0, 1, 2, 3, 4, 5

@@ -22,7 +22,6 @@ ROSW = {"theta1": 1, "theta2": 2, "2p": 2, "2m": 2, "ra3pw": 3, "ra34pw2": 3, "r
 ROSW |= {"assp3p3s1c": 3, "lassp3p4s2c": 3, "llssp3p4s2c": 3, "ark3": 3, "grk4t": 4, "shamp4": 4}
 ROSW |= {"veldd4": 4, "4l": 4}
 """Orders of methods with an embedded one of the order below; `prssp2`, `theta1` and `theta2` have none."""
-ESTIMATES = ("embedded", "differences", "doubling")
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,8 @@ class _Try:
         In time.
     number : int
         PETSc's count of steps before it.
-    newton, krylov : int
-        PETSc's counts of iterations before it.
+    newton : int
+        PETSc's count of iterations before it.
     doubled : bool
         Taken once more as two steps.
     """
@@ -38,7 +38,6 @@ class _Try:
     end: float
     number: int
     newton: int
-    krylov: int
     doubled: bool
 
 
@@ -143,7 +142,6 @@ class TSStepper(Stepper):
             ending(self.time, length, until),
             self.ts.getStepNumber(),
             self.ts.getSNESIterations(),
-            self.ts.getKSPIterations(),
             doubled,
         )
         self.ts.setTimeStep(length)

@@ -171,6 +171,5 @@ class PaperReward(Reward):
         digits = math.log10(now)
         worth = -self.error * math.log10(now / self.accurate) / abs(digits) ** 3 / number
         if self.change and result.error > 0:
-            before = max(now - result.error, FLOOR)
-            worth -= self.change * (digits - math.log10(before))
+            worth -= self.change * (digits - math.log10(max(now - result.error, FLOOR)))
         return worth + self.value / max(abs(math.log10(result.value)), 1e-3)

@@ -56,11 +56,6 @@ class Watched:
         return found
 
     @property
-    def closest_row(self) -> int:
-        """Behind which step they were closest; 0 is the start."""
-        return int(self.closest.argmin())
-
-    @property
     def together(self) -> int:
         """So many rows until a body is thrown out for good: no further from the centre than `FAR` radii.
 

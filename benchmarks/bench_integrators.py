@@ -194,16 +194,12 @@ def bench_petsc() -> Iterator[Figure]:
 
 
 def bench_overhead() -> Iterator[Figure]:
-    """Time of steps with nothing to decide: PETSc's backward Euler steered over plain, torch over numba."""
+    """Time of PETSc's backward Euler steps with nothing to decide, steered over plain."""
     try:
         from petsc4py import PETSc
     except ImportError as error:
         raise NotRun("petsc4py is missing") from error
-    import torch
-
     from sciflow_control.controllers.fixed_step import FixedStep
-    from sciflow_control.integrators.initial_value import InitialValue
-    from sciflow_control.integrators.torch_runge_kutta import TorchRungeKutta
     from sciflow_control.integrators.ts_steer import steer
     from tests.control.ts_tools import rod
 
@@ -227,6 +223,15 @@ def bench_overhead() -> Iterator[Figure]:
         plain, steered = (min(solve(flag, cells) for _ in range(5)) for flag in (False, True))
         note = f"{steered:.0f} against {plain:.0f} us per step, {cells} unknowns"
         yield Figure(f"steered_over_plain_{cells}", steered / plain, 1.1, better="<=", note=note)
+
+
+def bench_batches() -> Iterator[Figure]:
+    """Time of a step in torch for each state, of one alone over many side by side."""
+    import torch
+
+    from sciflow_control.integrators.initial_value import InitialValue
+    from sciflow_control.integrators.torch_runge_kutta import TorchRungeKutta
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     found = []

@@ -131,7 +131,7 @@ class Policy:
             x = x.dot(weights)
             x += bias
             if self._relu:
-                np.maximum(x, 0.0, x)
+                np.maximum(x, 0.0, out=x)
             else:
                 np.tanh(x, x)
         weights, bias = self._last

@@ -158,6 +158,20 @@ def reject(retry: float) -> Verdict:
     return Verdict(retry)
 
 
+def lowered(result: StepResult, factor: float) -> float:
+    """A smaller value to try again with: the knob's lower bound once, before what is below it ends the run.
+
+    Parameters
+    ----------
+    result : StepResult
+        Of the attempt that is taken back.
+    factor : float
+        Below 1.
+    """
+    value, low = result.value * factor, result.knob.low
+    return low if value < low < result.value * (1 - 1e-9) else value
+
+
 class StepController(Component):
     """Chooses steps, or an integrator's parameter, and judges what came of them.
 
@@ -318,6 +332,8 @@ class Stepping:
         restart: Mapping[str, np.ndarray] | None = None,
         patience: int = 40,
     ) -> None:
+        if not isinstance(controller, StepController):
+            raise Invalid(f"steps are chosen by a step controller, for example PI(1e-3), got {controller!r}")
         if not math.isfinite(stepper.time):
             raise Invalid(f"{type(stepper).__name__} stands at time {stepper.time}")
         self.stepper, self.controller, self._patience = stepper, controller, patience

@@ -622,6 +622,9 @@ def test_what_failed_is_tried_again_with_less(trained):
     controller = Learned(str(trained.path), cut=0.25)
     failed = result(converged=False, value=0.8)
     assert controller.judge({}, failed)[0].retry == pytest.approx(0.2)
+    # The lower bound is tried before a run ends.
+    assert controller.judge({}, result(converged=False, value=2e-3))[0].retry == 1e-3
+    assert controller.judge({}, result(converged=False, value=1e-3))[0].retry == 2.5e-4
     assert controller.judge({}, result())[0].accepted
 
 

@@ -18,9 +18,10 @@ from sciflow.step_controller import (
     StepResult,
     StepState,
     Verdict,
+    lowered,
     reject,
 )
-from sciflow_control.controllers.fixed_step import check_within
+from sciflow_control.controllers.fixed_step import first_value
 
 Past = Sequence[tuple[float, float]]
 """Errors in units of the tolerance, and values, of steps that stood, the last one first."""
@@ -109,9 +110,7 @@ class ErrorControl(StepController):
         Invalid
             If the solver does not take the first value.
         """
-        if self.first is not None:
-            check_within(self.name, "first", self.first, knob)
-        wanted = self.first or math.sqrt(knob.low) * math.sqrt(knob.high)
+        wanted = first_value(self.name, self.first, knob)
         return {"wanted": wanted, "past": [], "cut": False, "failed": []}
 
     def choose(self, memory: Memory, state: StepState) -> tuple[float, Memory]:
@@ -201,8 +200,5 @@ class ErrorControl(StepController):
     def _back(
         self, memory: Memory, result: StepResult, factor: float, failed: list[list[float]]
     ) -> tuple[Verdict, Memory]:
-        """Take back; the lower bound is tried before the driver ends the run."""
-        retry = result.value * factor
-        if retry < result.knob.low < result.value * SHORT:
-            retry = result.knob.low
+        retry = lowered(result, factor)
         return reject(retry), {**memory, "wanted": retry, "cut": True, "failed": failed}

@@ -54,6 +54,29 @@ class FixedStep(StepController):
         return ACCEPT, memory
 
 
+def first_value(who: str, first: float | None, knob: Knob) -> float:
+    """The value to begin with: `first`, or the geometric mean of the knob's bounds.
+
+    Parameters
+    ----------
+    who : str
+        Named in the message.
+    first : float or None
+        As configured.
+    knob : Knob
+        What is set.
+
+    Raises
+    ------
+    Invalid
+        If the solver does not take the first value.
+    """
+    if first is None:
+        return math.sqrt(knob.low) * math.sqrt(knob.high)
+    check_within(who, "first", first, knob)
+    return first
+
+
 def check_within(who: str, what: str, value: float, knob: Knob) -> None:
     """Refuse a value that a solver does not take.
 

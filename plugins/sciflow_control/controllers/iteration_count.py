@@ -15,10 +15,11 @@ from sciflow.step_controller import (
     StepResult,
     StepState,
     Verdict,
+    lowered,
     reject,
 )
 from sciflow_control.controllers.error_control import SHORT
-from sciflow_control.controllers.fixed_step import check_within
+from sciflow_control.controllers.fixed_step import first_value
 
 
 @dataclass(frozen=True)
@@ -90,9 +91,7 @@ class IterationCount(StepController):
                 f"{self.name} counts Newton's iterations, and the steps that {knob.name} sets are explicit: "
                 "there are none; take pi, which goes by the error"
             )
-        if self.first is not None:
-            check_within(self.name, "first", self.first, knob)
-        return {"wanted": self.first or math.sqrt(knob.low) * math.sqrt(knob.high), "cut": False}
+        return {"wanted": first_value(self.name, self.first, knob), "cut": False}
 
     def choose(self, memory: Memory, state: StepState) -> tuple[float, Memory]:
         """See `StepController.choose`."""
@@ -102,9 +101,7 @@ class IterationCount(StepController):
         """See `StepController.judge`."""
         knob, before, value = result.knob, memory["wanted"], result.value
         if not result.converged:
-            retry = value * self.failure
-            if retry < knob.low < value * SHORT:
-                retry = knob.low
+            retry = lowered(result, self.failure)
             return reject(retry), {"wanted": retry, "cut": True}
         factor = 1.0
         if result.iterations > self.optimal + self._window:

@@ -73,8 +73,8 @@ class StepEnv(gymnasium.Env):  # type: ignore[misc]
                 f"{episodes.name} tells no features of its state, so there is nothing to learn from"
             )
         self.values = actions.values(self.knob)
-        self.levels = actions.space().__class__ is gymnasium.spaces.Discrete
         self.action_space = actions.space()
+        self.levels = isinstance(self.action_space, gymnasium.spaces.Discrete)
         self.observation_space = gymnasium.spaces.Box(-CLIP, CLIP, (len(self.features),), np.float32)
         self._in_order = itemgetter(*self.features)
         self._until = float(episodes.until)

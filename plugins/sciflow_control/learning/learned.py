@@ -15,6 +15,7 @@ from sciflow.step_controller import (
     StepResult,
     StepState,
     Verdict,
+    lowered,
     reject,
 )
 
@@ -110,7 +111,7 @@ class Learned(StepController):
 
     def judge(self, memory: Memory, result: StepResult) -> tuple[Verdict, Memory]:
         """Every step stands that converged."""
-        return (ACCEPT if result.converged else reject(result.value * self.cut)), memory
+        return (ACCEPT if result.converged else reject(lowered(result, self.cut))), memory
 
 
 def _alike(one: Knob, other: Knob) -> bool:

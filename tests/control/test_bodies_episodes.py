@@ -12,10 +12,10 @@ pytest.importorskip("numba")
 from sciflow_control.bodies.hermite import Hermite
 from sciflow_control.bodies.leapfrog import Leapfrog
 from sciflow_control.bodies.problem import ThreeBodyProblem
-from sciflow_control.bodies.state import Bodies, kepler
+from sciflow_control.bodies.state import Bodies
 from sciflow_control.bodies.three_body import PLACES, ThreeBody, stars
 from sciflow_control.controllers.pi import PI
-from tests.control.orbits import now, rotation, run, scattered
+from tests.control.orbits import kepler, now, rotation, run, scattered
 
 
 def told(bodies, held=0.5, features="physics", steps=3):

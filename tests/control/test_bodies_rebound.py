@@ -12,9 +12,9 @@ pytest.importorskip("rebound")
 from sciflow_control.bodies.hermite import Hermite
 from sciflow_control.bodies.leapfrog import Leapfrog
 from sciflow_control.bodies.rebound_integrators import BulirschStoer, Ias15, WHFast
-from sciflow_control.bodies.state import Bodies, kepler, kepler_at
+from sciflow_control.bodies.state import Bodies
 from sciflow_control.bodies.three_body import ThreeBody
-from tests.control.orbits import now, run, scattered
+from tests.control.orbits import kepler, kepler_at, now, run, scattered
 
 ALL = [
     pytest.param(Ias15(), 1e-8, id="ias15"),

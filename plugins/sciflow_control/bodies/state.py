@@ -1,4 +1,4 @@
-"""Bodies: masses, positions and velocities, and orbits that are known."""
+"""Bodies: masses, positions and velocities at one time."""
 
 from __future__ import annotations
 
@@ -84,52 +84,3 @@ class Bodies:
         """About the origin, shape (3,)."""
         found: np.ndarray = self.masses @ np.cross(self.positions, self.velocities)
         return found
-
-
-def kepler(eccentricity: float, ratio: float = 1.0) -> Bodies:
-    """Two bodies at their closest, of period 2 pi and semi-major axis 1, with G and all mass 1.
-
-    Parameters
-    ----------
-    eccentricity : float
-        At least 0 and below 1.
-    ratio : float
-        Mass of the first over that of the second.
-
-    Raises
-    ------
-    Invalid
-        If the orbit is not closed or the ratio not positive.
-    """
-    if not 0 <= eccentricity < 1 or not ratio > 0:
-        raise Invalid(f"no closed orbit of eccentricity {eccentricity} and mass ratio {ratio}")
-    apart, speed = 1 - eccentricity, math.sqrt((1 + eccentricity) / (1 - eccentricity))
-    masses = np.array([ratio, 1.0]) / (1 + ratio)
-    share = np.array([-masses[1], masses[0]])
-    return Bodies(masses, np.outer(share, [apart, 0, 0]), np.outer(share, [0, speed, 0]), 1.0)
-
-
-def kepler_at(eccentricity: float, time: float) -> np.ndarray:
-    """Where the second body of `kepler` is then, seen from the first; Kepler's equation solved by Newton.
-
-    Returns
-    -------
-    ndarray, shape (2,)
-        In the plane of the orbit.
-    """
-    anomaly = math.remainder(time, 2 * math.pi)
-    e = anomaly if eccentricity < 0.8 else math.copysign(math.pi, anomaly)
-    for _ in range(60):
-        e -= (e - eccentricity * math.sin(e) - anomaly) / (1 - eccentricity * math.cos(e))
-    return np.array([math.cos(e) - eccentricity, math.sqrt(1 - eccentricity**2) * math.sin(e)])
-
-
-def figure_eight() -> Bodies:
-    """Three equal bodies that follow each other on one curve, with G and masses 1.
-
-    The period is 6.32591398. Initial values of C. Simó as given in A. Chenciner, R. Montgomery, "A
-    remarkable periodic solution of the three-body problem in the case of equal masses", Annals of
-    Mathematics 152 (2000) 881.
-    """
-    x, v = np.array([0.97000436, -0.24308753, 0.0]), np.array([-0.93240737, -0.86473146, 0.0])
-    return Bodies(np.ones(3), np.array([x, -x, np.zeros(3)]), np.array([-v / 2, -v / 2, v]), 1.0)

@@ -77,12 +77,17 @@ def moving(run: Watched, knob: str, time_unit: str) -> str:
         f"Bodies are drawn the larger, the smaller the {knob} that was chosen: they swell where the solver "
         "is careful."
     )
+    return _page(name, "".join(style), "".join(shapes), text, note)
+
+
+def _page(name: str, style: str, shapes: str, text: str, note: str) -> str:
+    """HTML with the box that is ticked."""
     return (
-        f"<style>{''.join(style)}</style>"
+        f"<style>{style}</style>"
         f'<div class="orbit"><input type="checkbox" id="{name}" checked>'
         f'<label for="{name}"> move</label>'
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" role="img" aria-label="{html.escape(text)}">'
-        f"{''.join(shapes)}</svg><p>{html.escape(note)}</p></div>"
+        f"{shapes}</svg><p>{html.escape(note)}</p></div>"
     )
 
 

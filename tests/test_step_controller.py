@@ -230,6 +230,8 @@ def test_a_solver_begins_at_a_time():
     stepper.time = math.nan
     with pytest.raises(Invalid, match="Decay stands at time nan"):
         Stepping(stepper, Scripted())
+    with pytest.raises(Invalid, match=r"for example PI\(1e-3\), got 0.1"):
+        Stepping(Decay(), 0.1)
 
 
 @pytest.mark.parametrize("until", [math.nan, math.inf])

@@ -102,7 +102,26 @@ def trial():
     return lambda: run(StepTrial(ThreeBody(years=30.0), _guarded(0.05), count=2000, watched=3))
 
 
-RUNS = {f.__name__: f for f in (burgers, stars, plate, plate_on_two_ranks, dqn, ppo, trial)}
+def neural_ode():
+    """A surrogate that is taught to need few steps, at random times."""
+    from sciflow.stages.train import Train
+    from sciflow_operators.ode.neural_ode import NeuralODE
+    from sciflow_spectral.components import Burgers
+
+    surrogate = NeuralODE(
+        width=16, layers=1, tolerance=1e-3, epochs=150, batch=8, threads=1, device="cpu", report_every=1,
+        regularise="both", error_weight=0.5, stiffness_weight=0.05, where="local", sampling="steps", fade=0.3,
+    )  # fmt: skip
+    stage = Train(surrogate, ("viscosity", "u[0]"), ("u",), checkpoint_every=1, checkpoint_seconds=0.5)
+
+    async def flow():
+        data = await _ensemble(Burgers(points=16, solve_points=64, levels=5, steps=40), 24)()
+        return await run(stage, ensemble=data)
+
+    return flow
+
+
+RUNS = {f.__name__: f for f in (burgers, stars, plate, plate_on_two_ranks, dqn, ppo, trial, neural_ode)}
 
 
 def made(root, name):

@@ -62,13 +62,17 @@ class _Point:
     Attributes
     ----------
     time, length, before : float
-        Of the solution, of the step that led to it, and of the one before, s; 0 at the start.
+        Of the solution, of the step that led to it, and of the one before, s; 0 at the start, `before` also
+        where that step was the first after a jump.
     rise, rate, older : ndarray
         K, and the mean rates in the last step and the one before, K s-1, at the unknowns of this rank.
     error, newton : float
         Of the last step.
     count : int
         Steps so far.
+    fresh : bool
+        Whether nothing before this time tells how the rate changes after it, as at the start and where the
+        source jumps: `rate` and `older` are the rate at this time.
     """
 
     time: float
@@ -80,6 +84,7 @@ class _Point:
     error: float = 0.0
     newton: float = 0.0
     count: int = 0
+    fresh: bool = False
 
 
 class HeatStepper(Stepper):
@@ -124,7 +129,9 @@ class HeatStepper(Stepper):
     is :math:`-\tau (\tau + \sigma) (\tau + \sigma + \varrho) \dddot T / 6` where that of the step is
     :math:`\tau^3 \dddot T / 12`. (The rate at the end of a step, :math:`2 r - v_n`, which the classical
     prediction takes, keeps every error at a switch for ever: it alternates, and holds the steps short.)
-    Where the source jumps, so do the rates, by the jump over the capacity. The boundary jumps at the
+    Where the source jumps, so does the rate at that time, by the jump over the capacity; how it changes
+    afterwards nobody knows yet, and the first step is judged by its distance from the tangent, 1/13 of it
+    for Crank-Nicolson, the second with :math:`\varrho = 0`. The boundary jumps at the
     start: a step of the shortest length gives the unknowns beside it their values after the jump, and
     Crank-Nicolson begins with four Euler steps. The error is the root mean square of e over the unknowns
     inside, over that of the solution plus ``heating.size``.
@@ -203,8 +210,8 @@ class HeatStepper(Stepper):
         if not np.isfinite(error):
             return StepResult(now.time, length, length, self.knob, cost=cost, converged=False)
         slope = self._inside * (rise - now.rise) / length
-        last = now.length or length
-        self._tried = _Point(end, length, last, rise, slope, now.rate, error, float(newton), now.count + 1)
+        before = 0.0 if now.fresh else now.length
+        self._tried = _Point(end, length, before, rise, slope, now.rate, error, float(newton), now.count + 1)
         return StepResult(now.time, length, length, self.knob, error, newton, cost)
 
     def accept(self) -> None:
@@ -214,8 +221,10 @@ class HeatStepper(Stepper):
         source = self._heat(tried.time, True)
         if self._switch(tried.time) is not None:
             before = self._heat(tried.time, False)
-            jump = self._inside * (source - before) / self._system.capacity
-            tried = replace(tried, rate=tried.rate + jump, older=tried.older + jump)
+            rate = tried.rate + self._inside * (source - before) / self._system.capacity
+            if not self._euler:
+                rate = rate + tried.length * (tried.rate - tried.older) / (tried.length + tried.before)
+            tried = replace(tried, rate=rate, older=rate, fresh=True)
         self._now, self._source = tried, source
 
     def reject(self) -> None:
@@ -256,7 +265,7 @@ class HeatStepper(Stepper):
     def restart(self) -> Mapping[str, np.ndarray]:
         """See `Stepper.restart`."""
         now = self._now
-        notes = np.array([now.time, now.length, now.before, now.error, now.newton, now.count])
+        notes = np.array([now.time, now.length, now.before, now.error, now.newton, now.count, now.fresh])
         arrays = {"rise": now.rise, "rate": now.rate, "older": now.older}
         return {**arrays, "notes": notes, "place": self._order.index, **self.solving.saved()}
 
@@ -272,7 +281,7 @@ class HeatStepper(Stepper):
             system.step(self.knob.low, self._boundary)
             rise = np.array(system.rise.x.array[: len(rise)])
             self.prepared, self.linear = system.solves - solves, system.linear - linear
-        return _Point(0.0, 0.0, 0.0, rise, rate, rate)
+        return _Point(0.0, 0.0, 0.0, rise, rate, rate, fresh=True)
 
     def _boundary(self, x: np.ndarray) -> np.ndarray:
         return np.full(x.shape[1], self.heating.boundary)
@@ -298,9 +307,9 @@ class HeatStepper(Stepper):
     def _predicted(self, length: float, euler: bool) -> tuple[np.ndarray, float]:
         """Where an explicit method gets, and the error's part of the distance from there."""
         now = self._now
-        if euler:
-            return now.rise + length * now.rate, 0.5
-        last, before = now.length or length, now.before or length
+        if euler or now.fresh:
+            return now.rise + length * now.rate, 0.5 if euler else 1 / 13
+        last, before = now.length, now.before
         bend = (now.rate - now.older) / (last + before)
         far = (length + last) * (length + last + before)
         return now.rise + length * (now.rate + (length + last) * bend), length**2 / (length**2 + 2 * far)
@@ -338,8 +347,8 @@ def _loaded(restart: Mapping[str, np.ndarray], order: DofOrder, comm: Any) -> _P
         raise Invalid(next(r for r in reasons if r))
     place = restart["place"]
     rise, rate, older = (order.values(place, restart[name]) for name in ("rise", "rate", "older"))
-    time, length, before, error, newton, count = (float(x) for x in restart["notes"])
-    return _Point(time, length, before, rise, rate, older, error, newton, int(count))
+    time, length, before, error, newton, count, fresh = (float(x) for x in restart["notes"])
+    return _Point(time, length, before, rise, rate, older, error, newton, int(count), bool(fresh))
 
 
 def _fault(restart: Mapping[str, np.ndarray]) -> str:
@@ -350,7 +359,7 @@ def _fault(restart: Mapping[str, np.ndarray]) -> str:
             f"what heat goes on from lacks {', '.join(sorted(absent))}; it holds {', '.join(sorted(restart))}"
         )
     size = len(restart["place"])
-    for name, count in (("rise", size), ("rate", size), ("older", size), ("notes", 6)):
+    for name, count in (("rise", size), ("rate", size), ("older", size), ("notes", 7)):
         values = restart[name]
         if values.shape != (count,) or not np.isfinite(values).all():
             return f"what heat goes on from is damaged: {name!r} is not {count} finite numbers"

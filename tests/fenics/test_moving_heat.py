@@ -113,6 +113,21 @@ def test_a_source_that_goes_off_when_it_is_known_takes_no_step_back(scheme):
     assert not any(abs(r.time - 2.0) < 1e-9 for r in leg.rejected)
 
 
+@pytest.mark.parametrize("length", [0.1, 0.05])
+def test_the_first_steps_of_a_moving_source_are_no_better_than_they_seem(length):
+    """Long steps lie before; against the same steps cut into 24, the first two after it goes on."""
+    one, leg = SMALL.stepper(MU, Context()), Leg()
+    Stepping(one, Equal(0.5)).to(1.0)
+    for end in (1.0 + length, 1.0 + 2 * length):
+        many = SMALL.stepper(MU, Context(), {k: v.copy() for k, v in one.restart().items()})
+        stepping = Stepping(one, Equal(length))
+        stepping.step(end, leg)
+        Stepping(many, Equal(length / 24)).to(end)
+        wrong = np.sqrt(np.mean((one.rise - many.rise) ** 2))
+        size = np.sqrt(np.mean(one.rise**2)) + one.heating.size
+        assert 0.5 < leg.taken[-1].error / (wrong / size) < 8
+
+
 def test_an_unknown_switch_takes_a_step_back():
     """The steps have grown in the pause; the one that meets the source is tried again and again."""
     leg = steps(SMALL.replace(events=False))

@@ -75,6 +75,11 @@ class Knob:
         """Whether the value is the length of the step itself."""
         return self.held is None
 
+    @property
+    def suffix(self) -> str:
+        """A blank and the unit, as they follow a value in a text; nothing where there is no unit."""
+        return "" if self.unit == "1" else f" {self.unit}"
+
 
 @dataclass(frozen=True)
 class StepState:
@@ -372,8 +377,9 @@ class Stepping:
         until = self._stop(until)
         state = StepState(stepper.time, until, knob, stepper.observe())
         value, self.memory = self.controller.choose(self.memory, state)
+        result: StepResult | None = None
         for _ in range(self._patience):
-            used = self.fitted(value, until)
+            used = self.fitted(value, until, result)
             result = stepper.attempt(used, until)
             source = str(self.memory.get("source", ""))
             verdict, self.memory = self.controller.judge(self.memory, result)
@@ -395,6 +401,7 @@ class Stepping:
             leg.rejected.append(result)
             leg.rejected_by.append(source)
             value = verdict.retry
+        assert result is not None
         raise Diverged(
             f"{self._where(result)} was rejected as {self._patience} before it, the last error "
             f"{result.error:.3g}; loosen the tolerance, or see whether the solution blows up there"
@@ -408,8 +415,15 @@ class Stepping:
         text = json.dumps(whole, sort_keys=True)
         return {MEMORY: np.frombuffer(text.encode(), dtype=np.uint8).copy()}
 
-    def fitted(self, value: float, until: float) -> float:
+    def fitted(self, value: float, until: float, last: StepResult | None = None) -> float:
         """The value within the knob's bounds, and short enough to meet `until`.
+
+        Parameters
+        ----------
+        value, until : float
+            See `Stepper.attempt`.
+        last : StepResult or None
+            The attempt at the same step that was taken back before, for the message.
 
         Raises
         ------
@@ -423,13 +437,22 @@ class Stepping:
             )
         rest = until - self.stepper.time
         if value < knob.low and not (knob.is_length and rest <= value):
-            raise Diverged(
-                f"{self.controller.name} wants {knob.name} = {value:.3g} at time {self.stepper.time:.6g}, "
-                f"the solver takes no less than {knob.low:.3g}; loosen the tolerance, lower that bound, or "
-                "see whether the solution blows up there"
-            )
+            raise Diverged(self._too_small(value, last))
         value = min(value, knob.high)
         return float(shortened(value, rest) if knob.is_length else value)
+
+    def _too_small(self, value: float, last: StepResult | None) -> str:
+        knob, before, advice = self.stepper.knob, "", "loosen the tolerance, "
+        if last is not None and last.converged:
+            before = f" after an error of {last.error:.3g} with {last.value:.3g}"
+        elif last is not None:
+            before, advice = f" after the step failed with {last.value:.3g}", ""
+        time = f"{self.stepper.time:.6g}"
+        return (
+            f"{self.controller.name} wants {knob.name} = {value:.3g} at time {time}{before}, "
+            f"the solver takes no less than {knob.low:.3g}; {advice}lower that bound, or see whether the "
+            "solution blows up there"
+        )
 
     def _stop(self, until: float) -> float:
         time = self.stepper.time
@@ -443,7 +466,7 @@ class Stepping:
 
     def _where(self, result: StepResult) -> str:
         knob = result.knob
-        return f"the step with {knob.name} = {result.value:.3g} {knob.unit} at time {result.time:.6g}"
+        return f"the step with {knob.name} = {result.value:.3g}{knob.suffix} at time {result.time:.6g}"
 
 
 def _memory(restart: Mapping[str, np.ndarray], controller: StepController) -> Memory:

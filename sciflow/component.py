@@ -159,6 +159,40 @@ def check_choices(component: Component) -> None:
             raise Invalid(f"{component.name}: {name} {value!r} is not one of {known}")
 
 
+@cache
+def _parts(cls: type[Component]) -> tuple[tuple[str, tuple[type[Component], ...], bool], ...]:
+    """Fields that hold a component: their names, which ones, and whether None is one of them."""
+    try:
+        hints = get_type_hints(cls)
+    # A type that only a type checker imports.
+    except NameError:
+        return ()
+    found = []
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        named = get_args(hints[field.name]) or (hints[field.name],)
+        some = tuple(t for t in named if isinstance(t, type) and issubclass(t, Component))
+        if some and all(t in some or t is type(None) for t in named):
+            found.append((field.name, some, type(None) in named))
+    return tuple(found)
+
+
+def check_parts(component: Component) -> None:
+    """Refuse a setting that should be a component and is none, or one of another kind.
+
+    What comes from JSON is checked anyway; this is for what a Python program passes.
+
+    Raises
+    ------
+    Invalid
+        Naming the setting, and what belongs there.
+    """
+    for name, classes, optional in _parts(type(component)):
+        value = getattr(component, name)
+        if not isinstance(value, classes) and not (optional and value is None):
+            kinds = " or ".join(sorted({cls.kind.replace("_", " ") for cls in classes}))
+            raise Invalid(f"{component.name}: {name} is a component of the kind {kinds}, got {value!r}")
+
+
 def check_class(cls: type[Component]) -> None:
     """Refuse a class that breaks the rules of components.
 

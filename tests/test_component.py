@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sciflow.component import Component, canonical, check_choices, check_class, digest_of
+from sciflow.component import Component, canonical, check_choices, check_class, check_parts, digest_of
 from sciflow.errors import Invalid, NotFound, nearest
 from sciflow.executor import Executor
 from sciflow.executors.mpi import Mpi
@@ -168,3 +168,27 @@ def test_rules_for_classes():
     ):
         with pytest.raises(Invalid, match=message):
             check_class(cls)
+
+
+@dataclass(frozen=True)
+class Holder(Component):
+    """Holds two others."""
+
+    name: ClassVar[str] = "holder"
+    inner: Sample
+    other: Mpi | Sample | None = None
+
+    def __post_init__(self):
+        check_parts(self)
+
+
+def test_what_should_be_a_component_and_is_none_is_refused():
+    assert Holder(Sample(), Mpi()).other == Mpi()
+    for inner, other, message in (
+        ("pi", None, "inner is a component of the kind component, got 'pi'"),
+        (None, None, "inner is"),
+        (Mpi(), None, "inner is"),
+        (Sample(), 3, "other is a component of the kind component or executor, got 3"),
+    ):
+        with pytest.raises(Invalid, match=f"holder: {message}"):
+            Holder(inner, other)

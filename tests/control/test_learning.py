@@ -641,7 +641,7 @@ def test_another_feature_set_is_refused_with_both_named(trained):
 def test_another_knob_is_refused_unless_it_is_to_be_transferred(trained):
     features = DecayStepper.features
     for knob, words in (
-        (Knob("mu", "1", 1e-3, 10.0, held=1.0), "set h in s, held for 1, this solver has mu in 1"),
+        (Knob("mu", "1", 1e-3, 10.0, held=1.0), "set h in s, held for 1, this solver has mu, held for 1"),
         (Knob("h", "s", 1e-4, 1.0, held=2.0), "held for 2"),
         (Knob("h", "s", 1e-2, 1.0, held=1.0), "from 0.001 to 0.8 s, this solver takes 0.01 to 1"),
     ):

@@ -1,4 +1,4 @@
-"""Words and pictures of reports on learned and guarded steps."""
+"""Words and pictures of reports on chosen steps, and words of what is refused."""
 
 from types import SimpleNamespace
 
@@ -7,6 +7,19 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
+from sciflow import Invalid, Knob
+from sciflow_control.components import (
+    PI,
+    FixedStep,
+    Guarded,
+    MaximumStep,
+    StepTrial,
+    StopAt,
+    ThreeBody,
+    ThreeBodyProblem,
+    TrainPolicy,
+    WorkReward,
+)
 from sciflow_control.controllers.guarded import COUNTS
 from sciflow_control.learning import report as of_policies
 from sciflow_control.trials import report as of_trials
@@ -66,3 +79,29 @@ def test_runs_of_one_kind_have_no_empty_column(group):
     page = of_trials._compared({"rows": rows, "frontiers": ["fixed"]}, np.zeros((2, 1, 6)))
     assert ("runs of" in page) == bool(group)
     assert page.count("<td>") == 7 + bool(group)
+
+
+def test_a_value_without_a_unit_has_none_in_messages():
+    knob = Knob("mu", "1", 1e-3, 0.1, held=1.0)
+    for controller in (FixedStep(5.0), Guarded(FixedStep(0.1), PI(1e-3), bounds=(1.0, 5.0))):
+        with pytest.raises(Invalid, match=r"to 0\.1$"):
+            controller.init(knob)
+    with pytest.raises(Invalid, match=r"to 0\.1 s$"):
+        FixedStep(5.0).init(Knob("dt", "s", 1e-3, 0.1))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Guarded("pi", PI(1e-3)),
+        lambda: StopAt("pi", (1.0,)),
+        lambda: MaximumStep("pi", (1.0,), (1.0,)),
+        lambda: StepTrial("stars", PI(1e-3)),
+        lambda: ThreeBody("pi"),
+        lambda: ThreeBodyProblem("pi"),
+        lambda: TrainPolicy("stars", WorkReward(1e-4)),
+    ],
+)
+def test_a_name_in_place_of_a_component_is_refused(make):
+    with pytest.raises(Invalid, match="is a component of the kind"):
+        make()

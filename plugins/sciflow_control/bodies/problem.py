@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from sciflow.component import check_choices
+from sciflow.component import check_choices, check_parts
 from sciflow.errors import Invalid
 from sciflow.problem import Parameter, ParameterSpace, Problem, State
 from sciflow.schema import Field
@@ -73,6 +73,7 @@ class ThreeBodyProblem(TakesSteps, Problem):
 
     def __post_init__(self) -> None:
         check_choices(self)
+        check_parts(self)
         if not 0 < self.years < math.inf or not self.interval > 0 or self.levels < 2:
             raise Invalid(
                 f"no {self.levels} states of {self.years} years in intervals of {self.interval}: both times "

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from sciflow.component import check_choices
+from sciflow.component import check_choices, check_parts
 from sciflow.errors import Invalid
 from sciflow_control.bodies.hermite import Hermite
 from sciflow_control.bodies.n_body import Features, NBody
@@ -73,6 +73,7 @@ class ThreeBody(Episodes):
 
     def __post_init__(self) -> None:
         check_choices(self)
+        check_parts(self)
         if not 0 < self.years < math.inf or not 0 < self.interval <= self.years:
             raise Invalid(f"no interval of {self.interval} years in an episode of {self.years}")
 

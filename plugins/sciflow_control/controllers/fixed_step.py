@@ -97,5 +97,5 @@ def check_within(who: str, what: str, value: float, knob: Knob) -> None:
     if not knob.low <= value <= knob.high:
         raise Invalid(
             f"{who}: {what} = {value:g}, and the solver takes {knob.name} from {knob.low:g} to "
-            f"{knob.high:g} {knob.unit}"
+            f"{knob.high:g}{knob.suffix}"
         )

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
+from sciflow.component import check_parts
 from sciflow.errors import Invalid
 from sciflow.step_controller import (
     ACCEPT,
@@ -110,6 +111,7 @@ class Guarded(StepController):
     work_limit: float = 1.5
 
     def __post_init__(self) -> None:
+        check_parts(self)
         if self.bounds is not None and not 0 < self.bounds[0] < self.bounds[1] < math.inf:
             raise Invalid(f"{self.name}: bounds are positive and in order, got {self.bounds}")
         if self.rollback is not None and not 0 < self.rollback < math.inf:
@@ -306,7 +308,7 @@ class Guarded(StepController):
         if max(low, knob.low) > min(high, knob.high):
             raise Invalid(
                 f"{self.name}: bounds from {low:g} to {high:g}, and the solver takes {knob.name} from "
-                f"{knob.low:g} to {knob.high:g} {knob.unit}"
+                f"{knob.low:g} to {knob.high:g}{knob.suffix}"
             )
         return max(low, knob.low), min(high, knob.high)
 

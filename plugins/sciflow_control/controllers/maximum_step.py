@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar, Literal, Self
 
-from sciflow.component import check_choices
+from sciflow.component import check_choices, check_parts
 from sciflow.errors import Invalid
 from sciflow.step_controller import Knob, Memory, StepController, StepResult, StepState, Verdict
 
@@ -42,6 +42,7 @@ class MaximumStep(StepController):
 
     def __post_init__(self) -> None:
         check_choices(self)
+        check_parts(self)
         if not self.times or len(self.times) != len(self.values):
             raise Invalid(
                 f"{self.name}: as many values as times, and at least one, got {len(self.values)} and "
@@ -70,7 +71,7 @@ class MaximumStep(StepController):
         if min(self.values) < knob.low:
             raise Invalid(
                 f"{self.name}: at most {min(self.values):g}, and the solver takes no {knob.name} below "
-                f"{knob.low:g} {knob.unit}"
+                f"{knob.low:g}{knob.suffix}"
             )
         return self.controller.init(knob, features)
 

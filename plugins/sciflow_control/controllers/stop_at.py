@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
+from sciflow.component import check_parts
 from sciflow.errors import Invalid
 from sciflow.step_controller import Knob, Memory, StepController, StepResult, StepState, Verdict
 from sciflow_control.controllers.fixed_step import check_within
@@ -43,6 +44,7 @@ class StopAt(StepController):
     growth: float = 2.0
 
     def __post_init__(self) -> None:
+        check_parts(self)
         check_times(self.name, self.times)
         if self.after is not None and not 0 < self.after < math.inf:
             raise Invalid(f"{self.name}: the value after a time must be positive, got {self.after}")

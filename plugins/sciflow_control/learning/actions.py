@@ -48,7 +48,7 @@ class Actions(Component):
         near = 1e-12
         if not knob.low * (1 - near) <= low < high <= knob.high * (1 + near):
             raise Invalid(
-                f"{knob.name} is to be chosen from {low:g} to {high:g} {knob.unit}, the solver takes "
+                f"{knob.name} is to be chosen from {low:g} to {high:g}{knob.suffix}, the solver takes "
                 f"{knob.low:g} to {knob.high:g}"
             )
         return max(low, knob.low), min(high, knob.high)

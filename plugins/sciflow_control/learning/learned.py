@@ -96,8 +96,8 @@ class Learned(StepController):
             )
         if not self.transfer and not knob.low <= known.values[0] < known.values[-1] <= knob.high:
             raise Invalid(
-                f"{self.policy} chooses {knob.name} from {known.values[0]:g} to {known.values[-1]:g} "
-                f"{knob.unit}, this solver takes {knob.low:g} to {knob.high:g}"
+                f"{self.policy} chooses {knob.name} from {known.values[0]:g} to {known.values[-1]:g}"
+                f"{knob.suffix}, this solver takes {knob.low:g} to {knob.high:g}"
             )
         return {}
 
@@ -120,4 +120,5 @@ def _alike(one: Knob, other: Knob) -> bool:
 
 def _words(knob: Knob) -> str:
     held = "" if knob.held is None else f", held for {knob.held:g}"
-    return f"{knob.name} in {knob.unit}{held}"
+    unit = f" in{knob.suffix}" if knob.suffix else ""
+    return f"{knob.name}{unit}{held}"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
-from sciflow.component import check_choices
+from sciflow.component import check_choices, check_parts
 from sciflow.errors import Invalid
 from sciflow.schema import Field, Schema
 from sciflow.stage import Stage
@@ -101,6 +101,7 @@ class TrainPolicy(Stage):
 
     def __post_init__(self) -> None:
         check_choices(self)
+        check_parts(self)
         for name in ("steps", "longest", "evaluate_every", "evaluate_seeds", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise Invalid(f"{name} must be at least 1, got {getattr(self, name)}")

@@ -54,7 +54,8 @@ class ProblemEpisodes(Episodes):
 
     def __post_init__(self) -> None:
         if not isinstance(self.problem, TakesSteps):
-            raise Invalid(f"the steps of {self.problem.name} cannot be steered: it has no field 'stepping'")
+            name = getattr(self.problem, "name", repr(self.problem))
+            raise Invalid(f"the steps of {name} cannot be steered: it has no field 'stepping'")
 
     @property
     def until(self) -> float:

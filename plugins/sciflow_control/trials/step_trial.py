@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
 from zipfile import BadZipFile
 
+from sciflow.component import check_parts
 from sciflow.errors import Invalid
 from sciflow.schema import Field, Schema
 from sciflow.stage import Stage
@@ -85,6 +86,7 @@ class StepTrial(Stage):
     limit: int = 1_000_000
 
     def __post_init__(self) -> None:
+        check_parts(self)
         if self.count < 1 or self.limit < 1:
             raise Invalid(f"count={self.count} and limit={self.limit} must be at least 1")
         if self.seed < 0 or self.watched < 0:

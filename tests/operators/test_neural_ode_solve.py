@@ -9,8 +9,10 @@ from scipy.integrate import RK45, solve_ivp
 torch = pytest.importorskip("torch")
 from sciflow import Diverged
 from sciflow_operators.ode.continuous import integrate, next_length
+from sciflow_operators.ode.equal import fixed
 from sciflow_operators.ode.penalty import at_one, everywhere, pick
-from sciflow_operators.ode.solve import Steps, fixed, march, replay, step
+from sciflow_operators.ode.solve import Steps, march, replay
+from sciflow_operators.ode.stages import step
 from sciflow_operators.ode.tableau import DENSE, ERROR, NODES, STAGES
 
 torch.set_num_threads(1)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from sciflow.errors import Diverged, Missing
-from sciflow_operators.ode.solve import Derivative, column, first_length, step
+from sciflow_operators.ode.solve import first_length
+from sciflow_operators.ode.stages import Derivative, column, step
 
 
 def integrate(

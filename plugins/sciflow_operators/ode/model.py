@@ -12,9 +12,12 @@ from sciflow.context import summed
 from sciflow.errors import Diverged
 from sciflow.surrogate import Arrays
 from sciflow_operators.ode.continuous import integrate, next_length
+from sciflow_operators.ode.equal import fixed
 from sciflow_operators.ode.penalty import Costs, at_one, everywhere, pick
-from sciflow_operators.ode.solve import Derivative, column, fixed, march, replay
+from sciflow_operators.ode.solve import march, replay
+from sciflow_operators.ode.stages import Derivative, column
 from sciflow_operators.ode.states import States
+from sciflow_operators.ode.tableau import EVALUATIONS
 from sciflow_operators.training.fitted import Fitted
 
 if TYPE_CHECKING:
@@ -247,7 +250,7 @@ class Integrated(Fitted):
         config = self.config
         bad = ~torch.isfinite(solution.values).flatten(1).all(dim=1)
         which = int(bad.to(torch.int8).argmax())
-        tries = int(solution.evaluations[which] - 2) // 6
+        tries = int(solution.evaluations[which] - 2) // EVALUATIONS
         return Diverged(
             f"the integration of {int(bad.sum())} of {len(bad)} samples failed: sample {which} of the batch "
             f"after {tries} steps that were tried (max_steps is {config.max_steps}), tolerance "

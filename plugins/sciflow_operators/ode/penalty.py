@@ -28,7 +28,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from sciflow_operators.ode.solve import Derivative, Replayed, Steps, step
+from sciflow_operators.ode.solve import Replayed, Steps
+from sciflow_operators.ode.stages import Derivative, step
 
 if TYPE_CHECKING:
     from sciflow_operators.ode.neural_ode import NeuralODE

@@ -7,24 +7,19 @@ method with these very steps, which no rejected step and no step length disturbs
 
 References
 ----------
-J. R. Dormand and P. J. Prince, "A family of embedded Runge-Kutta formulae", J. Comput. Appl. Math. 6, 1980.
 E. Hairer, S. P. Norsett and G. Wanner, "Solving ordinary differential equations I", 2nd ed. 1993, sections
-II.4 (first step, step lengths), II.6 (interpolant) and IV.2 (PI control).
+II.4 (first step, step lengths) and IV.2 (PI control).
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from sciflow_operators.ode.tableau import DENSE, ERROR, EVALUATIONS, NODES, STAGES
-
-Derivative = Callable[[Tensor, Tensor], Tensor]
-"""From times, shape (batch,), and states, shape (batch, ...), to derivatives of the states."""
+from sciflow_operators.ode.stages import Derivative, Stages, column, rms, step
+from sciflow_operators.ode.tableau import EVALUATIONS
 
 SAFETY, SHRINK, GROW = 0.9, 0.2, 10.0
 """Of the next step's length: a margin, and bounds of its ratio to this one's."""
@@ -71,108 +66,6 @@ class Solution:
     evaluations: Tensor
 
 
-@dataclass(frozen=True)
-class Stages:
-    """One step of every sample.
-
-    Attributes
-    ----------
-    begin, end : Tensor, shape (batch, ...)
-        States.
-    slopes : sequence of Tensor, shape (batch, ...)
-        The seven derivatives.
-    before : Tensor, shape (batch, ...)
-        The state of the sixth stage, another estimate of `end`.
-    lengths : Tensor, shape (batch,)
-    """
-
-    begin: Tensor
-    end: Tensor
-    slopes: Sequence[Tensor]
-    before: Tensor
-    lengths: Tensor
-
-    def error(self, tolerance: float) -> Tensor:
-        """Estimated error of each sample over what is tolerated, shape (batch,)."""
-        found = combined(ERROR, self.slopes) * column(self.lengths, self.begin)
-        scale = tolerance * (1 + torch.maximum(self.begin.abs(), self.end.abs()))
-        return rms(found / scale)
-
-    def stiffness(self) -> Tensor:
-        """Estimate of the largest eigenvalue's size, shape (batch,); 0 where nothing moves.
-
-        Two stages end at the same time in different states: the difference of their derivatives over
-        that of the states.
-        """
-        apart, states = rms(self.slopes[6] - self.slopes[5]), rms(self.end - self.before)
-        return torch.where(states > 2 * least(states), apart / states, 0.0)
-
-    def between(self, part: Tensor) -> Tensor:
-        """States within the step, to order 4.
-
-        Parameters
-        ----------
-        part : Tensor, shape (batch, level)
-            0 at the beginning, 1 at the end.
-
-        Returns
-        -------
-        Tensor, shape (batch, level, ...)
-        """
-        length = column(self.lengths, self.begin)
-        change = self.end - self.begin
-        bend = length * self.slopes[0] - change
-        third = change - length * self.slopes[6] - bend
-        last = length * combined(DENSE, self.slopes)
-        s = part.to(self.begin.dtype).view(*part.shape, *(1,) * (self.begin.ndim - 1))
-        first, change, bend, third, last = (v.unsqueeze(1) for v in (self.begin, change, bend, third, last))
-        return first + s * (change + (1 - s) * (bend + s * (third + (1 - s) * last)))
-
-
-def column(numbers: Tensor, like: Tensor) -> Tensor:
-    """One number for each sample, in the dtype and with the axes of a batch of states."""
-    return numbers.to(like.dtype).view(-1, *(1,) * (like.ndim - 1))
-
-
-def combined(weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
-    """Weighted sum."""
-    total = slopes[0] * weights[0]
-    for weight, slope in zip(weights[1:], slopes[1:], strict=False):
-        if weight:
-            total = torch.add(total, slope, alpha=weight)
-    return total
-
-
-def rms(values: Tensor) -> Tensor:
-    """Root mean square of each sample; its derivative is 0 where it is 0."""
-    return values.square().flatten(1).mean(dim=1).clamp_min(least(values) ** 2).sqrt()
-
-
-def least(values: Tensor) -> float:
-    """What `rms` gives for zeros."""
-    return math.sqrt(torch.finfo(values.dtype).tiny)
-
-
-def step(f: Derivative, t: Tensor, z: Tensor, lengths: Tensor, first: Tensor) -> Stages:
-    """One step of Dormand and Prince's method; six evaluations.
-
-    Parameters
-    ----------
-    f : callable
-        The derivative.
-    t, lengths : Tensor of float64, shape (batch,)
-        Times and lengths of the steps.
-    z, first : Tensor, shape (batch, ...)
-        States and their derivatives.
-    """
-    h = column(lengths, z)
-    slopes, before, state = [first], z, z
-    for node, weights in zip(NODES[1:], STAGES, strict=True):
-        before, state = state, z + h * combined(weights, slopes)
-        slopes.append(f(t + node * lengths, state))
-    return Stages(z, state, slopes, before, lengths)
-
-
 def first_length(f: Derivative, z: Tensor, slope: Tensor, end: Tensor, tolerance: float) -> Tensor:
     """Length of the first step; one evaluation.
 
@@ -211,7 +104,7 @@ def march(f: Derivative, z: Tensor, times: Tensor, tolerance: float, most: int) 
         A sample that fails (not finite, too many or too short steps) has NaN where it did not come to.
     """
     end = times.max(dim=1).values
-    values = _started(z, times)
+    values = started(z, times)
     t, before = torch.zeros_like(end), torch.full_like(end, 1e-4)
     active, refused = end > 0, torch.zeros_like(end, dtype=torch.bool)
     begins: list[Tensor] = []
@@ -245,7 +138,7 @@ def march(f: Derivative, z: Tensor, times: Tensor, tolerance: float, most: int) 
     return Solution(_unreached(values, times, t), _packed(begins, lengths, t), evaluations)
 
 
-def _started(z: Tensor, times: Tensor) -> Tensor:
+def started(z: Tensor, times: Tensor) -> Tensor:
     """Values before the first step: the first state everywhere."""
     return z.unsqueeze(1).expand(-1, times.shape[1], *z.shape[1:])
 
@@ -330,7 +223,7 @@ def replay(
     -----
     Six evaluations for each step and one at the beginning; the activations of all are held.
     """
-    values, states = _started(z, times), []
+    values, states = started(z, times), []
     errors, stiffness = [], []
     slope = f(steps.begins[0], z) if len(steps.begins) else z
     for t, h in zip(steps.begins, steps.lengths, strict=True):
@@ -348,59 +241,3 @@ def replay(
         torch.stack(errors) if errors else none,
         torch.stack(stiffness) if stiffness else none,
     )
-
-
-def fixed(f: Derivative, z: Tensor, times: Tensor, count: int) -> tuple[Solution, Tensor]:
-    """The classical Runge-Kutta method of order 4 with equal steps; gradients go through it.
-
-    Parameters
-    ----------
-    f, z, times
-        See `march`.
-    count : int
-        Steps from 0 to each sample's last time.
-
-    Returns
-    -------
-    solution : Solution
-        Between the steps a cubic, of order 3.
-    states : Tensor, shape (step, batch, ...)
-        At the beginning of every step.
-
-    Notes
-    -----
-    Four evaluations for each step, and one more where several levels are asked for.
-    """
-    end = times.max(dim=1).values
-    h = end / count
-    length = column(h, z)
-    values, states, begins = _started(z, times), [], []
-    several = times.shape[1] > 1
-    slope = f(torch.zeros_like(end), z)
-    for i in range(count):
-        t = i * h
-        second = f(t + h / 2, z + length / 2 * slope)
-        third = f(t + h / 2, z + length / 2 * second)
-        fourth = f(t + h, z + length * third)
-        new = z + length / 6 * (slope + 2 * second + 2 * third + fourth)
-        after = f(t + h, new) if several or i + 1 < count else fourth
-        states.append(z)
-        begins.append(t)
-        values = _cubic(values, (z, new, length * slope, length * after), (times - t[:, None]), h)
-        z, slope = new, after
-    used = torch.full((len(z),), 4 * count + several, dtype=torch.int64, device=z.device)
-    found = Steps(torch.stack(begins), h.expand(count, -1))
-    return Solution(values, found, torch.where(end > 0, used, 0)), torch.stack(states)
-
-
-def _cubic(values: Tensor, ends: tuple[Tensor, ...], since: Tensor, h: Tensor) -> Tensor:
-    """Values with those at the times within a step; `since` is the time since its beginning."""
-    part = since / torch.where(h > 0, h, 1.0)[:, None]
-    inside = (h > 0)[:, None] & (part > 1e-9) & (part <= 1 + 1e-9)
-    if not inside.any():
-        return values
-    begin, end, left, right = (v.unsqueeze(1) for v in ends)
-    s = part.clamp(0, 1).to(begin.dtype).view(*part.shape, *(1,) * (begin.ndim - 2))
-    r = 1 - s
-    found = r * begin + s * end + s * r * (r * (left - (end - begin)) - s * (right - (end - begin)))
-    return torch.where(inside.view(*inside.shape, *(1,) * (values.ndim - 2)), found, values)

@@ -13,16 +13,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from benchmarks.figure import Figure
-from sciflow.step_controller import (
-    ACCEPT,
-    Knob,
-    Memory,
-    StepController,
-    Stepping,
-    StepResult,
-    StepState,
-    Verdict,
-)
+from sciflow.step_controller import ACCEPT, Knob, Memory, StepController, StepResult, StepState, Verdict
+from sciflow.stepping import Stepping
 
 EQUATIONS = ("van_der_pol", "pendulum", "arenstorf", "lorenz")
 RUNS, STARS = 5, 20

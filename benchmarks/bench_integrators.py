@@ -52,7 +52,7 @@ def bench_steps() -> Iterator[Figure]:
     """Time of a step of Dormand and Prince's method, the same compiled right-hand side for both."""
     from scipy.integrate import RK45
 
-    from sciflow.step_controller import Leg, Stepping
+    from sciflow.stepping import Leg, Stepping
     from sciflow_control.controllers.fixed_step import FixedStep
     from sciflow_control.integrators.equations import Equations
 
@@ -75,7 +75,7 @@ def bench_steps() -> Iterator[Figure]:
 
 def bench_work() -> Iterator[Figure]:
     """Evaluations for an error of 1e-6 at the end, over those of scipy's RK45; geometric mean."""
-    from sciflow.step_controller import Stepping
+    from sciflow.stepping import Stepping
     from sciflow_control.controllers.pi import PI
     from sciflow_control.integrators.equations import Equations
     from sciflow_control.integrators.tableaus import METHODS
@@ -132,7 +132,7 @@ def _work_for(run: Callable[..., tuple[np.ndarray, float]], equation: str, seed:
 
 def bench_stiff() -> Iterator[Figure]:
     """Steps over half a period of van der Pol's oscillator, when the tolerance falls from 1e-4 to 1e-8."""
-    from sciflow.step_controller import Stepping
+    from sciflow.stepping import Stepping
     from sciflow_control.controllers.pi import PI
     from sciflow_control.integrators.initial_value import InitialValue
     from sciflow_control.integrators.right_hand_sides import van_der_pol
@@ -159,7 +159,7 @@ def bench_petsc() -> Iterator[Figure]:
         raise NotRun("petsc4py is missing") from error
     from scipy.integrate import solve_ivp
 
-    from sciflow.step_controller import Stepping
+    from sciflow.stepping import Stepping
     from sciflow_control.controllers.pi import PI
     from sciflow_control.integrators.ts_stepper import TSStepper
     from tests.control.ts_tools import oscillator, slope

@@ -133,7 +133,7 @@ def bench_hermite() -> Iterator[Figure]:
     }.items():
         points = [_played(stars, who) for who in several]
         beyond = [[p.error[q] - lines[q].error_at(p.work) for q in range(3)] for p in points]
-        best = int(np.argmin([b[2] for b in beyond]))
+        best = int(np.nanargmin([b[2] for b in beyond]))
         note = f"{points[best].words()}; p50 {beyond[best][0]:+.2f}, p90 {beyond[best][1]:+.2f}"
         yield Figure(f"hermite_{name}_max_to_frontier", beyond[best][2], -1.0, " dex", "<=", note)
 

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
         Knob,
         StepController,
         Stepper,
-        Stepping,
         StepResult,
         StepState,
         Verdict,
     )
+    from sciflow.stepping import Stepping
     from sciflow.store import Store, Writer
     from sciflow.surrogate import Model, Report, Surrogate
 
@@ -68,7 +68,7 @@ _WHERE = {
     "StepResult": "step_controller",
     "StepState": "step_controller",
     "Stepper": "step_controller",
-    "Stepping": "step_controller",
+    "Stepping": "stepping",
     "Store": "store",
     "Surrogate": "surrogate",
     "Verdict": "step_controller",

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from sciflow.errors import Invalid
-from sciflow.step_controller import PREFIX, Leg, Stepping, StepResult
+from sciflow.step_controller import StepResult
+from sciflow.stepping import PREFIX, Leg, Stepping
 
 if TYPE_CHECKING:
     import numpy as np

@@ -14,20 +14,16 @@ from sciflow.errors import Diverged, Invalid
 from sciflow.step_controller import (
     ACCEPT,
     CLOSE,
-    MEMORY,
-    PREFIX,
     Knob,
-    Leg,
     StepController,
     Stepper,
-    Stepping,
     StepResult,
     TakesSteps,
     ending,
     reject,
     shortened,
-    unsteered,
 )
+from sciflow.stepping import MEMORY, PREFIX, Leg, Stepping, unsteered
 from sciflow.testing import check_step_controller, check_stepper
 
 DT = Knob("dt", "s", 1e-6, 1.0)

@@ -11,7 +11,8 @@ from sciflow.hooks import hookimpl
 from sciflow.linear_solver import LinearSolver, TakesSolver
 from sciflow.problem import Parameter, ParameterSpace, Problem, State
 from sciflow.schema import Field
-from sciflow.step_controller import StepController, unsteered
+from sciflow.step_controller import StepController
+from sciflow.stepping import unsteered
 from sciflow_fenics.checks import DOLFINX, check_mesh, space
 from sciflow_fenics.heated_plate import HeatedPlate
 from sciflow_fenics.moving_heat import MovingHeat

@@ -13,17 +13,9 @@ from sciflow.artifact.share import Share
 from sciflow.errors import Diverged, Invalid
 from sciflow.linear_solver import wrapped
 from sciflow.problem import Part, State
-from sciflow.step_controller import (
-    ACCEPT,
-    Leg,
-    Memory,
-    StepController,
-    Stepping,
-    StepResult,
-    StepState,
-    Verdict,
-)
+from sciflow.step_controller import ACCEPT, Memory, StepController, StepResult, StepState, Verdict
 from sciflow.step_log import StepLog
+from sciflow.stepping import Leg, Stepping
 from sciflow_fenics.conduction import Values
 from sciflow_fenics.heat import checked, gaussian, shared
 from sciflow_fenics.heat_steps import Heating, HeatStepper

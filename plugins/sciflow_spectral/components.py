@@ -12,7 +12,8 @@ from sciflow.errors import Diverged, Invalid
 from sciflow.hooks import hookimpl
 from sciflow.problem import Parameter, ParameterSpace, Problem, State
 from sciflow.schema import Field
-from sciflow.step_controller import Knob, StepController, TakesSteps, unsteered
+from sciflow.step_controller import Knob, StepController, TakesSteps
+from sciflow.stepping import unsteered
 from sciflow_spectral.two_phase import TwoPhaseDarcy
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ import numpy as np
 from sciflow.context import Context
 from sciflow.errors import Invalid
 from sciflow.problem import State
-from sciflow.step_controller import Knob, StepController, Stepper, Stepping, StepResult, ending
+from sciflow.step_controller import Knob, StepController, Stepper, StepResult, ending
 from sciflow.step_log import StepLog
+from sciflow.stepping import Stepping
 from sciflow_spectral.equations import System, finite
 from sciflow_spectral.etdrk4 import advance_embedded, quick_coefficients
 

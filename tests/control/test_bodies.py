@@ -9,7 +9,7 @@ import pytest
 
 from sciflow import Invalid, Missing
 from sciflow.errors import Diverged
-from sciflow.step_controller import Stepping
+from sciflow.stepping import Stepping
 from sciflow.testing import check_stepper
 
 pytest.importorskip("numba")

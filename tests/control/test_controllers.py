@@ -11,7 +11,8 @@ from scipy.integrate import RK45, solve_ivp
 from scipy.signal import lfilter
 
 from sciflow.errors import Diverged, Invalid
-from sciflow.step_controller import Knob, Stepper, Stepping, StepResult, StepState, ending
+from sciflow.step_controller import Knob, Stepper, StepResult, StepState, ending
+from sciflow.stepping import Stepping
 from sciflow.testing import check_component, check_step_controller
 from sciflow_control.controllers.fixed_step import FixedStep
 from sciflow_control.controllers.pi import PI

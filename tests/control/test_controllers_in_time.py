@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sciflow.errors import Diverged, Invalid
-from sciflow.step_controller import Knob, Stepping, StepResult, StepState
+from sciflow.step_controller import Knob, StepResult, StepState
+from sciflow.stepping import Stepping
 from sciflow.testing import check_component, check_step_controller
 from sciflow_control.controllers.fixed_step import FixedStep
 from sciflow_control.controllers.guarded import Guarded

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from sciflow.errors import Diverged, Invalid
-from sciflow.step_controller import ACCEPT, Knob, StepController, Stepping, StepResult, StepState
+from sciflow.step_controller import ACCEPT, Knob, StepController, StepResult, StepState
+from sciflow.stepping import Stepping
 from sciflow.testing import check_component, check_step_controller
 from sciflow_control.controllers import ledger as books
 from sciflow_control.controllers.fixed_step import FixedStep

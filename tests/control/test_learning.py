@@ -21,7 +21,8 @@ from stable_baselines3.common.env_checker import check_env as check_sb3
 
 from sciflow import Diverged, Invalid, NotFound
 from sciflow.context import Context
-from sciflow.step_controller import Knob, StepController, Stepper, Stepping, StepResult, StepState
+from sciflow.step_controller import Knob, StepController, Stepper, StepResult, StepState
+from sciflow.stepping import Stepping
 from sciflow.store import Store
 from sciflow.testing import check_component, check_stage, check_step_controller, check_stepper, example
 from sciflow_control.learning import report, training

@@ -10,7 +10,7 @@ PETSc = pytest.importorskip("petsc4py.PETSc")
 from scipy.integrate import DOP853, solve_ivp
 
 from sciflow.errors import Diverged, Invalid
-from sciflow.step_controller import Stepping
+from sciflow.stepping import Stepping
 from sciflow.testing import check_stepper
 from sciflow_control.controllers.fixed_step import FixedStep
 from sciflow_control.controllers.pi import PI

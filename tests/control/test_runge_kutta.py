@@ -16,7 +16,8 @@ from scipy.integrate import DOP853, RK23, RK45, solve_ivp
 from scipy.integrate._ivp.rk import rk_step
 
 from sciflow.errors import Diverged, Invalid
-from sciflow.step_controller import ACCEPT, Leg, StepController, Stepping, reject
+from sciflow.step_controller import ACCEPT, StepController, reject
+from sciflow.stepping import Leg, Stepping
 from sciflow.testing import check_component, check_stepper
 from sciflow_control.controllers.pi import PI
 from sciflow_control.integrators.equations import Equations

@@ -12,8 +12,8 @@ pytest.importorskip("numba")
 from sciflow import Context, Invalid, Missing, NotFound, Resources, run
 from sciflow.stages.design import Design
 from sciflow.stages.simulate import Simulate
-from sciflow.step_controller import MEMORY, Stepping
 from sciflow.step_log import LOG
+from sciflow.stepping import MEMORY, Stepping
 from sciflow_control.components import (
     PI,
     PID,

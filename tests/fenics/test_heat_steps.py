@@ -5,7 +5,7 @@ import pytest
 
 pytest.importorskip("dolfinx")
 from sciflow import Context, Diverged
-from sciflow.step_controller import Leg, Stepping
+from sciflow.stepping import Leg, Stepping
 from sciflow.testing import check_problem, check_stepper
 from sciflow_fenics.components import Heat
 from tests.fenics.controllers import Equal, Toy

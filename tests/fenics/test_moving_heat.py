@@ -3,7 +3,7 @@ import pytest
 
 pytest.importorskip("dolfinx")
 from sciflow import Context, Invalid
-from sciflow.step_controller import Leg, Stepping
+from sciflow.stepping import Leg, Stepping
 from sciflow.testing import check_problem, check_stepper
 from sciflow_fenics.moving_heat import MovingHeat, Scan
 from tests.fenics.controllers import Equal, Toy

@@ -9,7 +9,7 @@ pytest.importorskip("dolfinx")
 from sciflow import Context
 from sciflow.context import exchange
 from sciflow.errors import Diverged, Invalid
-from sciflow.step_controller import Stepping
+from sciflow.stepping import Stepping
 from sciflow.worker import communicator
 from sciflow_fenics.components import Heat
 from sciflow_fenics.conduction import Conduction

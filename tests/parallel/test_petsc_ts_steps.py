@@ -6,7 +6,7 @@ import pytest
 PETSc = pytest.importorskip("petsc4py.PETSc")
 
 from sciflow.context import exchange
-from sciflow.step_controller import Stepping
+from sciflow.stepping import Stepping
 from sciflow.worker import communicator
 from sciflow_control.controllers.pi import PI
 from sciflow_control.integrators.ts_steer import steer

@@ -8,7 +8,7 @@ import pytest
 from sciflow import Context, Diverged
 from sciflow.component import canonical
 from sciflow.experience import Experience
-from sciflow.step_controller import Stepping
+from sciflow.stepping import Stepping
 from sciflow.testing import check_problem, check_stepper
 from sciflow_control.controllers.fixed_step import FixedStep
 from sciflow_control.controllers.pi import PI

@@ -11,8 +11,9 @@ from sciflow.component import check_choices, check_parts
 from sciflow.errors import Invalid
 from sciflow.problem import Parameter, ParameterSpace, Problem, State
 from sciflow.schema import Field
-from sciflow.step_controller import Knob, StepController, Stepping, TakesSteps
+from sciflow.step_controller import Knob, StepController, TakesSteps
 from sciflow.step_log import StepLog
+from sciflow.stepping import Stepping
 from sciflow_control.bodies.hermite import Hermite
 from sciflow_control.bodies.n_body import Features, NBody
 from sciflow_control.bodies.three_body import PLACES, stars

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from sciflow.errors import Diverged, Invalid
-from sciflow.step_controller import Leg, StepController, Stepping, StepState
+from sciflow.step_controller import StepController, StepState
+from sciflow.stepping import Leg, Stepping
 from sciflow_control.integrators import petsc_schemes as petsc
 from sciflow_control.integrators.ts_stepper import TSStepper
 

@@ -36,16 +36,19 @@ class Frontier:
         log10, increasing.
     error : ndarray, shape (point,)
         log10, decreasing.
+    reach : float
+        log10 of the most work that was measured: up to there more than that of the last point buys nothing.
 
     Notes
     -----
     Between two points, log error is linear in log work, as for a method of some order. Nothing is
-    extrapolated but what is certain: more work than that of the last point buys no smaller error than
-    that has, and an error larger than that of the first point costs no more than it.
+    extrapolated but what is certain: an error larger than that of the first point costs no more than it.
+    What a fixed value with more work than any would reach is not known.
     """
 
     work: np.ndarray
     error: np.ndarray
+    reach: float
 
     @classmethod
     def of(cls, work: Sequence[float] | np.ndarray, error: Sequence[float] | np.ndarray) -> Self:
@@ -67,11 +70,11 @@ class Frontier:
         for i in order:
             if not kept or height[i] < height[kept[-1]]:
                 kept.append(int(i))
-        return cls(place[kept], height[kept])
+        return cls(place[kept], height[kept], float(place.max(initial=-np.inf)))
 
     def error_at(self, work: float) -> float:
-        """log10 of the error for this work; NaN for less than that of the first point, or without points."""
-        if not len(self.work) or not np.log10(work) >= self.work[0] - 1e-12:
+        """log10 of the error for this work; NaN for less or more than any point has, or without points."""
+        if not len(self.work) or not self.work[0] - 1e-12 <= np.log10(work) <= self.reach + 1e-12:
             return float("nan")
         return float(np.interp(np.log10(work), self.work, self.error))
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from sciflow.errors import Diverged, Invalid
 from sciflow.stages.metrics import relative_l2
-from sciflow.step_controller import Leg, StepController, Stepper, Stepping
+from sciflow.step_controller import StepController, Stepper
+from sciflow.stepping import Leg, Stepping
 from sciflow_control.steering.episodes import Episodes
 
 SMALLEST = 1e-17

@@ -58,14 +58,14 @@ def test_what_is_steered_is_known_without_a_solver(problem):
 @pytest.mark.parametrize(
     ("problem", "stepping", "error", "message"),
     [
-        (BURGERS, FixedStep(2.0), Invalid, "takes dt from 1e-08 to 1 1"),
+        (BURGERS, FixedStep(2.0), Invalid, "takes dt from 1e-08 to 1$"),
         (BURGERS, PI(1e-3, first=5.0), Invalid, "first = 5"),
         (BURGERS, IterationCount(), Invalid, "the steps that dt sets are explicit"),
         (STARS, Guarded(FixedStep(0.01), IterationCount()), Invalid, "the steps that mu sets are explicit"),
         (STARS, MaximumStep(PI(1e-3), (0.0,), (1e-9,)), Invalid, "no mu below"),
         (STARS, StopAt(PI(1e-3), (1.0,), after=9.0), Invalid, "after = 9"),
         (STARS, Learned("nowhere/policy"), NotFound, "nowhere/policy"),
-        (STARS, 0.01, Invalid, r"for example PI\(1e-3\), got 0.01"),
+        (STARS, 0.01, Invalid, "stepping is a component of the kind step controller, got 0.01"),
     ],
 )
 def test_a_controller_that_cannot_steer_is_refused_before_any_job(

@@ -140,6 +140,21 @@ def test_a_restart_goes_on_with_the_same_bits(kind, sub, estimate):
     assert again.solution().tobytes() == whole.solution().tobytes()
 
 
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ({"state": None}, "lacks state"),
+        ({"state": np.zeros(7)}, r"2 finite numbers on this rank, got one of shape \(7,\)"),
+        ({"state": np.full(2, np.nan)}, "2 finite numbers"),
+    ],
+)
+def test_a_damaged_restart_is_refused(damage, message):
+    whole = stepper("beuler")
+    arrays = {k: v for k, v in {**whole.restart(), **damage}.items() if v is not None}
+    with pytest.raises(Invalid, match=message):
+        stepper("beuler", restart=arrays)
+
+
 def test_a_restart_of_arkimex_goes_on_to_the_tolerance_of_its_solves():
     whole = stepper("arkimex", "3")
     taken(whole, [1e-3, 2e-3])

@@ -226,6 +226,13 @@ class TSStepper(Stepper):
         }
 
     def _resume(self, restart: Mapping[str, np.ndarray]) -> None:
+        absent = {"time", "number", "state", "past", "past_times", "last"} - set(restart)
+        if absent:
+            raise Invalid(f"what a TS goes on from lacks {', '.join(sorted(absent))}")
+        size, there = self.u.getLocalSize(), np.shape(restart["state"])
+        if there != (size,) or not np.isfinite(restart["state"]).all():
+            wanted = f"a state of {size} finite numbers on this rank"
+            raise Invalid(f"what a TS goes on from is {wanted}, got one of shape {there}")
         self.u.setArray(restart["state"])
         self.time = float(restart["time"])
         self.ts.setTime(self.time)

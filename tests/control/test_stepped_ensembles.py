@@ -12,6 +12,7 @@ pytest.importorskip("numba")
 from sciflow import Context, Invalid, Missing, NotFound, Resources, run
 from sciflow.stages.design import Design
 from sciflow.stages.simulate import Simulate
+from sciflow.step_controller import Knob
 from sciflow.step_log import LOG
 from sciflow.stepping import MEMORY, Stepping
 from sciflow_control.components import (
@@ -73,6 +74,40 @@ def test_a_controller_that_cannot_steer_is_refused_before_any_job(
 ):
     with pytest.raises(error, match=message):
         ensemble(problem.replace(stepping=stepping))
+    assert not list(store.root.glob("partial/ensemble-*"))
+
+
+@pytest.mark.parametrize(
+    ("features", "knob", "message"),
+    [
+        (
+            ("closest", "pace"),
+            Knob("dt", "1", 1e-8, 1.0),
+            "features closest, pace; this solver tells error, courant, steepness, diffusion",
+        ),
+        (
+            ("error", "courant", "steepness", "diffusion"),
+            Knob("mu", "1", 1e-4, 0.1, held=0.1),
+            "was trained to set mu, held for 0.1, this solver has dt",
+        ),
+        (
+            ("error", "courant", "steepness", "diffusion"),
+            Knob("dt", "1", 1e-8, 10.0),
+            "chooses dt from 0.1 to 2, this solver takes 1e-08 to 1",
+        ),
+    ],
+)
+def test_a_policy_for_another_solver_is_refused_before_any_job(
+    plain, store, monkeypatch, features, knob, message
+):
+    from sciflow_control.learning.policy import Policy, Signature
+
+    layer = np.zeros((len(features), 2), "f4"), np.zeros(2, "f4")
+    policy = Policy(Signature(features, knob, (0.1, 2.0), "level", "relu", (0,)), [layer])
+    monkeypatch.setattr(Learned, "network", policy)
+    guarded = Guarded(Learned("policy"), PI(1e-5))
+    with pytest.raises(Invalid, match=message):
+        ensemble(BURGERS.replace(stepping=guarded))
     assert not list(store.root.glob("partial/ensemble-*"))
 
 

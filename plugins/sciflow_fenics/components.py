@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from sciflow.artifact import Artifact
     from sciflow.context import Context
-    from sciflow_fenics.heat_steps import Heating
+    from sciflow_fenics.heating import Heating
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Heat(HeatedPlate):
 
     def heating(self, mu: Mapping[str, float]) -> Heating:
         """See `HeatedPlate.heating`."""
-        from sciflow_fenics.heat_states import standing
+        from sciflow_fenics.heating import standing
 
         return standing(self, mu)
 

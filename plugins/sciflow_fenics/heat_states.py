@@ -1,4 +1,4 @@
-"""Stored levels of heat problems whose steps are of any length, and what heats them."""
+"""Stored levels of heat problems whose steps are of any length."""
 
 from __future__ import annotations
 
@@ -10,22 +10,19 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from sciflow.artifact.share import Share
-from sciflow.errors import Diverged, Invalid
+from sciflow.errors import Diverged
 from sciflow.linear_solver import wrapped
 from sciflow.problem import Part, State
 from sciflow.step_controller import ACCEPT, Memory, StepController, StepResult, StepState, Verdict
 from sciflow.step_log import StepLog
 from sciflow.stepping import Leg, Stepping
-from sciflow_fenics.conduction import Values
-from sciflow_fenics.heat import checked, gaussian, shared
-from sciflow_fenics.heat_steps import Heating, HeatStepper
+from sciflow_fenics.heat import checked, shared
+from sciflow_fenics.heat_steps import HeatStepper
 from sciflow_fenics.lattice import communicator
 
 if TYPE_CHECKING:
     from sciflow.context import Context
-    from sciflow_fenics.components import Heat
     from sciflow_fenics.heated_plate import HeatedPlate
-    from sciflow_fenics.moving_heat import MovingHeat
 
 
 @dataclass(frozen=True)
@@ -46,57 +43,6 @@ class _Equal(StepController):
 
     def judge(self, memory: Memory, result: StepResult) -> tuple[Verdict, Memory]:
         return ACCEPT, memory
-
-
-def standing(heat: Heat, mu: Mapping[str, float]) -> Heating:
-    """What heats a member of `Heat`.
-
-    Notes
-    -----
-    A source of height A and width w warms its place by about ``A w**2 / k0``; its Gaussian has the root
-    mean square ``sqrt(pi) w / side``. The plate answers it within ``w**2 rho c / k0``.
-    """
-    height, width = mu["amplitude"], mu["width"]
-    bump = gaussian(height, mu["x"], mu["y"], width)
-
-    def source(time: float, after: bool) -> Values:
-        return bump
-
-    size = abs(height) * width**2 / heat.conductivity * np.sqrt(np.pi) * width / heat.side
-    pace = width**2 * heat.capacity / heat.conductivity
-    return Heating(mu["beta"], mu["boundary"], source, (), True, size + abs(mu["boundary"]), pace, heat.end)
-
-
-def moving(heat: MovingHeat, mu: Mapping[str, float]) -> Heating:
-    """What heats a member of `MovingHeat`.
-
-    Notes
-    -----
-    The size of the solution is the mean rise after the scan if no heat left the plate. The source passes a
-    point within ``w / speed``, and the plate answers within ``w**2 rho c / k0``.
-
-    Raises
-    ------
-    Invalid
-        If the speed is not positive.
-    """
-    if mu["speed"] <= 0:
-        raise Invalid(f"the speed of the source must be positive, got {mu['speed']} m/s")
-    scan, width = heat.scan(mu), mu["width"]
-    height = mu["power"] / (2 * np.pi * width**2)
-
-    def source(time: float, after: bool) -> Values:
-        place = scan.at(time, after)
-        return _nothing if place is None else gaussian(height, *place, width)
-
-    energy = abs(mu["power"]) * heat.lines * heat.length / mu["speed"]
-    size = energy / (heat.capacity * heat.side**2)
-    pace = min(width / mu["speed"], width**2 * heat.capacity / heat.conductivity)
-    return Heating(mu["beta"], 0.0, source, heat.switches(mu), heat.events, size, pace, heat.end)
-
-
-def _nothing(x: np.ndarray) -> np.ndarray:
-    return np.zeros(x.shape[1])
 
 
 def stepper(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -13,46 +13,12 @@ from sciflow.errors import Diverged, Invalid
 from sciflow.linear_solver import Solving
 from sciflow.step_controller import Stepper, StepResult, ending, shortened
 from sciflow_fenics.checks import FEATURES, step_knob
-from sciflow_fenics.conduction import Conduction, Values
+from sciflow_fenics.conduction import Conduction
+from sciflow_fenics.heating import Heating
 from sciflow_fenics.lattice import DofOrder
 
 DAMPED = 4
 """Euler steps with which Crank-Nicolson begins where the boundary jumps."""
-
-
-@dataclass(frozen=True)
-class Heating:
-    """What one member is heated by, and how its solution is measured.
-
-    Attributes
-    ----------
-    beta : float
-        Relative change of the conductivity, K-1.
-    boundary : float
-        Rise at the boundary, K.
-    source : callable
-        Takes a time, s, and whether the one after it counts where the source jumps; gives the source,
-        W m-3, as a function of the coordinates.
-    switches : tuple of float
-        Times at which the source jumps, s, in order.
-    met : bool
-        Whether no step crosses a switch.
-    size : float
-        Root mean square of a typical rise, K: errors are relative to the sum of it and of the solution's.
-    pace : float
-        Shortest time in which the solution changes, s.
-    end : float
-        s.
-    """
-
-    beta: float
-    boundary: float
-    source: Callable[[float, bool], Values]
-    switches: tuple[float, ...]
-    met: bool
-    size: float
-    pace: float
-    end: float
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from sciflow.context import Context
     from sciflow.step_controller import Stepper
-    from sciflow_fenics.heat_steps import Heating
+    from sciflow_fenics.heating import Heating
 
 
 class HeatedPlate(TakesSteps, TakesSolver, Problem):

@@ -16,7 +16,7 @@ from sciflow_fenics.checks import check_count
 from sciflow_fenics.heated_plate import HeatedPlate
 
 if TYPE_CHECKING:
-    from sciflow_fenics.heat_steps import Heating
+    from sciflow_fenics.heating import Heating
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ class MovingHeat(HeatedPlate):
 
     def heating(self, mu: Mapping[str, float]) -> Heating:
         """See `HeatedPlate.heating`."""
-        from sciflow_fenics.heat_states import moving
+        from sciflow_fenics.heating import moving
 
         return moving(self, mu)
 

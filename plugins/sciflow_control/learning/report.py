@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sciflow.reporting import data_uri, figure, image
+from sciflow.reporting import BLUE, GREY, INK, ORANGE, data_uri, figure, image
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from sciflow.artifact import Artifact
-
-INK, BLUE, ORANGE, GREY = "#1b2430", "#2368b0", "#d9772b", "#9aa5b1"
 
 
 def sections(artifact: Artifact) -> list[tuple[str, str]]:

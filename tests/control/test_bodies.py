@@ -56,6 +56,13 @@ def test_the_error_of_the_energy_and_the_work_follow_the_knob(integrator, value,
     assert math.log2(found[1][1] / found[0][1]) == pytest.approx(knob.effort, abs=0.05)
 
 
+def test_a_correction_costs_an_evaluation():
+    once, twice = (
+        Hermite(corrections=count).stepper(kepler(0.0), 2.0).attempt(0.02, 1.991).cost for count in (1, 2)
+    )
+    assert twice == 2 * once > 190
+
+
 @pytest.mark.parametrize(("integrator", "value", "order"), ALL)
 def test_momentum_and_angular_momentum_are_kept(integrator, value, order):
     bodies = scattered()

@@ -24,6 +24,7 @@ from sciflow_control.components import (
     Levels,
     LogRange,
     MaximumStep,
+    ProblemEpisodes,
     StepTrial,
     StopAt,
     ThreeBody,
@@ -97,6 +98,18 @@ def ppo():
     return _trained(PPO(), LogRange())
 
 
+def plate_policy():
+    """Episodes of a problem, whose solver is shared by the training and its held-out ones."""
+    from sciflow_fenics.moving_heat import MovingHeat
+
+    episodes = ProblemEpisodes(MovingHeat(cells=8, grid=5, levels=1, end=20.0))
+    stage = TrainPolicy(
+        episodes, WorkReward(1e-3), DQN(), Levels(5, 0.02, 2.0),
+        steps=6000, evaluate_every=500, evaluate_seeds=3, checkpoint_every=500,
+    )  # fmt: skip
+    return lambda: run(stage)
+
+
 def trial():
     """More than one checkpoint long."""
     return lambda: run(StepTrial(ThreeBody(years=30.0), _guarded(0.05), count=2000, watched=3))
@@ -121,7 +134,10 @@ def neural_ode():
     return flow
 
 
-RUNS = {f.__name__: f for f in (burgers, stars, plate, plate_on_two_ranks, dqn, ppo, trial, neural_ode)}
+RUNS = {
+    f.__name__: f
+    for f in (burgers, stars, plate, plate_on_two_ranks, dqn, ppo, plate_policy, trial, neural_ode)
+}
 
 
 def made(root, name):

@@ -222,7 +222,7 @@ def test_a_member_whose_steps_end_is_a_status(plain):
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(name, tmp_path):
     if "plate" in name:
         pytest.importorskip("dolfinx")
-    if name in ("dqn", "ppo"):
+    if name in ("dqn", "ppo", "plate_policy"):
         pytest.importorskip("stable_baselines3")
     if name == "neural_ode":
         pytest.importorskip("torch")

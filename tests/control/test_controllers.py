@@ -131,6 +131,13 @@ def test_a_filter_is_a_linear_filter_of_the_logarithms(name):
     np.testing.assert_allclose(np.log(taken[1:]), logs[:-1], rtol=1e-9, atol=1e-12)
 
 
+def test_the_limiter_is_one_plus_the_arctangent_of_what_is_beyond_one():
+    errors = 10 ** np.random.default_rng(5).uniform(-3, 0, 9)
+    taken, _ = feed(PID(TOL, first=1.0, filter="elementary", **WIDE), lambda n, v: TOL * errors[n], 9)
+    plain = 0.9 * errors[1:-1] ** (-1 / DT.order)
+    np.testing.assert_allclose(np.divide(taken[2:], taken[1:-1]), 1 + np.arctan(plain - 1), rtol=1e-12)
+
+
 def test_filters_have_the_orders_in_their_names():
     # Of zeros at -1, which the fastest swings do not pass: one, for 312 two.
     for name, (b1, b2, b3, a2, a3) in FILTERS.items():

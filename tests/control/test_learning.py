@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -475,6 +476,13 @@ def test_nobody_sees_the_generators_of_a_training():
         torch.set_num_threads(threads)
     after = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
     assert before == after
+
+
+def test_episodes_that_fail_are_counted():
+    env = StepEnv(Decay(3.0), REWARD, Levels(2, 1e-3, 1.0), limit=1e9)
+    found = evaluate(SimpleNamespace(act=lambda _: int(env.seed % 4 == 1)), env, range(8))
+    assert (found.whole, found.error) == (0.75, math.inf)
+    assert found.cost == pytest.approx(0.75 * 3000 + 0.25)
 
 
 def test_more_whole_episodes_are_better_than_larger_rewards():

@@ -106,7 +106,7 @@ class Stepping:
             See `to`.
         """
         stepper, knob = self.stepper, self.stepper.knob
-        until = self._stop(until)
+        until = self.stop(until)
         state = StepState(stepper.time, until, knob, stepper.observe())
         value, self.memory = self.controller.choose(self.memory, state)
         result: StepResult | None = None
@@ -147,6 +147,28 @@ class Stepping:
         text = json.dumps(whole, sort_keys=True)
         return {MEMORY: np.frombuffer(text.encode(), dtype=np.uint8).copy()}
 
+    def stop(self, until: float) -> float:
+        """The time that the next step must meet at the latest.
+
+        Parameters
+        ----------
+        until : float
+            Met anyway; the controller may want an earlier one.
+
+        Raises
+        ------
+        Invalid
+            If the controller wants to meet a time that is not ahead, or lies beyond `until`.
+        """
+        time = self.stepper.time
+        stop = self.controller.next_stop(time, until)
+        if not time < stop <= until:
+            raise Invalid(
+                f"{self.controller.name} wants to meet the time {stop!r}: it must be later than {time!r}, "
+                f"where the solution stands, and not beyond {until!r}"
+            )
+        return stop
+
     def fitted(self, value: float, until: float, last: StepResult | None = None) -> float:
         """The value within the knob's bounds, and short enough to meet `until`.
 
@@ -185,16 +207,6 @@ class Stepping:
             f"the solver takes no less than {knob.low:.3g}; {advice}lower that bound, or see whether the "
             "solution blows up there"
         )
-
-    def _stop(self, until: float) -> float:
-        time = self.stepper.time
-        stop = self.controller.next_stop(time, until)
-        if not time < stop <= until:
-            raise Invalid(
-                f"{self.controller.name} wants to meet the time {stop!r}: it must be later than {time!r}, "
-                f"where the solution stands, and not beyond {until!r}"
-            )
-        return stop
 
     def _where(self, result: StepResult) -> str:
         knob = result.knob

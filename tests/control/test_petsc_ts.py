@@ -220,8 +220,21 @@ def test_a_rejected_last_step_and_a_failed_solve_do_not_end_a_solve():
     assert called == sorted(called)
     assert len(called) == len(steered.leg.taken)
     assert {r.converged for r in steered.leg.rejected} == {True, False}
+    assert len(steered.leg.rejected_by) == len(steered.leg.rejected)
     del steered
     assert ts.getRefCount() == references
+
+
+@pytest.mark.parametrize("back", [0.0, 0.1])
+def test_a_time_to_be_met_lies_ahead(back):
+    class Stuck(PI):
+        def next_stop(self, time, until):
+            return time - back if time > 0.1 else until
+
+    ts, u = oscillator("rosw", end=0.3)
+    steer(ts, Stuck(1e-3), BOUNDS)
+    with pytest.raises(Invalid, match="pi wants to meet the time"):
+        ts.solve(u)
 
 
 def test_a_time_span_is_refused():

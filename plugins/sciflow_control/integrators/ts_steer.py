@@ -41,7 +41,7 @@ class Steered:
         if self.stepping is None:
             self.stepping = Stepping(self._make(ts), self._controller)
         stepping, stepper = self.stepping, self.stepping.stepper
-        self._until = self._controller.next_stop(stepper.time, ts.getMaxTime())
+        self._until = stepping.stop(ts.getMaxTime())
         state = StepState(stepper.time, self._until, stepper.knob, stepper.observe())
         value, stepping.memory = self._controller.choose(stepping.memory, state)
         self._begin(value)
@@ -54,10 +54,12 @@ class Steered:
         assert isinstance(stepper, TSStepper)
         untouched = ts.getSolution().stateGet()
         result = stepper.outcome()
+        source = str(stepping.memory.get("source", ""))
         verdict, stepping.memory = self._controller.judge(stepping.memory, result)
         if verdict.retry is not None or not result.converged:
             stepper.reject()
             self.leg.rejected.append(result)
+            self.leg.rejected_by.append(source)
             if verdict.retry is None or self._attempts >= self._patience:
                 self._release(ts)
                 raise Diverged(

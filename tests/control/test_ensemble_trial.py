@@ -17,6 +17,7 @@ from sciflow.stages.simulate import Simulate
 from sciflow.store import Store
 from sciflow.testing import check_component
 from sciflow_control.components import PI, EnsembleTrial, FixedStep, Guarded, Learned, StepTable
+from sciflow_control.trials.ensembles import _noted
 from sciflow_control.trials.pictures import steps
 from sciflow_control.trials.report import sections
 from sciflow_control.trials.step_table import Curve
@@ -103,6 +104,20 @@ def test_who_chose_under_a_guard_is_counted(made):
     np.testing.assert_array_equal(counts.sum(axis=1), trial.read("steps"))
     assert (counts.sum(axis=0) > 0).all()
     assert made["trial_pi"].read("counts").shape == (3, 0)
+
+
+def test_what_a_fallback_took_back_is_none_of_its_steps():
+    logs = {
+        "member": [0.0, 0.0, 0.0, 2.0],
+        "accepted": [1.0, 0.0, 1.0, 1.0],
+        "fallback": [1.0, 1.0, 0.0, 1.0],
+    }
+    steps, rejected, fallback = _noted({k: np.array(v) for k, v in logs.items()}, 4)
+    assert (steps.tolist(), rejected.tolist(), fallback.tolist()) == (
+        [2, 0, 1, 0],
+        [1, 0, 0, 0],
+        [1, 0, 1, 0],
+    )
 
 
 def test_the_table_and_the_report_show_them(made):

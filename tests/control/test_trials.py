@@ -142,6 +142,25 @@ def test_a_trial_of_fixed_steps_is_a_loop():
         assert found.largest == found.error
 
 
+def test_the_largest_drift_is_not_that_at_the_end():
+    class Swinging(Turning):
+        def drift(self):
+            return math.sin(math.pi * self.time / 2) / 10
+
+    class Swings(Turns):
+        def begin(self, seed):
+            return Swinging(1.0, 1.0)
+
+    found = play(Swings(), Same(0.25), 0)
+    assert found.largest == pytest.approx(-1)
+    assert found.error < -15
+
+
+def test_quantiles_are_values_that_occur():
+    assert quantiles(np.arange(21.0)[::-1]).tolist() == [10, 18, 20]
+    assert quantiles(np.array([0.0, 1.0])).tolist() == [1, 1, 1]
+
+
 def test_the_record_holds_every_attempt():
     found = play(Turns(), Halving(), 7, watched=True)
     time, length, _, error, accepted, drift, fallback = found.record.T

@@ -101,11 +101,7 @@ class EnsembleTrial(Stage):
             ctx.progress(int(member), count, "members")
             error[member], largest[member] = self._errors(one, exact, int(member))
         logs = {name: one.read(f"decision_{name}") for name in _LOG} if _logged(one) else None
-        counts = _counts(one, failed) if logs is None else _noted(logs, count)
-        fallback = np.zeros(count, dtype=np.int64)
-        if logs is not None:
-            stands = (logs["accepted"] == 1) & (logs["fallback"] == 1)
-            fallback = np.bincount(logs["member"][stands].astype(int), minlength=count)
+        steps, rejected, fallback = _counts(one, failed) if logs is None else _noted(logs, count)
         guarded = (one.attributes["problem"].get("stepping") or {}).get("component") == "guarded"
         work = one.read(f"solver_{self.cost}")
         record, whose = _record(logs, min(self.watched, count), RECORD)
@@ -114,10 +110,10 @@ class EnsembleTrial(Stage):
             "error": error,
             "largest": largest,
             "cost": np.where(failed, 0.0, np.nan_to_num(work)),
-            "steps": counts[0],
-            "rejected": counts[1],
+            "steps": steps,
+            "rejected": rejected,
             "failed": failed,
-            "counts": np.stack([counts[0] - fallback, fallback], axis=1) if guarded else np.empty((count, 0)),
+            "counts": np.stack([steps - fallback, fallback], axis=1) if guarded else np.empty((count, 0)),
             "record": record,
             "record_seed": whose,
         }
@@ -192,23 +188,30 @@ def _steered_by(ensemble: Artifact) -> str:
     return "equal steps" if stepping is None else label(stepping)
 
 
-def _counts(ensemble: Artifact, failed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and attempts taken back of each member, by the solver's figures; zero where it has none."""
+def _counts(ensemble: Artifact, failed: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Steps, attempts taken back and steps by a fallback of each member, by the solver's figures.
+
+    Zero where it has none.
+    """
     import numpy as np
 
     found = []
     for name in ("solver_steps", "solver_rejected"):
         known = ensemble.read(name) if name in ensemble.schema.fields else np.zeros(len(failed))
         found.append(np.nan_to_num(known).astype(np.int64))
-    return found[0], found[1]
+    return found[0], found[1], np.zeros(len(failed), dtype=np.int64)
 
 
-def _noted(logs: Mapping[str, np.ndarray], count: int) -> tuple[np.ndarray, np.ndarray]:
+def _noted(logs: Mapping[str, np.ndarray], count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The same by what the members noted."""
     import numpy as np
 
-    stands, member = logs["accepted"] == 1, logs["member"].astype(int)
-    return np.bincount(member[stands], minlength=count), np.bincount(member[~stands], minlength=count)
+    stands, fallback = logs["accepted"] == 1, logs["fallback"] == 1
+    steps, rejected, by_fallback = (
+        np.bincount(logs["member"][which].astype(int), minlength=count)
+        for which in (stands, ~stands, stands & fallback)
+    )
+    return steps, rejected, by_fallback
 
 
 def _record(

@@ -22,14 +22,16 @@ ROWS = [
     *((Leapfrog(), v, 0.1) for v in (0.1, 0.03, 0.01, 0.003)),
     *((Leapfrog(symmetric=False), v, 0.1) for v in (0.03, 0.01, 0.003)),
     *((Leapfrog("fixed"), v, 0.1) for v in (1e-3, 1e-4)),
-    *((Ias15(), v, i) for i in (0.1, YEARS) for v in (1e-6, 1e-9)),
-    *((BulirschStoer(), v, i) for i in (0.1, YEARS) for v in (1e-5, 1e-9)),
+    *((Ias15(), v, 0.1) for v in (1e-6, 1e-9)),
+    *((Ias15(most=10**8), v, YEARS) for v in (1e-6, 1e-9)),
+    *((BulirschStoer(), v, 0.1) for v in (1e-5, 1e-9)),
+    *((BulirschStoer(most=10**8), v, YEARS) for v in (1e-5, 1e-9)),
     (WHFast(), 1e-3, 0.1),
 ]
 
 
 def played(integrator, value, interval):
-    """Decimal logarithms of the drift at the end, and evaluations, of all seeds."""
+    """Decimal logarithms of the drift at the end, infinite after a failure, and evaluations, of all seeds."""
     errors, work = [], []
     for seed in range(SEEDS):
         stepper, cost = ThreeBody(integrator, years=YEARS, interval=interval).begin(seed), 0.0
@@ -39,7 +41,9 @@ def played(integrator, value, interval):
             if not result.converged:
                 break
             stepper.accept()
-        errors.append(math.log10(max(stepper.drift(), 1e-17)))
+        # A run that failed is not as good as it was before.
+        ended = stepper.time == YEARS
+        errors.append(math.log10(max(stepper.drift(), 1e-17)) if ended else math.inf)
         work.append(cost)
     return np.array(errors), np.array(work)
 
@@ -56,7 +60,7 @@ def test_errors_against_work(capsys):
         }
         found[integrator, value] = errors, work
         with capsys.disabled():
-            half, most, worst = np.quantile(errors, [0.5, 0.9, 1])
+            half, most, worst = *np.quantile(errors, [0.5, 0.9]), errors.max()
             print(
                 f"{integrator.name:15}{value:8.2g}{interval:6g}{half:8.2f}{most:7.2f}{worst:7.2f}"
                 f"{work.mean():10.0f}{np.median(work):9.0f}  {settings}"

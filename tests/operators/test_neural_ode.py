@@ -1,5 +1,7 @@
 """The neural ODE as a surrogate: what it learns, and what its training keeps."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,8 @@ torch = pytest.importorskip("torch")
 from sciflow import Diverged, Field, Invalid, Signature
 from sciflow_operators.components import FNO, MLP, NeuralODE, Poseidon, RollOut
 from sciflow_operators.fields.channels import Layout
+from sciflow_operators.ode.model import Integrated
+from sciflow_operators.ode.solve import march
 from sciflow_operators.ode.states import Rows, States
 from sciflow_operators.training.update import Updates
 from tests.operators.test_training import Memory, fit, smoothing
@@ -176,6 +180,22 @@ def test_what_regularises_fades():
     parts = [b.metrics["regularisation"] / a.metrics["regularisation"] for a, b in zip(*told, strict=True)]
     # Three epochs of one update each.
     np.testing.assert_allclose(parts, [1.0, 1e-1, 1e-2], rtol=1e-4)
+
+
+@pytest.mark.parametrize("detach", [True, False])
+def test_a_detached_step_does_not_change_how_the_solution_comes_there(detach):
+    rate = torch.tensor(2.0, requires_grad=True)
+    config, times = SMALL.replace(regularise="both", where="local", detach=detach), torch.ones(3, 1).double()
+
+    def slope(t, z):
+        return rate * torch.sin(z)
+
+    solution = march(slope, torch.rand(3, 2), times, config.tolerance, config.max_steps)
+    states = torch.rand(len(solution.steps.begins), 3, 2, requires_grad=True)
+    costs = Integrated._local(SimpleNamespace(config=config), slope, states, solution, torch.rand(3).double())
+    by_state, by_rate = torch.autograd.grad(costs.error.sum(), (states, rate), allow_unused=True)
+    assert by_rate != 0
+    assert (by_state is None) == detach
 
 
 def test_both_adjoints_learn_the_same():

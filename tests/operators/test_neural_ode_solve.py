@@ -11,7 +11,7 @@ from sciflow import Diverged
 from sciflow_operators.ode.continuous import integrate, next_length
 from sciflow_operators.ode.equal import fixed
 from sciflow_operators.ode.penalty import at_one, everywhere, pick
-from sciflow_operators.ode.solve import Steps, march, replay
+from sciflow_operators.ode.solve import Steps, _factor, march, replay
 from sciflow_operators.ode.stages import step
 from sciflow_operators.ode.tableau import DENSE, ERROR, NODES, STAGES
 
@@ -40,6 +40,16 @@ def net(seed=0, width=8):
     torch.manual_seed(seed)
     made = torch.nn.Sequential(torch.nn.Linear(2, width), torch.nn.Tanh(), torch.nn.Linear(width, 2))
     return made.double()
+
+
+def test_no_step_grows_right_after_one_that_was_refused():
+    error, before = torch.tensor([1e-6, 1e-6, 1e3]).double(), torch.full((3,), 1e-4).double()
+    good, refused = torch.tensor([True, True, False]), torch.tensor([True, False, True])
+    factor, kept = _factor(error, before, good, refused)
+    assert factor[0] == 1
+    assert factor[1] > 3
+    assert factor[2] == pytest.approx(0.9 * 1e3**-0.2)
+    assert kept.tolist() == pytest.approx([1e-4] * 3)
 
 
 class Counting:

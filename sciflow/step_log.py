@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from sciflow.errors import Invalid
@@ -42,7 +42,7 @@ class StepLog:
     """
 
     def __init__(self, stepping: Stepping, restart: Mapping[str, np.ndarray] | None = None) -> None:
-        self.stepping = stepping
+        self.stepping, self._resumed = stepping, restart is not None
         self._rows: list[list[float]] = []
         if restart is not None:
             known = restart.get(LOG)
@@ -67,6 +67,38 @@ class StepLog:
             whole.rejected_by += leg.rejected_by
             whole.taken += leg.taken
         return whole
+
+    def levels(self, times: np.ndarray, ctx: Context) -> Iterator[tuple[float, Leg]]:
+        """Step to the times at which states are stored; the table is given away before the last one.
+
+        Parameters
+        ----------
+        times : ndarray, shape (time,)
+            Growing. The first may be the start, those up to a restart are left out.
+        ctx : Context
+            Of the member.
+
+        Yields
+        ------
+        float
+            The time, where the solver stands.
+        Leg
+            What was done since the one before.
+
+        Raises
+        ------
+        Diverged, Invalid
+            See `Stepping.to`.
+        """
+        for time in times[times > self.stepping.stepper.time] if self._resumed else times:
+            leg = self.to(float(time))
+            if time == times[-1]:
+                self.note(ctx)
+            yield float(time), leg
+
+    def restart(self) -> dict[str, np.ndarray]:
+        """All that is needed to go on from here: the solver's arrays, and what `saved` gives."""
+        return {**self.stepping.stepper.restart(), **self.saved()}
 
     def saved(self) -> dict[str, np.ndarray]:
         """The table and what the controller remembers, under names that begin with `PREFIX`."""

@@ -105,11 +105,11 @@ def _levels(
             # Only one table of decisions is stored for a member: that of its linear solver, if it has one.
             if heat.solver is None and heat.stepping is not None:
                 log.note(ctx)
-        yield level, counts, partial(_saved, made, log, level + 1)
+        yield level, counts, partial(_saved, log, level + 1)
 
 
-def _saved(made: HeatStepper, log: StepLog, level: int) -> dict[str, np.ndarray]:
-    return {**made.restart(), **log.saved(), "level": np.array(level)}
+def _saved(log: StepLog, level: int) -> dict[str, np.ndarray]:
+    return {**log.restart(), "level": np.array(level)}
 
 
 def _counts(leg: Leg, linear: int, prepared: int) -> dict[str, int]:

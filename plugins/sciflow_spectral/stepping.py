@@ -169,14 +169,10 @@ def stepped(
         See `Stepping.to`.
     """
     log = StepLog(Stepping(stepper, controller, restart), restart)
-    left = times if restart is None else times[times > stepper.time]
-    for time in left:
-        leg = log.to(float(time))
+    for time, leg in log.levels(times, ctx):
         metrics = {
             "steps": float(len(leg.taken)),
             "rejected": float(len(leg.rejected)),
             "evaluations": leg.cost + float(restart is None and time == times[0]),
         }
-        if time == times[-1]:
-            log.note(ctx)
-        yield State(float(time), stepper.show(), metrics, lambda: {**stepper.restart(), **log.saved()})
+        yield State(time, stepper.show(), metrics, log.restart)

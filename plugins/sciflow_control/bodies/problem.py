@@ -131,11 +131,7 @@ class ThreeBodyProblem(TakesSteps, Problem):
     ) -> Iterator[State]:
         stepper = self.stepper(mu, ctx, restart)
         log = StepLog(Stepping(stepper, self._controller, restart), restart)
-        times = self.coordinates()["time"]
-        for time in times if restart is None else times[times > stepper.time]:
-            leg = log.to(float(time))
-            if time == times[-1]:
-                log.note(ctx)
+        for time, leg in log.levels(self.coordinates()["time"], ctx):
             metrics = {
                 "steps": float(len(leg.taken)),
                 "rejected": float(len(leg.rejected)),
@@ -143,4 +139,4 @@ class ThreeBodyProblem(TakesSteps, Problem):
                 "drift": stepper.drift(),
             }
             fields = {"position": stepper.positions.copy(), "velocity": stepper.velocities.copy()}
-            yield State(float(time), fields, metrics, lambda: {**stepper.restart(), **log.saved()})
+            yield State(time, fields, metrics, log.restart)

@@ -21,8 +21,8 @@ FIXED, PI, STARS = control.FixedStep, control.PI, control.ThreeBody
 OURS = {"hermite": control.Hermite(), "leapfrog": control.Leapfrog(low=1e-3)}
 THEIRS = {"ias15": control.Ias15(), "bulirsch_stoer": control.BulirschStoer(high=1e-5)}
 VALUES = {"hermite": (0.1, 0.047, 0.022, 0.01, 0.0047, 0.0022), "leapfrog": (0.1, 0.03, 0.01, 0.003)}
-SETTINGS = {"hermite": (3e-10, 0.03, 1e-7), "leapfrog": (1e-4, 0.1, 1e-3)}  # target, top level, taken back
-REWARD = control.WorkReward(shared=2.0, usual=30.0, change=4.0)  # changes break the symmetry in time
+TRAININGS = {"hermite": control.TrainPolicy.hermite, "leapfrog": control.TrainPolicy.leapfrog}
+TAKEN_BACK = {"hermite": 1e-7, "leapfrog": 1e-3}
 
 
 @flow
@@ -53,11 +53,10 @@ async def three_body(
     pi = [PI(t, lowest="accept") for t in (1e-3, 1e-4, 1e-5, 1e-6)]
     curves, passed, policies = [], [], []
     for name, ours in OURS.items():
-        stars, (target, top, limit) = STARS(ours, years=years), SETTINGS[name]
-        train = control.TrainPolicy(STARS(ours), REWARD.replace(target=target), steps=steps)
-        policies.append(await run(train.replace(actions=control.Levels(8, 2e-3, top))))
+        stars = STARS(ours, years=years)
+        policies.append(await run(TRAININGS[name](STARS(ours)).replace(steps=steps)))
         learned = control.Learned(str(policies[-1].path), policies[-1].digest[:16])
-        careful = control.Guarded(learned, FIXED(VALUES[name][-1]), rollback=limit)
+        careful = control.Guarded(learned, FIXED(VALUES[name][-1]), rollback=TAKEN_BACK[name])
         curves += [
             await curve(name, "fixed", stars, *map(FIXED, VALUES[name]), frontier=True),
             await curve(name, "PI", stars, *pi, frontier=True),

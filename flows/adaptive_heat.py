@@ -77,4 +77,4 @@ async def adaptive_heat(
         curves.append(Curve(name, tuple(names), frontier=name == "fixed"))
     table = await run(control.StepTable(tuple(curves)), **trials)
     shown = [trials[name] for name in ("pi_1", "learned_0", "guarded_0", "iterations_0") if name in trials]
-    return await report("Steps of a plate under a moving source", table, *shown)
+    return await report("Steps of a plate under a moving source", table, *shown, *filter(None, [trained]))

@@ -285,6 +285,11 @@ def test_the_reward_is_its_formula():
     assert plain.of(result(1e-9, 1.0, 0.01, 0.01, None), 0, 1, None) == pytest.approx(-1)
 
 
+def test_an_end_that_differs_by_rounding_is_the_knobs_own():
+    knob = Knob("h", "s", 1e-4, 0.1)
+    assert Levels(2, 1e-4 * (1 - 1e-15), 0.1 * (1 + 1e-15)).values(knob) == (1e-4, 0.1)
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.floats(1.1, 100.0), st.floats(0.0, 2.0))
 def test_the_unit_of_work_moves_all_rewards_alike(factor, shared):
@@ -412,6 +417,8 @@ class Killed(Exception):
 
 class KilledContext(Context):
     def progress(self, done, total, what, figures=None):
+        with self.scratch.joinpath("done").open("a") as told:
+            print(done, file=told)
         if done > 0.7 * total and not self.scratch.joinpath("again").exists():
             self.scratch.joinpath("again").touch()
             raise Killed
@@ -441,7 +448,9 @@ def test_a_killed_training_goes_on_with_the_same_bits(case, tmp_path):
     ctx = KilledContext(scratch=tmp_path / "scratch")
     with pytest.raises(Killed):
         train(stage, tmp_path / "parts", ctx)
+    before = len((tmp_path / "scratch" / "done").read_text().split())
     parts = train(stage, tmp_path / "parts", ctx)
+    assert int((tmp_path / "scratch" / "done").read_text().split()[before]) == stage.checkpoint_every
     assert whole.schema == parts.schema
     for name in whole.schema:
         assert whole.read(name).tobytes() == parts.read(name).tobytes(), name

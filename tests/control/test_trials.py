@@ -23,7 +23,7 @@ from sciflow_control.trials.moving import moving
 from sciflow_control.trials.playing import play
 from sciflow_control.trials.step_table import Curve, StepTable, shortened, thousands
 from sciflow_control.trials.step_trial import STEP_TRIAL, StepTrial
-from sciflow_control.trials.watched import Watched, eventful
+from sciflow_control.trials.watched import Watched, eventful, watched
 
 
 class Turning(Stepper):
@@ -392,6 +392,15 @@ def test_a_policy_is_called_by_the_beginning_of_its_name():
     assert shortened(text) == "guarded(policy=learned(policy=policy-012345), fallback=pi)"
     assert thousands(1234567.0) == "1\u202f230\u202f000"
     assert [thousands(v) for v in (0.01234, 1.5, 99.96, 340.0)] == ["0.0123", "1.5", "100", "340"]
+
+
+def test_a_watched_run_tells_steps_and_what_was_taken_back(made):
+    trial = made[1]
+    for found, steps, rejected in zip(
+        watched(trial), trial.read("steps"), trial.read("rejected"), strict=False
+    ):
+        assert (len(found.time), len(found.back_time), len(found.places)) == (steps, rejected, steps + 1)
+        assert found.ends[-1] == pytest.approx(2.0)
 
 
 def test_a_watched_run_knows_its_closest_approach():

@@ -309,3 +309,35 @@ def test_bad_input_is_refused():
     ts, u = oscillator("arkimex", "prssp2")
     with pytest.raises(Invalid, match="take 'doubling'"):
         TSStepper(ts, u, BOUNDS).attempt(1e-3, 1.0)
+
+
+def counted(sub):
+    """The oscillator under an explicit method, and a list that grows with each evaluation."""
+    (ts, u), calls = oscillator("rk", sub), []
+
+    def rhs(ts, t, u, f):
+        calls.append(t)
+        f.setArray(slope(t, u.getArray(readonly=True)))
+
+    ts.setRHSFunction(rhs, u.duplicate())
+    return ts, u, calls
+
+
+@pytest.mark.parametrize("estimate", ["embedded", "doubling"])
+@pytest.mark.parametrize("sub", ["5dp", "2a", "3bs"])
+def test_explicit_steps_cost_what_is_evaluated(sub, estimate):
+    ts, u, calls = counted(sub)
+    stepper, cost = TSStepper(ts, u, (1e-6, 1.0), estimate), 0.0
+    for back in (False, True, False, False, True, False):
+        cost += stepper.attempt(0.02, 2.0).cost
+        (stepper.reject if back else stepper.accept)()
+        assert cost == len(calls)
+
+
+@pytest.mark.parametrize("sub", ["5dp", "2a"])
+def test_steered_explicit_steps_cost_what_is_evaluated(sub):
+    ts, u, calls = counted(sub)
+    steered = steer(ts, PI(1e-3, first=0.5), (1e-6, 1.0))
+    ts.solve(u)
+    assert steered.leg.rejected
+    assert steered.leg.cost == len(calls)

@@ -158,6 +158,12 @@ class MovingHeat(HeatedPlate):
         for name, unit in (("length", "m"), ("pitch", "m"), ("pause", "s")):
             if not 0 < getattr(self, name) < math.inf:
                 raise Invalid(f"{name} must be positive and finite, got {getattr(self, name)} {unit}")
+        across = (self.lines - 1) * self.pitch
+        if max(self.length, across) > self.side:
+            raise Invalid(
+                f"{self.lines} lines of {self.length:g} m, {across:g} m from the first to the last, leave "
+                f"the plate of {self.side:g} m; shorten length or pitch"
+            )
 
     @classmethod
     def example(cls) -> Self:

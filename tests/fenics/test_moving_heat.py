@@ -166,6 +166,8 @@ def test_adaptive_steps_reach_the_error_with_less_than_half_of_the_solves():
         ({"pitch": float("nan")}, "pitch must be positive"),
         ({"scheme": "heun"}, "not one of euler"),
         ({"cells": 1}, "cells must be"),
+        ({"length": 0.2}, "lines of 0.2 m, .* leave the plate of 0.1 m"),
+        ({"lines": 9}, "9 lines of .* 0.12 m from the first"),
     ],
 )
 def test_bad_configurations_are_refused(change, message):

@@ -327,6 +327,14 @@ def test_settings_that_contradict_each_other_are_refused(change, message):
         SMALL.replace(**change)
 
 
+def test_a_trajectory_may_begin_at_any_time():
+    early = spiral(1).signature
+    late = Signature(early.inputs, early.outputs, {**early.coordinates, "time": TIMES + 5})
+    one, other = (States.of(s, Rows.of(s)).times for s in (early, late))
+    assert one == pytest.approx(tuple(TIMES / 2))
+    assert other == pytest.approx(one)
+
+
 def test_signatures_without_an_order_of_time_are_refused():
     trajectory = Field(("time", "x"), "1")
     axes = {"time": np.arange(3.0), "x": np.arange(4.0)}

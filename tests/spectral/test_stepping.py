@@ -55,6 +55,21 @@ def test_the_embedded_solution_has_order_three_and_its_difference_is_of_order_fo
     np.testing.assert_allclose(order(differences), 4, atol=0.35)
 
 
+@pytest.mark.parametrize(("which", "length"), [("burgers", 1.0), ("flame", 22.0)])
+def test_what_is_told_is_the_speed_and_the_gradient_over_the_grid(which, length):
+    problem, mu = PROBLEMS[which]
+    problem = problem.replace(points=64, solve_points=64)
+    stepper = problem.stepper(mu, Context(seed=3))
+    stepper.attempt(0.01, 1.0)
+    stepper.accept()
+    (u,) = (values[0] for values in stepper.show().values())
+    wave = 2j * np.pi * np.arange(33) / length
+    gradient = np.fft.irfft(wave * np.fft.rfft(u))
+    told = stepper.observe()
+    assert told["courant"] == pytest.approx(np.log10(0.01 * abs(u).max() * 64 / length), abs=1e-4)
+    assert told["steepness"] == pytest.approx(np.log10(0.01 * abs(gradient).max()), abs=1e-4)
+
+
 @ALL
 def test_without_a_controller_a_configuration_and_its_blocks_are_as_before(which):
     problem, _ = PROBLEMS[which]

@@ -141,7 +141,12 @@ RUNS = {
 
 
 def made(root, name):
-    """The artifact, in this process."""
+    """The artifact; from a process of its own: what else is loaded there may change last bits."""
+    subprocess.run([sys.executable, "-m", "tests.control.step_kills", str(root), name], check=True)
+    return _made(root, name)
+
+
+def _made(root, name):
     with within(Session(Store(Path(root)))):
         return asyncio.run(RUNS[name]()())
 
@@ -178,4 +183,4 @@ def _alive(root):
 
 
 if __name__ == "__main__":
-    made(*sys.argv[1:])
+    _made(*sys.argv[1:])

@@ -141,7 +141,7 @@ RUNS = {
 
 
 def made(root, name):
-    """The artifact, from a process of its own: dolfinx loaded before torch changes last bits of a training."""
+    """The artifact, from a process of its own: dolfinx before torch changes last bits of a training."""
     subprocess.run([sys.executable, "-m", "tests.control.step_kills", str(root), name], check=True)
     return _made(root, name)
 

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -378,22 +379,27 @@ def _ours(pid: int) -> bool:
 
 
 def _healthy(known: Mapping[str, Any]) -> bool:
+    return _answer(known, "health") is not None
+
+
+def _answer(known: Mapping[str, Any], path: str) -> Any:
+    """What a server says to a request, None if nothing."""
     import base64
     import urllib.error
     import urllib.request
 
-    request = urllib.request.Request(f"{known['url']}/api/health")
+    request = urllib.request.Request(f"{known['url']}/api/{path}")
     if known.get("token"):
         request.add_header("Authorization", "Basic " + base64.b64encode(known["token"].encode()).decode())
     try:
         with urllib.request.urlopen(request, timeout=2) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
+            return json.loads(answer.read())
+    except (urllib.error.URLError, OSError, ValueError):
+        return None
 
 
-def _free_port(host: str) -> int:
-    for port in (4200, 0):
+def _free_port(host: str, first: int = 4200) -> int:
+    for port in (first, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -405,7 +411,20 @@ def _free_port(host: str) -> int:
 
 
 def _start(host: str, *, token: bool = False) -> dict[str, Any]:
-    port = _free_port(host)
+    """Start a server on a port of its own.
+
+    Another one that is started at the same moment may take the port between its choice and its use, and
+    would answer for this one: then another port is tried.
+    """
+    for first in (4200, 0, 0):
+        known = _launch(host, _free_port(host, first), token=token)
+        if known is not None:
+            return known
+    raise Failed(f"other programs took every port on {host} that the Prefect server was to listen on")
+
+
+def _launch(host: str, port: int, *, token: bool) -> dict[str, Any] | None:
+    """A server on a port; None where the one that answers there has another home."""
     folder = home()
     folder.mkdir(parents=True, exist_ok=True)
     alone = host in ("127.0.0.1", "localhost", "::1") and not token
@@ -428,6 +447,10 @@ def _start(host: str, *, token: bool = False) -> dict[str, Any]:
     end = time.monotonic() + START_LIMIT
     while time.monotonic() < end and process.poll() is None:
         if _healthy(known):
+            settings = _answer(known, "admin/settings")
+            if settings is not None and settings.get("home") != str(folder / "prefect"):
+                os.killpg(process.pid, signal.SIGKILL)
+                return None
             file = folder / "server.json"
             file.touch(mode=0o600)
             file.write_text(json.dumps(known))
@@ -443,8 +466,6 @@ def _start(host: str, *, token: bool = False) -> dict[str, Any]:
 
 def stop_server() -> bool:
     """Stop the local server; False if none was running."""
-    import signal
-
     running = server()
     if running is None:
         return False

@@ -226,6 +226,22 @@ def test_a_server_is_reused_and_idle(served):
     eventually(idle, 60)
 
 
+def test_a_server_that_took_the_port_at_the_same_moment_is_not_taken_for_ones_own(
+    served, monkeypatch, tmp_path
+):
+    taken, free = int(served["url"].rsplit(":", 1)[1]), prefect_engine._free_port
+    monkeypatch.setenv("SCIFLOW_HOME", str(tmp_path))
+    monkeypatch.setattr(
+        prefect_engine, "_free_port", lambda h, first=4200: free(h, 0) if first == 0 else taken
+    )
+    known = prefect_engine._start("127.0.0.1")
+    try:
+        assert known["url"] != served["url"]
+        assert prefect_engine._answer(known, "admin/settings")["home"] == str(tmp_path / "prefect")
+    finally:
+        assert prefect_engine.stop_server()
+
+
 def test_the_local_server_needs_no_token_and_a_public_one_does(monkeypatch, tmp_path):
     started = {}
 
@@ -241,6 +257,7 @@ def test_the_local_server_needs_no_token_and_a_public_one_does(monkeypatch, tmp_
     monkeypatch.setenv("SCIFLOW_HOME", str(tmp_path))
     monkeypatch.setattr(prefect_engine.subprocess, "Popen", Fake)
     monkeypatch.setattr(prefect_engine, "_healthy", lambda known: True)
+    monkeypatch.setattr(prefect_engine, "_answer", lambda known, path: None)
     assert prefect_engine._start("127.0.0.1")["token"] == ""
     assert "PREFECT_SERVER_API_AUTH_STRING" not in started["env"]
     public = prefect_engine._start("0.0.0.0")

@@ -54,7 +54,7 @@ def bench_plain() -> Iterator[Figure]:
 
 PREFECT = """
 import asyncio, statistics, sys, time
-from sciflow import prefect_engine
+from sciflow.server import engine as prefect_engine
 prefect_engine.ensure_server()
 import os
 os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"

@@ -110,7 +110,7 @@ async def many(count: int = 10000) -> str:
 """
 THREE = """
 import asyncio, os, sys, time
-from sciflow import prefect_engine
+from sciflow.server import engine as prefect_engine
 prefect_engine.ensure_server()
 os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
 from prefect import flow

@@ -64,13 +64,13 @@ def parser() -> argparse.ArgumentParser:
         "--site", metavar="NAME", help="try a site instead: a two-rank job, its files, versions"
     )
     doctor.add_argument("--store", metavar="DIR", help="where artifacts will be (default: sciflow-store)")
-    from sciflow import cli_deliver, cli_jobs, cli_predict, cli_serve, cli_store
+    from sciflow.commands import deliver, jobs, predict, serve, store
 
-    cli_serve.add(commands)
-    cli_jobs.add(commands)
-    cli_store.add(commands)
-    cli_deliver.add(commands)
-    cli_predict.add(commands)
+    serve.add(commands)
+    jobs.add(commands)
+    store.add(commands)
+    deliver.add(commands)
+    predict.add(commands)
     return top
 
 
@@ -115,25 +115,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _store_actions(options: argparse.Namespace) -> int:
-    from sciflow.cli_store import main as run
+    from sciflow.commands.store import main as run
 
     return run(options)
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from sciflow.cli_predict import main as run
+    from sciflow.commands.predict import main as run
 
     return run(options)
 
 
 def _jobs(options: argparse.Namespace) -> int:
-    from sciflow.cli_jobs import main as run
+    from sciflow.commands.jobs import main as run
 
     return run(options)
 
 
 def _deliver(options: argparse.Namespace) -> int:
-    from sciflow.cli_deliver import main as run
+    from sciflow.commands.deliver import main as run
 
     return run(options)
 
@@ -148,7 +148,7 @@ def _store(options: argparse.Namespace) -> Any:
 def _prepare_engine(wish: str) -> str:
     """Decide on the engine before Prefect is imported; ``prefect``, ``plain`` or ``offline``."""
     from sciflow.errors import Failed
-    from sciflow.prefect_engine import QUIET, ensure_server
+    from sciflow.server.engine import QUIET, ensure_server
 
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
@@ -191,7 +191,7 @@ def _run(options: argparse.Namespace) -> int:
     here.note_source(found.fn)
     earlier = None
     if which != "plain":
-        from sciflow.cli_deliver import keep
+        from sciflow.commands.deliver import keep
 
         earlier = keep(here, found, offline=which == "offline")
     try:
@@ -240,7 +240,7 @@ def _plan(options: argparse.Namespace) -> int:
     from sciflow import flow as engine
     from sciflow.console import Console
     from sciflow.loading import load_flow, parameters_of
-    from sciflow.prefect_engine import QUIET
+    from sciflow.server.engine import QUIET
 
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
@@ -338,7 +338,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from sciflow.cli_serve import main as run
+    from sciflow.commands.serve import main as run
 
     return run(options)
 

@@ -168,8 +168,8 @@ def _torch() -> Check:
 
 
 def _prefect() -> Check:
-    from sciflow.prefect_engine import configured, server
     from sciflow.provenance import version_of
+    from sciflow.server.engine import configured, server
 
     number = version_of("prefect")
     if not number:

@@ -22,15 +22,15 @@ from sciflow.component import plain
 from sciflow.context import Context, Event
 from sciflow.errors import Cancelled, Failed, Invalid
 from sciflow.executor import Cause, Executor, Job, JobState, Resources, ended, unfinished
-from sciflow.forms import label
 from sciflow.jobs import EventHandler, EventLog, JobSpec
 from sciflow.provenance import collect, components_in, recipe_of
 from sciflow.registry import require
+from sciflow.server.forms import label
 from sciflow.site import Site, current
 from sciflow.store import Store
 
 if TYPE_CHECKING:
-    from sciflow.outbox import Outbox
+    from sciflow.server.outbox import Outbox
     from sciflow.stage import Stage
     from sciflow.store import Writer
 
@@ -289,7 +289,7 @@ async def run(
         return planned
     work = Work(stage, inputs, *here.site.place(stage, executor, resources), here)
     if _flow_run() is not None:
-        from sciflow.prefect_engine import run_task
+        from sciflow.server.engine import run_task
 
         return await run_task(work)
     for attempt in range(stage.retries + 1):
@@ -546,7 +546,7 @@ async def report(title: str, *artifacts: Artifact) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(document.html)
     if _flow_run() is not None:
-        from sciflow.prefect_engine import attach
+        from sciflow.server.engine import attach
 
         attach(here)
     if here.outbox is not None:

@@ -15,7 +15,7 @@ from pydantic_core import core_schema as cs
 
 from sciflow.component import Component
 from sciflow.errors import Invalid, SciflowError, nearest
-from sciflow.forms import attributes
+from sciflow.server.forms import attributes
 
 T = TypeVar("T", bound=Component)
 

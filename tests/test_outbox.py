@@ -15,10 +15,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from sciflow import outbox, prefect_engine
 from sciflow.errors import Failed
 from sciflow.flow import Session
-from sciflow.outbox import Outbox, Progress, lines, undelivered
+from sciflow.server import engine, outbox
+from sciflow.server.outbox import Outbox, Progress, lines, undelivered
 
 FLOW = """
 import asyncio, time
@@ -70,8 +70,8 @@ NOBODY = "http://127.0.0.1:9/api"
 KILLER = """
 import os, signal, sys, time
 from pathlib import Path
-from sciflow import delivery
-from sciflow.outbox import Progress
+from sciflow.server import delivery
+from sciflow.server.outbox import Progress
 import prefect.client.orchestration, httpx, sciflow.reporting
 
 run, delivery.SETTLE, delivery.BATCH = Path(sys.argv[1]), 0.3, 5
@@ -141,7 +141,7 @@ class Place:
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
     def server(self, what):
-        code = f"from sciflow import prefect_engine as p; print(p.{what}())"
+        code = f"from sciflow.server import engine as p; print(p.{what}())"
         done = subprocess.run(
             [sys.executable, "-c", code], cwd=self.folder, env=self.env, capture_output=True, text=True
         )
@@ -253,7 +253,7 @@ class Stub:
 
 
 def test_the_curves_of_a_running_stage_are_one_page_that_changes(tmp_path, monkeypatch):
-    from sciflow import delivery
+    from sciflow.server import delivery
 
     monkeypatch.setattr(delivery, "REDRAWN", 0.0)
     box = Outbox(tmp_path)
@@ -333,7 +333,7 @@ def test_a_full_disk_ends_nothing_and_loses_nothing(tmp_path, monkeypatch):
 
 def test_a_run_is_alive_while_its_process_has_the_outbox_open(tmp_path):
     code = (
-        "import sys, time; from pathlib import Path; from sciflow.outbox import Outbox;"
+        "import sys, time; from pathlib import Path; from sciflow.server.outbox import Outbox;"
         "b = Outbox(Path(sys.argv[1])); b.begin('f', {}, 0.0); print('there', flush=True); time.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
@@ -371,30 +371,30 @@ def test_a_server_that_accepts_but_does_not_answer_is_given_up_in_time(monkeypat
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         url = f"http://127.0.0.1:{deaf.getsockname()[1]}/api"
         begin = time.monotonic()
-        assert not prefect_engine.reachable(url)
-        assert time.monotonic() - begin < prefect_engine.REACH + 1
+        assert not engine.reachable(url)
+        assert time.monotonic() - begin < engine.REACH + 1
         monkeypatch.setenv("PREFECT_API_URL", url)
         with pytest.raises(Failed, match="does not answer"):
-            prefect_engine.ensure_server()
+            engine.ensure_server()
 
 
 def test_the_server_of_the_active_profile_is_found(tmp_path, monkeypatch):
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     monkeypatch.delenv("PREFECT_PROFILE", raising=False)
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
-    assert not prefect_engine.configured()
+    assert not engine.configured()
     profiles = (
         '[profiles.a]\nPREFECT_API_URL = "http://a/api"\n[profiles.b]\nPREFECT_API_URL = "http://b/api"\n'
     )
     (tmp_path / "profiles.toml").write_text(f'active = "b"\n{profiles}')
-    assert prefect_engine.configured_url() == "http://b/api"
+    assert engine.configured_url() == "http://b/api"
     monkeypatch.setenv("PREFECT_PROFILE", "a")
-    assert prefect_engine.configured_url() == "http://a/api"
+    assert engine.configured_url() == "http://a/api"
 
 
 def test_writing_an_outbox_loads_nothing_heavy():
     code = (
-        "import sys, sciflow.outbox, sciflow.cli_deliver, sciflow.cli as c; c.parser();"
+        "import sys, sciflow.server.outbox, sciflow.commands.deliver, sciflow.cli as c; c.parser();"
         "print([m for m in ('prefect', 'numpy', 'httpx', 'sqlite3', 'zarr') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

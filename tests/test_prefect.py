@@ -14,7 +14,7 @@ import pytest
 
 pytestmark = pytest.mark.prefect
 pytest.importorskip("prefect")
-from sciflow import prefect_engine
+from sciflow.server import engine
 
 FLOW = """
 import asyncio
@@ -49,13 +49,13 @@ def served(tmp_path_factory):
     before = dict(os.environ)
     os.environ.pop("PREFECT_API_URL", None)
     os.environ["SCIFLOW_HOME"] = str(home)
-    url = prefect_engine.ensure_server()
+    url = engine.ensure_server()
     env = {**os.environ}
     os.environ.clear()
     os.environ.update(before)
     yield {"env": env, "url": url, "home": home}
     os.environ["SCIFLOW_HOME"] = str(home)
-    assert prefect_engine.stop_server()
+    assert engine.stop_server()
     os.environ.clear()
     os.environ.update(before)
 
@@ -229,17 +229,15 @@ def test_a_server_is_reused_and_idle(served):
 def test_a_server_that_took_the_port_at_the_same_moment_is_not_taken_for_ones_own(
     served, monkeypatch, tmp_path
 ):
-    taken, free = int(served["url"].rsplit(":", 1)[1]), prefect_engine._free_port
+    taken, free = int(served["url"].rsplit(":", 1)[1]), engine._free_port
     monkeypatch.setenv("SCIFLOW_HOME", str(tmp_path))
-    monkeypatch.setattr(
-        prefect_engine, "_free_port", lambda h, first=4200: free(h, 0) if first == 0 else taken
-    )
-    known = prefect_engine._start("127.0.0.1")
+    monkeypatch.setattr(engine, "_free_port", lambda h, first=4200: free(h, 0) if first == 0 else taken)
+    known = engine._start("127.0.0.1")
     try:
         assert known["url"] != served["url"]
-        assert prefect_engine._answer(known, "admin/settings")["home"] == str(tmp_path / "prefect")
+        assert engine._answer(known, "admin/settings")["home"] == str(tmp_path / "prefect")
     finally:
-        assert prefect_engine.stop_server()
+        assert engine.stop_server()
 
 
 def test_the_local_server_needs_no_token_and_a_public_one_does(monkeypatch, tmp_path):
@@ -255,13 +253,13 @@ def test_the_local_server_needs_no_token_and_a_public_one_does(monkeypatch, tmp_
             return None
 
     monkeypatch.setenv("SCIFLOW_HOME", str(tmp_path))
-    monkeypatch.setattr(prefect_engine.subprocess, "Popen", Fake)
-    monkeypatch.setattr(prefect_engine, "_healthy", lambda known: True)
-    monkeypatch.setattr(prefect_engine, "_answer", lambda known, path: None)
-    assert prefect_engine._start("127.0.0.1")["token"] == ""
+    monkeypatch.setattr(engine.subprocess, "Popen", Fake)
+    monkeypatch.setattr(engine, "_healthy", lambda known: True)
+    monkeypatch.setattr(engine, "_answer", lambda known, path: None)
+    assert engine._start("127.0.0.1")["token"] == ""
     assert "PREFECT_SERVER_API_AUTH_STRING" not in started["env"]
-    public = prefect_engine._start("0.0.0.0")
+    public = engine._start("0.0.0.0")
     assert started["env"]["PREFECT_SERVER_API_AUTH_STRING"] == public["token"]
     assert len(public["token"]) > 20
     assert (tmp_path / "server.json").stat().st_mode & 0o077 == 0
-    assert asyncio.iscoroutinefunction(prefect_engine.run_task)
+    assert asyncio.iscoroutinefunction(engine.run_task)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sciflow import Invalid, NotFound
-from sciflow.forms import attributes, defaults_of, form, generated, run_name
+from sciflow.server.forms import attributes, defaults_of, form, generated, run_name
 from tests.browser import Browser, chromium
 from tests.test_prefect import FLOW, api, eventually, served  # noqa: F401 - a fixture
 
@@ -196,7 +196,7 @@ def test_deployments_say_what_they_are(serving):
     ],
 )
 def test_a_wrong_schedule_is_refused(tmp_path, schedule, error, message):
-    from sciflow.serving import offers, schedules_of
+    from sciflow.server.serving import offers, schedules_of
 
     (tmp_path / "shown_flow.py").write_text(FLOW)
     with pytest.raises(error, match=message):

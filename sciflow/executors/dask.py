@@ -221,7 +221,7 @@ def _jobs(executor: Dask, resources: Resources) -> Any:
         raise Missing("Dask workers as Slurm jobs need dask-jobqueue: pip install 'sciflow[dask]'") from None
     from distributed.security import Security
 
-    from sciflow.prefect_engine import home
+    from sciflow.server.engine import home
 
     certificates = home() / "dask"
     certificates.mkdir(parents=True, exist_ok=True, mode=0o700)

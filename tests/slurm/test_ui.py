@@ -109,7 +109,7 @@ def test_the_reason_and_the_end_of_the_log_are_shown(cluster, served, tmp_path):
     ],
 )
 def test_every_end_is_a_state_with_the_reason_and_the_end_of_the_log(cause, kind, name):
-    from sciflow.prefect_engine import state_of
+    from sciflow.server.engine import state_of
 
     state = state_of(Ended("the reason", cause, "line 1\nline 2"))
     assert (state.type.value, state.name) == (kind, name)

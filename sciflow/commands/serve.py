@@ -33,10 +33,10 @@ def add(commands: Any) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Register the flows, then run the worker until it is told to end."""
-    from sciflow import prefect_engine
+    from sciflow.server import engine
 
     if options.stop:
-        print("stopped" if prefect_engine.stop_server() else "no local Prefect server was running")
+        print("stopped" if engine.stop_server() else "no local Prefect server was running")
         return 0
     from sciflow.flow import default_store
     from sciflow.site import load_site
@@ -44,10 +44,10 @@ def main(options: argparse.Namespace) -> int:
 
     site = load_site(options.site)
     store = Store(options.store) if options.store else default_store()
-    url = prefect_engine.ensure_server(options.host, token=options.token)
-    from sciflow import serving
+    url = engine.ensure_server(options.host, token=options.token)
     from sciflow.errors import NotFound
-    from sciflow.following import keep_delivering
+    from sciflow.server import serving
+    from sciflow.server.following import keep_delivering
 
     found = serving.offers([Path(f) for f in options.flows] or sorted(Path("flows").glob("*.py")))
     if not found:
@@ -57,7 +57,7 @@ def main(options: argparse.Namespace) -> int:
     keep_delivering(store.root)
     print(f"Prefect UI: {url or os.environ['PREFECT_API_URL']}", flush=True)
     if url and os.environ.get("PREFECT_API_AUTH_STRING"):
-        print(f"  it asks for the token in {prefect_engine.home() / 'server.json'}")
+        print(f"  it asks for the token in {engine.home() / 'server.json'}")
     for name in names:
         cron = schedules.get(name.partition("/")[0].replace("-", "_"), "")
         print(f"  {name}{f', scheduled {cron}' if cron else ''}")

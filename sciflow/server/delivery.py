@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from sciflow.context import Event
-from sciflow.outbox import DELIVERED, Line, Progress, alive, claimed, lines, undelivered
-from sciflow.prefect_api import BATCH, Away, Refused, Server, finite
+from sciflow.server.api import BATCH, Away, Refused, Server, finite
+from sciflow.server.outbox import DELIVERED, Line, Progress, alive, claimed, lines, undelivered
 
 SETTLE = 1.0
 """Seconds that a server is given to end what a killed deliverer had asked of it."""

@@ -149,8 +149,8 @@ def _deploy(client: Any, offer: Offer, site: Site, environment: Mapping[str, str
     from prefect.client.schemas.schedules import CronSchedule
     from prefect.utilities.callables import parameter_schema
 
-    from sciflow.forms import form
     from sciflow.provenance import version_of
+    from sciflow.server.forms import form
 
     flow = offer.flow
     defaults = {n: p.default for n, p in inspect.signature(flow.fn).parameters.items()}

@@ -24,8 +24,8 @@ def main(options: argparse.Namespace) -> int:
     """Deliver; 0 if nothing is left undelivered that could be delivered."""
     from sciflow.errors import NotFound
     from sciflow.flow import default_store
-    from sciflow.outbox import OUTBOX, Progress, undelivered
-    from sciflow.prefect_engine import ensure_server
+    from sciflow.server.engine import ensure_server
+    from sciflow.server.outbox import OUTBOX, Progress, undelivered
     from sciflow.store import Store
 
     root = (Store(options.store) if options.store else default_store()).root
@@ -37,7 +37,7 @@ def main(options: argparse.Namespace) -> int:
         print("nothing to deliver")
         return 0
     ensure_server()
-    from sciflow.delivery import deliver
+    from sciflow.server.delivery import deliver
 
     for run in runs:
         sent = deliver(run)
@@ -76,14 +76,14 @@ def keep(here: Session, flow: Any, *, offline: bool) -> Thread | None:
     Thread or None
         Delivers what earlier runs left; whoever ends the process may give it some time.
     """
-    from sciflow.forms import defaults_of, run_name
-    from sciflow.outbox import Outbox
+    from sciflow.server.forms import defaults_of, run_name
+    from sciflow.server.outbox import Outbox
 
     here.outbox = Outbox(here.directory)
     if offline:
         name = run_name(flow.fn.__name__, here.parameters, defaults_of(flow.fn))
         here.outbox.begin(flow.name, here.parameters, here.start, run_name=name)
         return None
-    from sciflow.following import in_background
+    from sciflow.server.following import in_background
 
     return in_background(here.store.root, here.directory)

@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any
 from sciflow.artifact import Artifact
 from sciflow.context import Event
 from sciflow.errors import Cancelled, Ended, Failed, Invalid, Missing, SciflowError
-from sciflow.forms import defaults_of, generated, label, run_name
+from sciflow.server.forms import defaults_of, generated, label, run_name
 
 if TYPE_CHECKING:
     from sciflow.flow import Session, Work
-    from sciflow.following import Live
-    from sciflow.outbox import Outbox
+    from sciflow.server.following import Live
+    from sciflow.server.outbox import Outbox
 
 QUIET = {
     "DO_NOT_TRACK": "1",
@@ -163,8 +163,8 @@ def attach(here: Session) -> None:
     """
     from prefect.context import FlowRunContext
 
-    from sciflow.following import Live
-    from sciflow.outbox import Outbox
+    from sciflow.server.following import Live
+    from sciflow.server.outbox import Outbox
 
     context = FlowRunContext.get()
     if context is None or context.flow_run is None or (here.outbox is not None and here.outbox.begun):

@@ -156,7 +156,7 @@ def _ensemble(options: argparse.Namespace) -> Artifact | None:
 
 
 def _members(options: argparse.Namespace) -> list[int] | None:
-    from sciflow.cli_store import _numbers as numbers
+    from sciflow.commands.store import _numbers as numbers
 
     return numbers(options.members) if options.members else None
 

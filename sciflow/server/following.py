@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from sciflow.delivery import Delivery, deliver_all
-from sciflow.outbox import claimed
-from sciflow.prefect_api import Server
+from sciflow.server.api import Server
+from sciflow.server.delivery import Delivery, deliver_all
+from sciflow.server.outbox import claimed
 
 CANCEL = 0.5
 """Seconds between two looks at whether a run was cancelled."""

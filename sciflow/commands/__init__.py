@@ -1,0 +1,1 @@
+"""What `sciflow` does for each of its larger commands; `sciflow.cli` reads the words."""

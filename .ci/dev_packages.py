@@ -4,4 +4,4 @@ import tomllib
 from pathlib import Path
 
 groups = tomllib.loads(Path("pyproject.toml").read_text())["dependency-groups"]
-print(" ".join(groups["dev"]))
+print(" ".join([*groups["dev"], *groups["docs"]]))

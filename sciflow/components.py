@@ -9,16 +9,19 @@ from sciflow.executors.mpi import Mpi
 from sciflow.executors.slurm import Slurm
 from sciflow.executors.steps import Steps
 from sciflow.hooks import hookimpl
+from sciflow.quantities import At, Exceeds, Integral, Maximum, Mean
 from sciflow.stages.calibrate import Calibrate
 from sciflow.stages.comparison_table import ComparisonTable
 from sciflow.stages.convergence import Convergence
 from sciflow.stages.design import Design
 from sciflow.stages.evaluate import Evaluate
+from sciflow.stages.propagate import Propagate
 from sciflow.stages.resolution import Resolution
 from sciflow.stages.rollout import Rollout
 from sciflow.stages.sample_efficiency import SampleEfficiency
 from sciflow.stages.side_by_side import SideBySide
 from sciflow.stages.simulate import Simulate
+from sciflow.stages.solver_comparison import SolverComparison
 from sciflow.stages.train import Train
 
 
@@ -37,6 +40,13 @@ def sciflow_components() -> list[type[Component]]:
         SampleEfficiency,
         ComparisonTable,
         Calibrate,
+        Propagate,
+        Mean,
+        Integral,
+        At,
+        Maximum,
+        Exceeds,
+        SolverComparison,
         Local,
         Mpi,
         Slurm,

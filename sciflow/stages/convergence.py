@@ -68,63 +68,109 @@ class Convergence(Stage):
     def check(self, inputs: Mapping[str, Artifact]) -> None:
         """Also refuse ensembles whose members are not the same, or whose grids share no points."""
         super().check(inputs)
-        self._pair(inputs)
+        paired(inputs["ensemble"], inputs["finer"], self.outputs_of)
 
     def run(self, inputs: Mapping[str, Artifact], out: Writer, ctx: Context) -> None:
         """Compare, a batch of members at a time."""
-        import numpy as np
-
-        from sciflow.stages import metrics
-
-        coarse, fine, common = self._pair(inputs)
-        members = coarse.members
-        rows: dict[str, list[np.ndarray]] = {name: [] for name in self.outputs_of}
-        for begin in range(0, len(members), self.batch):
-            ctx.progress(begin, len(members), "members")
-            pick = np.arange(begin, min(begin + self.batch, len(members)))
-            ours, theirs = coarse.take(pick).y, fine.take(pick).y
-            for name in self.outputs_of:
-                axes = coarse.signature.outputs[name].axes
-                a, b = (
-                    values[np.ix_(np.arange(len(pick)), *(common[axis][side] for axis in axes))]
-                    for side, values in enumerate((ours[name], theirs[name]))
-                )
-                rows[name].append(metrics.relative_l2(a, b))
-        ctx.progress(len(members), len(members), "members")
-        errors = [np.concatenate(found) for found in rows.values()]
-        out.write("members", members, CONVERGENCE["members"])
-        out.write(
-            "relative_l2", np.sqrt(np.mean(np.square(errors), axis=0)).reshape(-1), CONVERGENCE["relative_l2"]
-        )
+        pair = paired(inputs["ensemble"], inputs["finer"], self.outputs_of)
+        out.write("members", pair.coarse.members, CONVERGENCE["members"])
+        out.write("relative_l2", pair.differences(ctx, self.batch), CONVERGENCE["relative_l2"])
         out.describe(
             outputs=list(self.outputs_of),
             ensemble=inputs["ensemble"].digest,
             finer=inputs["finer"].digest,
-            points={axis: len(a) for axis, (a, _) in common.items()},
-            finer_points={axis: len(values) for axis, values in fine.signature.coordinates.items()},
+            points={axis: len(a) for axis, (a, _) in pair.common.items()},
+            finer_points={axis: len(values) for axis, values in pair.fine.signature.coordinates.items()},
         )
 
-    def _pair(
-        self, inputs: Mapping[str, Artifact]
-    ) -> tuple[Stored, Stored, dict[str, tuple[np.ndarray, np.ndarray]]]:
-        """Both as samples of the members that both have, and the points they share along each axis."""
+
+@dataclass(frozen=True)
+class Paired:
+    """Members of two ensembles at the points that both have; made by `paired`.
+
+    Attributes
+    ----------
+    coarse, fine : Stored
+        The same members of both.
+    common : mapping of str to (ndarray, ndarray)
+        For each axis the positions of its common points in the one and in the other.
+    """
+
+    coarse: Stored
+    fine: Stored
+    common: Mapping[str, tuple[np.ndarray, np.ndarray]]
+
+    def differences(self, ctx: Context, batch: int = 32) -> np.ndarray:
+        """Relative L2 distance of each member from the finer one, the root mean square over the outputs.
+
+        Parameters
+        ----------
+        ctx : Context
+            Is told the progress.
+        batch : int
+            Members that are held in memory at once.
+
+        Returns
+        -------
+        ndarray, shape (member,)
+        """
         import numpy as np
 
-        from sciflow.stored import Stored
+        from sciflow.stages import metrics
 
-        same_members([inputs["ensemble"], inputs["finer"]])
-        both = np.intersect1d(inputs["ensemble"].members(), inputs["finer"].members())
-        if not len(both):
-            raise Invalid(
-                f"{inputs['ensemble'].path} and {inputs['finer'].path} have no member that ended well in both"
-            )
-        coarse, fine = (Stored(inputs[name], (), self.outputs_of, both) for name in ("ensemble", "finer"))
-        ours, theirs = coarse.signature.coordinates, fine.signature.coordinates
-        for name in self.outputs_of:
-            a, b = (s.signature.outputs[name].axes for s in (coarse, fine))
-            if a != b:
-                raise Invalid(f"{name!r} has the axes {a} in one ensemble and {b} in the finer one")
-        return coarse, fine, {axis: shared(axis, ours[axis], theirs[axis]) for axis in ours}
+        outputs, count = self.coarse.signature.outputs, len(self.coarse.members)
+        rows: dict[str, list[np.ndarray]] = {name: [] for name in outputs}
+        for begin in range(0, count, batch):
+            ctx.progress(begin, count, "members")
+            pick = np.arange(begin, min(begin + batch, count))
+            ours, theirs = self.coarse.take(pick).y, self.fine.take(pick).y
+            for name, field in outputs.items():
+                a, b = (
+                    values[np.ix_(np.arange(len(pick)), *(self.common[axis][side] for axis in field.axes))]
+                    for side, values in enumerate((ours[name], theirs[name]))
+                )
+                rows[name].append(metrics.relative_l2(a, b))
+        ctx.progress(count, count, "members")
+        errors = [np.concatenate(found) for found in rows.values()]
+        return np.asarray(np.sqrt(np.mean(np.square(errors), axis=0)).reshape(-1))
+
+
+def paired(
+    ensemble: Artifact, finer: Artifact, outputs_of: tuple[str, ...], members: np.ndarray | None = None
+) -> Paired:
+    """Members that ended well in two ensembles of one design, and the points that both have.
+
+    Parameters
+    ----------
+    ensemble, finer : Artifact
+        Errors are relative to the second one.
+    outputs_of : tuple of str
+        Fields that are compared; ``"u[-1]"`` selects a time level.
+    members : ndarray of int64, shape (member,), or None
+        Only these; None: all that ended well in both.
+
+    Raises
+    ------
+    Invalid
+        If they hold other members, none of them ended well in both, or no point is common.
+    """
+    import numpy as np
+
+    from sciflow.stored import Stored
+
+    same_members([ensemble, finer])
+    both = np.intersect1d(ensemble.members(), finer.members())
+    if members is not None:
+        both = np.intersect1d(both, members)
+    if not len(both):
+        raise Invalid(f"{ensemble.path} and {finer.path} have no member that ended well in both")
+    coarse, fine = (Stored(one, (), outputs_of, both) for one in (ensemble, finer))
+    ours, theirs = coarse.signature.coordinates, fine.signature.coordinates
+    for name in outputs_of:
+        a, b = (s.signature.outputs[name].axes for s in (coarse, fine))
+        if a != b:
+            raise Invalid(f"{name!r} has the axes {a} in one ensemble and {b} in the finer one")
+    return Paired(coarse, fine, {axis: shared(axis, ours[axis], theirs[axis]) for axis in ours})
 
 
 def same_members(ensembles: Sequence[Artifact]) -> None:

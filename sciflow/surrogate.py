@@ -81,6 +81,30 @@ class Model(ABC):
         """
         return None
 
+    def doubt(self, x: Arrays) -> np.ndarray | None:
+        """How wrong each answer of `predict` may be, as the model itself sees it.
+
+        Parameters
+        ----------
+        x : mapping of str to ndarray, shape (batch, ...)
+            As for `predict`.
+
+        Returns
+        -------
+        ndarray of float64, shape (batch,), or None
+            An estimated upper bound of the relative error of each answer (of all outputs together, in the
+            Euclidean norm): not negative, infinite where there is no answer. None where the model cannot
+            say; then who asks must judge by other means, such as where its training members lie.
+
+        Notes
+        -----
+        By default the norm of `spread` over the norm of the prediction, the worst of the outputs, and
+        None without a spread. That is a scale of the error and no bound that holds: calibrate it
+        (`sciflow.stages.calibrate.Calibration.doubt`).
+        """
+        spread = self.spread(x)
+        return None if spread is None else relative_size(spread, self.predict(x))
+
     @abstractmethod
     def state(self) -> Arrays:
         """The arrays that `Surrogate.load` needs to build this model again, bit for bit."""
@@ -130,6 +154,31 @@ class Report:
     batches: int = 0
 
 
+def relative_size(part: Arrays, whole: Arrays) -> np.ndarray:
+    """Norm of every sample of one thing over that of another, the largest of the outputs.
+
+    Parameters
+    ----------
+    part, whole : mapping of str to ndarray, shape (batch, ...)
+        In one unit for each name.
+
+    Returns
+    -------
+    ndarray of float64, shape (batch,)
+        Infinite where a value of either is not finite, or `whole` is zero and `part` is not.
+    """
+    import numpy as np
+
+    found = []
+    for name, values in part.items():
+        sizes = [np.linalg.norm(np.asarray(a[name], dtype=np.float64).reshape(len(values), -1), axis=1)
+                 for a in (part, whole)]  # fmt: skip
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = np.where(sizes[0] == 0, 0.0, sizes[0] / sizes[1])
+        found.append(np.where(np.isfinite(sizes[0] + sizes[1]), ratio, np.inf))
+    return np.asarray(np.max(found, axis=0))
+
+
 class Surrogate(Component):
     """The configuration of a learned solution operator.
 
@@ -150,6 +199,21 @@ class Surrogate(Component):
         model predicts; the validation samples are single steps, and their signature is the model's.
         """
         return 1
+
+    def starting_from(self, start: Artifact) -> Surrogate:
+        """What to `fit` so that training begins with the weights of a fitted model; none by default.
+
+        Parameters
+        ----------
+        start : Artifact
+            Of kind ``model``, fitted to other data, perhaps with fewer or other fields.
+
+        Raises
+        ------
+        Invalid
+            If this surrogate cannot begin with that model.
+        """
+        raise Invalid(f"{self.name} cannot begin with the weights of a model; leave out 'start'")
 
     @abstractmethod
     def fit(

@@ -260,7 +260,31 @@ class Least(Surrogate):
         return Line(signature, np.asarray(state["weights"]))
 
 
-TOYS = (Wave, Block, March, Steps, Least)
+class Timid(Line):
+    """Doubts itself the more, the farther the first input is from 1."""
+
+    def doubt(self, x):
+        import numpy as np
+
+        return np.abs(np.asarray(next(iter(x.values())), dtype=float) - 1.0)
+
+
+@dataclass(frozen=True)
+class Unsure(Least):
+    """The same, and its models say how far to trust them."""
+
+    name: ClassVar[str] = "toy_unsure"
+
+    def fit(self, samples, valid, ctx, resume=None):
+        model = yield from Least.fit(self, samples, valid, ctx, resume)
+        return Timid(model.signature, model.weights)
+
+    def load(self, state, signature):
+        model = Least.load(self, state, signature)
+        return Timid(model.signature, model.weights)
+
+
+TOYS = (Wave, Block, March, Steps, Least, Unsure)
 
 
 @hookimpl

@@ -274,6 +274,33 @@ class Calibration:
             made[name] = (values - half, values, values + half)
         return made
 
+    def doubt(self, model: Model, x: Arrays) -> np.ndarray:
+        """Half width of the band over the prediction, both as norms; see `Model.doubt`.
+
+        Parameters
+        ----------
+        model : Model
+            The one that was calibrated.
+        x : mapping of str to ndarray, shape (batch, ...)
+            Its inputs.
+
+        Returns
+        -------
+        ndarray of float64, shape (batch,)
+            With ``band="function"`` and ``delta=0`` at least the relative error, with the probability of
+            the band for a new member of the same distribution; with the others a scale of it.
+
+        Raises
+        ------
+        Invalid
+            As `around` does.
+        """
+        from sciflow.surrogate import relative_size
+
+        bands = self.around(model, x)
+        half = {name: (high - low) / 2 for name, (low, _, high) in bands.items()}
+        return relative_size(half, {name: middle for name, (_, middle, _) in bands.items()})
+
 
 def measure(
     calibration: Calibration, model: Model, batch: Batch, members: np.ndarray

@@ -1,4 +1,4 @@
-"""``sciflow``: run, plan, show, plugins, doctor, serve, jobs, store, deliver, predict, export."""
+"""``sciflow``: the command line; what each command does is in `sciflow.commands`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
         one.add_argument("--store", metavar="DIR", help="where artifacts are (default: sciflow-store)")
         if name == "run":
             one.add_argument(
-                "--site", metavar="NAME", help="where stages run: local, allocation, or a file hpc/NAME.toml"
+                "--site", metavar="NAME", help="where stages run: here, allocation, or a file hpc/NAME.toml"
             )
             one.add_argument(
                 "--engine",
@@ -55,8 +55,6 @@ def parser() -> argparse.ArgumentParser:
     show.add_argument("artifact", help="its directory, or the start of its name in the store")
     show.add_argument("--store", metavar="DIR", help="where artifacts are (default: sciflow-store)")
     show.add_argument("--verify", action="store_true", help="hash every file")
-    plugins = command("plugins", "list components: what each needs, what is missing, what is broken")
-    plugins.add_argument("--json", action="store_true", help="as JSON")
     doctor = command(
         "doctor", "check dolfinx, PETSc, MPI, Slurm, GPU, Prefect, BLAS and threads on this machine"
     )
@@ -64,7 +62,10 @@ def parser() -> argparse.ArgumentParser:
         "--site", metavar="NAME", help="try a site instead: a two-rank job, its files, versions"
     )
     doctor.add_argument("--store", metavar="DIR", help="where artifacts will be (default: sciflow-store)")
-    from sciflow.commands import deliver, jobs, predict, serve, store
+    from sciflow.commands import deliver, jobs, new_plugin, plugins, predict, serve, store
+
+    plugins.add(commands)
+    new_plugin.add(commands)
 
     serve.add(commands)
     jobs.add(commands)
@@ -93,6 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "plan": _plan,
         "show": _show,
         "plugins": _plugins,
+        "check": _plugins,
+        "new-plugin": _new_plugin,
         "doctor": _doctor,
         "serve": _serve,
         "store": _store_actions,
@@ -112,6 +115,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("sciflow: interrupted; what was finished is kept, run again to go on", file=sys.stderr)
         return 130
+
+
+def _plugins(options: argparse.Namespace) -> int:
+    from sciflow.commands.plugins import main as run
+
+    return run(options)
+
+
+def _new_plugin(options: argparse.Namespace) -> int:
+    from sciflow.commands.new_plugin import main as run
+
+    return run(options)
 
 
 def _store_actions(options: argparse.Namespace) -> int:
@@ -266,6 +281,8 @@ def show(artifact: Artifact, *, verify: bool) -> None:
     """Print fields, units and provenance of an artifact; with `verify` hash every file first."""
     import json
 
+    from sciflow.commands.plugins import table
+
     if verify:
         artifact.verify(full=True)
     print(f"{artifact.schema.kind}  {artifact.path}\ndigest  {artifact.digest}")
@@ -279,43 +296,12 @@ def show(artifact: Artifact, *, verify: bool) -> None:
         )
         for name, f in artifact.schema.fields.items()
     ]
-    _table(("field", "axes", "type", "unit"), rows)
+    table(("field", "axes", "type", "unit"), rows)
     p = artifact.provenance
     on = f" on {p['host']}" if "host" in p else ""
     print(f"\nmade by {p['stage']['component']}{on} in {p['end'] - p['start']:.2f} s")
     keys = ("stage", "inputs", "source", "versions", "commit", "seed", "resources")
     print(json.dumps({k: p[k] for k in keys if k in p}, indent=2))
-
-
-def _plugins(options: argparse.Namespace) -> int:
-    from sciflow.registry import missing, registry
-
-    found = registry()
-    rows = []
-    for cls, plugin in found.components():
-        absent = missing(cls)
-        rows.append((cls.name, cls.kind, plugin.label, f"needs {', '.join(absent)}" if absent else "ready"))
-    broken = [p for p in found.plugins if p.error]
-    if options.json:
-        import json
-
-        keys = ("name", "kind", "distribution", "state")
-        document = {
-            "components": [dict(zip(keys, row, strict=True)) for row in rows],
-            "broken": [{"plugin": p.name, "distribution": p.label, "error": p.error} for p in broken],
-        }
-        print(json.dumps(document, indent=2))
-        return 0
-    _table(("name", "kind", "distribution", "state"), rows)
-    for plugin in broken:
-        print(f"\nbroken: {plugin.name} of {plugin.label} ({plugin.module})\n  {plugin.error}")
-    return 0
-
-
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    widths = [max(len(r[i]) for r in (head, *rows)) for i in range(len(head))]
-    for row in (head, *rows):
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _doctor(options: argparse.Namespace) -> int:

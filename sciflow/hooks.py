@@ -14,6 +14,14 @@ if TYPE_CHECKING:
     from sciflow.context import Comm
     from sciflow.surrogate import Arrays
 
+API = (1, 0)
+"""Version of the hooks here and of the abstractions that components subclass, major and minor.
+
+A module that an entry point names states what it was written for, ``sciflow_api = "1.0"``. Another major
+version, or a newer minor one than this, is refused; what each promises is told in
+``docs/adr/0023-what-a-version-promises.md``.
+"""
+
 hookspec = pluggy.HookspecMarker("sciflow")
 hookimpl = pluggy.HookimplMarker("sciflow")
 

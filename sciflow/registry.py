@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points, requires
 from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
 
 import pluggy
 
 from sciflow import hooks
+from sciflow.compatibility import STATEMENT, check_hooks, check_stated, read_statement, written
 from sciflow.component import Component, check_class
 from sciflow.errors import Invalid, Missing, NotFound, nearest
 
@@ -33,6 +35,8 @@ class Plugin:
         Who installed it.
     error : str
         One line on why it does not load, empty when it does.
+    api : str
+        The version of `sciflow.hooks.API` that it states; empty where it states none.
     """
 
     name: str
@@ -40,6 +44,7 @@ class Plugin:
     distribution: str
     version: str
     error: str = ""
+    api: str = ""
 
     @property
     def label(self) -> str:
@@ -90,33 +95,38 @@ class Registry:
             known = len(self._classes)
             taken = dict(self._classes)
             try:
-                self._load_one(point, plugin)
+                plugin = self._load_one(point, plugin)
             # A plugin is foreign code: whatever it raises must not take the others down, nor may it
             # end the process (some call sys.exit where a licence or a library is missing).
             except (Exception, SystemExit) as error:
                 self._classes = taken
-                text = str(error).strip().splitlines()
-                line = f"{type(error).__name__}: {text[0] if text else ''}"
-                plugin = Plugin(point.name, point.value, name, version, line)
+                plugin = replace(plugin, error=_told(error))
                 if self.manager.has_plugin(f"{name}:{point.name}"):
                     self.manager.unregister(name=f"{name}:{point.name}")
             assert len(self._classes) >= known
             self.plugins.append(plugin)
 
-    def _load_one(self, point: EntryPoint, plugin: Plugin) -> None:
-        module = point.load()
-        misspelt = [n for n in dir(module) if hasattr(getattr(module, n), "sciflow_impl")]
-        for hook in misspelt:
-            if not hasattr(self.manager.hook, hook):
-                known = [n for n in vars(hooks) if n.startswith("sciflow_")]
-                raise Invalid(f"there is no hook {hook!r}. {nearest(hook, known)}")
+    def _load_one(self, point: EntryPoint, plugin: Plugin) -> Plugin:
+        """Register one plugin; returns it with what it states."""
+        try:
+            module = point.load()
+        except (Exception, SystemExit):
+            # One that was written for other hooks may miss a name already where it is imported.
+            check_stated(read_statement(point.module), plugin.distribution)
+            raise
+        api = check_stated(getattr(module, STATEMENT, None), plugin.distribution)
+        plugin = replace(plugin, api=api)
+        if isinstance(module, ModuleType):
+            check_hooks(module)
         # Two distributions may use the same name for their entry points.
         self.manager.register(module, name=f"{plugin.distribution}:{point.name}")
         offered = getattr(module, "sciflow_components", None)
         for cls in offered() if offered is not None else []:
             if not (isinstance(cls, type) and issubclass(cls, Component)):
                 raise Invalid(f"sciflow_components() returned {cls!r}, which is not a Component class")
+            _check_whole(cls, plugin)
             self.add(cls, plugin)
+        return plugin
 
     def find(self, name: str, *, kind: str | None = None) -> type[Component]:
         """The class of a component.
@@ -174,6 +184,23 @@ class Registry:
     def _broken(self) -> str:
         broken = [f"{p.name} of {p.label} ({p.error})" for p in self.plugins if p.error]
         return f" These plugins did not load: {'; '.join(broken)}." if broken else ""
+
+
+def _check_whole(cls: type[Component], plugin: Plugin) -> None:
+    """Refuse a class that leaves out what its base class asks for, naming the methods and versions."""
+    absent: frozenset[str] = getattr(cls, "__abstractmethods__", frozenset())
+    if absent:
+        stated = f"version {plugin.api}" if plugin.api else "no version"
+        raise Invalid(
+            f"{cls.__module__}.{cls.__qualname__} does not define: {', '.join(sorted(absent))}; every "
+            f"{cls.kind} does (the plugin states {stated} of sciflow's hooks, here is {written(hooks.API)})"
+        )
+
+
+def _told(error: BaseException) -> str:
+    """One line on an error of a plugin; those of sciflow say themselves what is wrong."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"
 
 
 def missing(cls: type[Component]) -> list[str]:

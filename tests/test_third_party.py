@@ -4,13 +4,15 @@ import logging
 import os
 import subprocess
 import sys
-from importlib.metadata import distributions
+from importlib.metadata import distributions, version
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from sciflow import Component, Invalid, Missing, NotFound, report, run
-from sciflow.registry import Registry, require
+from sciflow import Component, Invalid, Missing, NotFound, hookimpl, report, run
+from sciflow.compatibility import check_hooks, check_stated
+from sciflow.registry import Registry, registry, require
 from sciflow.stages.design import Design
 from sciflow.stages.simulate import Simulate
 from sciflow.testing import check_component, check_problem
@@ -38,7 +40,7 @@ def test_a_third_party_is_a_first_class_citizen(monkeypatch, plain):
     check_problem(cls())
     monkeypatch.setattr("sciflow.registry.registry", lambda: found)
     monkeypatch.setattr("sciflow.worker.registry", lambda: found)
-    monkeypatch.setattr("sciflow.reporting.registry", lambda: found)
+    monkeypatch.setattr("sciflow.reporting.page.registry", lambda: found)
 
     async def flow():
         data = await run(Simulate(cls()), design=await run(Design(problem=cls(), count=4)))
@@ -62,6 +64,82 @@ def test_broken_plugins_are_named_and_disturb_nobody(monkeypatch):
         NotFound, match=r"Did you mean 'acme_decay'.*acme_broken of acme-broken 1.2 \(ModuleNot"
     ):
         found.find("acme_decai")
+
+
+def test_a_plugin_for_other_hooks_is_refused_in_words(monkeypatch):
+    found = load(monkeypatch, "future", "older", "garbled", "unborn", "good")
+    errors = {p.distribution: p.error for p in found.plugins}
+    assert errors["acme-good"] == ""
+    assert "written for version 1.7 of sciflow's hooks, here is 1.0: install a newer" in errors["acme-future"]
+    assert errors["acme-future"].endswith("install a newer sciflow, or an older acme-future")
+    assert errors["acme-older"].endswith("install a newer acme-older, or an older sciflow")
+    assert "sciflow_api is 1.0; write it as text, sciflow_api = '1.0'" in errors["acme-garbled"]
+    # It does not even import; what it states is read from its source.
+    assert "written for version 2.0" in errors["acme-unborn"]
+    with pytest.raises(
+        NotFound, match=r"acme_future of acme-future 3.0 \(Invalid: it is written for version 1.7"
+    ):
+        found.find("acme_future_thing")
+
+
+@pytest.mark.parametrize(
+    ("here", "stated", "words"),
+    [
+        ((1, 0), "1.0", None),
+        ((1, 3), "1.2", None),
+        ((1, 3), "1.4", "install a newer sciflow"),
+        ((2, 0), "1.9", "install a newer acme"),
+        ((1, 10), "1.9", None),
+        ((1, 9), "1.10", "install a newer sciflow"),
+        ((1, 0), "1", "write it as text"),
+        ((1, 0), "1.0.0", "write it as text"),
+    ],
+)
+def test_what_a_version_promises(monkeypatch, here, stated, words):
+    """Everything written for this major version and this or an older minor one loads, and nothing else."""
+    monkeypatch.setattr("sciflow.hooks.API", here)
+    if words is None:
+        assert check_stated(stated, "acme") == stated
+    else:
+        with pytest.raises(Invalid, match=words):
+            check_stated(stated, "acme")
+
+
+def test_what_is_not_stated_is_not_checked(monkeypatch):
+    monkeypatch.setattr("sciflow.hooks.API", (7, 0))
+    (good,) = load(monkeypatch, "good").plugins
+    assert (good.error, good.api) == ("", "")
+
+
+def test_every_plugin_of_this_distribution_states_the_version_of_the_hooks():
+    ours = [p for p in registry().plugins if p.distribution == "sciflow"]
+    assert len(ours) == 7
+    assert {p.api for p in ours} == {"1.0"}
+
+
+def test_a_hook_with_other_arguments_is_one_clear_line(monkeypatch):
+    (deaf,) = load(monkeypatch, "deaf").plugins
+    assert deaf.error == (
+        "Invalid: the hook sciflow_report takes 'artefact', it is called with (artifact). Did you mean "
+        "'artifact'? There is: artifact. Arguments that it does not use are left out"
+    )
+
+
+def test_a_hook_that_takes_anything_is_refused():
+    module = ModuleType("acme_anything")
+
+    def sciflow_report(**anything):
+        return None
+
+    module.sciflow_report = hookimpl(sciflow_report)
+    with pytest.raises(Invalid, match=r"takes \*\*anything; it is called with \(artifact\)"):
+        check_hooks(module)
+
+
+def test_methods_that_a_class_leaves_out_are_named_with_the_versions(monkeypatch):
+    (error,) = [p.error for p in load(monkeypatch, "good", "abstract").plugins if p.error]
+    assert "does not define: coordinates, solve; every problem does" in error
+    assert "the plugin states no version of sciflow's hooks, here is 1.0" in error
 
 
 @pytest.mark.parametrize("first", ["good", "namesake"])
@@ -104,10 +182,14 @@ def test_the_command_line_lists_good_and_broken():
     done = subprocess.run(command, capture_output=True, text=True, env=env, check=True)
     rows = [line.split() for line in done.stdout.splitlines()]
     assert ["acme_decay", "problem", "acme-good", "1.2", "ready"] in rows
+    assert ["acme_good", "acme-good", "1.2", "not", "stated"] in rows
+    assert ["core", "sciflow", version("sciflow"), "1.0"] in rows
     assert "broken: acme_broken of acme-broken 1.2" in done.stdout
     done = subprocess.run([*command, "--json"], capture_output=True, text=True, env=env, check=True)
     document = json.loads(done.stdout)
     assert document["broken"][0]["distribution"] == "acme-broken 1.2"
+    assert document["hooks"] == "1.0"
+    assert {"plugin": "acme_good", "distribution": "acme-good 1.2", "hooks": None} in document["plugins"]
     assert {
         "name": "acme_decay",
         "kind": "problem",

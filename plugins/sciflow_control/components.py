@@ -61,6 +61,9 @@ if TYPE_CHECKING:
     from sciflow.artifact import Artifact
 
 
+sciflow_api = "1.0"
+
+
 @hookimpl
 def sciflow_components() -> list[type[Component]]:
     """Tuners, linear solvers, sequences of systems and stages of this plugin."""

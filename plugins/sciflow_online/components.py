@@ -10,6 +10,7 @@ from sciflow.component import Component
 from sciflow.controller import Controller
 from sciflow.errors import Invalid, Missing, nearest
 from sciflow.executor import Resources
+from sciflow.guess import TakesGuess
 from sciflow.hooks import hookimpl
 from sciflow.problem import Parameter, ParameterSpace, Problem, State
 from sciflow.registry import require
@@ -207,6 +208,8 @@ class OnlineTrain(Stage):
         require(self.surrogate)
         if isinstance(self.problem, TakesSteps):
             self.problem.check_stepping()
+        if isinstance(self.problem, TakesGuess):
+            self.problem.check_guess()
         points_of(inputs["design"], self.problem)
         self.recipe()
         if self.transport == "zmq":
@@ -348,6 +351,9 @@ class Program(Problem):
         from sciflow_online.program import solve
 
         return solve(self, mu, ctx)
+
+
+sciflow_api = "1.0"
 
 
 @hookimpl

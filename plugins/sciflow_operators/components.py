@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from sciflow.surrogate import Arrays
 
 
+sciflow_api = "1.0"
+
+
 @hookimpl
 def sciflow_components() -> list[type[Component]]:
     """Components of this plugin."""

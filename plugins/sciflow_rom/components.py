@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from sciflow.artifact import Artifact
 
 
+sciflow_api = "1.0"
+
+
 @hookimpl
 def sciflow_components() -> list[type[Component]]:
     """Components of this plugin."""

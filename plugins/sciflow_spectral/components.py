@@ -418,6 +418,9 @@ class NavierStokes(Spectral):
         return navier_stokes(self, mu["viscosity"], mu["force"], vorticity_start(self, rngs))
 
 
+sciflow_api = "1.0"
+
+
 @hookimpl
 def sciflow_components() -> list[type[Component]]:
     """Components of this plugin."""

@@ -1,0 +1,1 @@
+"""Packages that ``sciflow new-plugin`` begins with: a folder a kind, each a module and its test."""

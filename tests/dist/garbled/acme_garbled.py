@@ -1,0 +1,3 @@
+"""A plugin that states its version as a number."""
+
+sciflow_api = 1.0

@@ -1,0 +1,3 @@
+"""A plugin for hooks of another major version."""
+
+sciflow_api = "0.9"

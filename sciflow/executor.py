@@ -178,10 +178,13 @@ class Executor(Component):
     queues : bool
         Jobs wait in a queue and outlive the process that submitted them: all jobs of an ensemble are
         submitted at once, and a later process finds them again.
+    shares : bool
+        Jobs run on the cores of this machine, and nobody else counts who takes them.
     """
 
     kind: ClassVar[str] = "executor"
     queues: ClassVar[bool] = False
+    shares: ClassVar[bool] = False
 
     @abstractmethod
     def submit(self, spec: JobSpec, directory: Path, resources: Resources) -> Job:

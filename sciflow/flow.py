@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 from sciflow.artifact import Artifact, explain_os_error
 from sciflow.component import plain
 from sciflow.context import Context, Event
+from sciflow.cores import Cores
 from sciflow.errors import Cancelled, Failed, Invalid
 from sciflow.executor import Cause, Executor, Job, JobState, Resources, ended, unfinished
-from sciflow.jobs import EventHandler, EventLog, JobSpec
+from sciflow.jobs import JOB, EventHandler, EventLog, JobSpec
 from sciflow.provenance import collect, components_in, recipe_of
 from sciflow.registry import require
 from sciflow.server.forms import label
@@ -86,7 +87,7 @@ class Session:
     engine : str
         ``plain`` or ``prefect``.
     listener : callable
-        Gets every event with the name of its stage.
+        Gets every event with what its stage is called, such as ``train fno``.
     planning : bool
         Nothing is run; `run` only says what would be.
     file, source : str
@@ -105,6 +106,8 @@ class Session:
         By whom the run was cancelled; empty if it was not.
     works : list of Work
         What is awaited now.
+    cores : Cores
+        What stages that are computed on this machine share.
     """
 
     store: Store
@@ -123,6 +126,7 @@ class Session:
     outbox: Outbox | None = None
     cancelled: str = ""
     works: list[Work] = field(default_factory=list)
+    cores: Cores = field(default_factory=Cores)
     records: list[Record] = field(default_factory=list)
     start: float = field(default_factory=time.time)
 
@@ -305,13 +309,13 @@ def _plan(stage: Stage, inputs: Mapping[str, Any], here: Session) -> Any:
     waiting = [n for n, a in inputs.items() if isinstance(a, Planned)]
     event: Event = {"event": "end", "seconds": 0.0}
     if waiting:
-        here.listener(stage.name, {**event, "state": "would run", "detail": f"after {', '.join(waiting)}"})
+        here.listener(label(stage), {**event, "state": "would run", "detail": f"after {', '.join(waiting)}"})
         return Planned(stage.name, "")
     stage.check(inputs)
     recipe = recipe_of(stage, inputs)
     found = here.store.find(stage.output.kind, recipe)
     state, detail = ("cached", str(found.path)) if found else ("would run", f"recipe {recipe[:16]}")
-    here.listener(stage.name, {**event, "state": state, "detail": detail})
+    here.listener(label(stage, inputs), {**event, "state": state, "detail": detail})
     return found or Planned(stage.name, recipe)
 
 
@@ -342,7 +346,7 @@ class Work:
             here,
         )
         self.cached = False
-        self.marks: Event = {"stage": stage.name, "name": label(stage), "task": uuid.uuid4().hex}
+        self.marks: Event = {"stage": stage.name, "name": label(stage, inputs), "task": uuid.uuid4().hex}
         self.listener: Callable[[Event], None] | None = None
         self._cancelled = threading.Event()
         self._log: EventLog | None = None
@@ -354,7 +358,7 @@ class Work:
         if self.here.outbox is not None:
             inputs = {n: str(a.path) for n, a in self.inputs.items()} if event["event"] == "begin" else None
             self.here.outbox.add({**event, **self.marks} | ({"inputs": inputs} if inputs else {}))
-        self.here.listener(self.stage.name, event)
+        self.here.listener(label(self.stage, self.inputs), event)
         if self.listener is not None:
             self.listener(event)
 
@@ -430,7 +434,8 @@ class Work:
                     if found is not None:
                         self.cached = True
                         return found
-                    return self._write(out)
+                    with self.here.cores.taken(self._share(), self._cancelled, self._waits_for_cores):
+                        return self._write(out)
             except BlockingIOError:
                 if not told:
                     self.emit(_log_event("WARNING", "another run is computing this; waiting for it"))
@@ -439,6 +444,22 @@ class Work:
                     raise Cancelled(f"the run was cancelled {self.here.cancelled}".strip()) from None
             except OSError as error:
                 raise explain_os_error(error, store.root, "what was finished is kept") from error
+
+    def _share(self) -> int:
+        """Cores of this machine that the stage asked for; 0 where none were named or others count them."""
+        wish, there = self.resources, self.here.cores.count
+        if self.stage.orchestrates:
+            here = self.executor is None or self.executor.shares
+            each = wish.ranks * max(1, wish.threads)
+            return each * (wish.parallel or max(1, there // each)) if here else 0
+        if self.executor is None:
+            return wish.ranks * wish.threads
+        return wish.ranks * (wish.threads or max(1, there // wish.ranks)) if self.executor.shares else 0
+
+    def _waits_for_cores(self) -> None:
+        self.emit(
+            _log_event("INFO", f"waits until {self._share()} of {self.here.cores.count} cores are free")
+        )
 
     def _about(self) -> dict[str, Any]:
         """What `sciflow store resume` needs to go on without the flow."""
@@ -452,8 +473,9 @@ class Work:
     def _write(self, out: Writer) -> Artifact:
         start = time.time()
         self._log = EventLog(self.here.directory / "stages" / f"{self.stage.name}-{self.recipe[:8]}")
+        measured: dict[str, Any] = {}
         if self.executor is not None and not self.stage.orchestrates:
-            self._submit(out)
+            measured = self._submit(out)
         else:
             log = logging.getLogger(f"sciflow.{self.stage.name}.{self.recipe[:8]}")
             log.propagate = False
@@ -468,17 +490,27 @@ class Work:
                 self.stage.run(self.inputs, out, ctx)
             finally:
                 log.removeHandler(handler)
-        return out.publish(collect(self.stage, self.inputs, self.resources, start, time.time()))
+        provenance = collect(self.stage, self.inputs, self.resources, start, time.time())
+        return out.publish(provenance | ({"job": measured} if measured else {}))
 
-    def _submit(self, out: Writer) -> None:
-        """Run the stage as a job; one of an earlier process is found again, an interrupted one goes on."""
+    def _submit(self, out: Writer) -> dict[str, Any]:
+        """Run the stage as a job; one of an earlier process is found again, an interrupted one goes on.
+
+        Returns
+        -------
+        dict
+            What the job says of itself: ``seconds`` of work and ``usage``, without the wait for it.
+        """
         jobs = unfinished(out.scratch)
         for continuation in range(CONTINUATIONS):
             job = jobs[-1] if jobs else self._start(out)
             if self._follow(job) == JobState.DONE:
                 # Publishing settles it: killed before that, the next process finds a job that is done.
                 out.refresh()
-                return
+                from sciflow.worker import read_exit
+
+                ended_ = read_exit(job.directory, JobSpec.read(job.directory / JOB).nonce) or {}
+                return {name: ended_[name] for name in ("seconds", "usage") if name in ended_}
             job.settle()
             cause = job.cause()
             if cause == Cause.CANCELLED:

@@ -55,7 +55,7 @@ class Site:
         By the names of stages.
     """
 
-    name: str = "local"
+    name: str = "here"
     description: str = "this machine: stages in the process of the flow, MPI members under mpirun"
     flows: int = 4
     executor: Executor | None = None
@@ -82,6 +82,16 @@ class Site:
         if executor is not None:
             return executor, merged
         apart = own.where == "job" or (own.where == "" and not stage.light)
+        if (
+            self.executor is None
+            and apart
+            and not stage.orchestrates
+            and (merged.ranks > 1 or merged.threads)
+        ):
+            from sciflow.executors.mpi import Mpi
+
+            # Ranks, and a count of threads that holds, it can only have in processes of its own.
+            return Mpi(), merged
         return (self.executor if apart else None), merged
 
 
@@ -94,7 +104,7 @@ def folders() -> list[Path]:
 
 def sites() -> dict[str, Path | None]:
     """Every site that can be named, with its file; the built-in ones have none."""
-    found: dict[str, Path | None] = {"local": None, "allocation": None}
+    found: dict[str, Path | None] = {"here": None, "allocation": None}
     for folder in reversed(folders()):
         for file in sorted(folder.glob("*.toml")):
             found[file.stem] = file
@@ -132,7 +142,7 @@ def load_site(text: str) -> Site:
 
 def current() -> Site:
     """The site that ``SCIFLOW_SITE`` names, else this machine."""
-    return load_site(os.environ.get("SCIFLOW_SITE") or "local")
+    return load_site(os.environ.get("SCIFLOW_SITE") or "here")
 
 
 def read_site(file: Path) -> Site:

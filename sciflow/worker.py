@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from sciflow.artifact import Artifact
 from sciflow.artifact.member import Member
 from sciflow.context import Comm, Context, Event, SerialComm
+from sciflow.environment import usage
 from sciflow.errors import Cancelled, Diverged, Invalid, SciflowError
 from sciflow.experience import FOLDER as EXPERIENCE
 from sciflow.experience import Experience
@@ -288,7 +289,7 @@ def _run(job: Path, comm: Comm) -> int:
     ctx = Context(spec.seed, scratch, comm, log, emit)
     _stop_when_told(ctx)
     emit({"event": "start", "host": os.uname().nodename, "pid": os.getpid(), "ranks": comm.size})
-    reason, again = "", False
+    reason, again, begin = "", False, time.perf_counter()
     try:
         execute(spec, ctx)
     except Cancelled:
@@ -303,7 +304,8 @@ def _run(job: Path, comm: Comm) -> int:
     code = AGAIN if again else 1 if reason else 0
     if comm.rank == 0 or (reason and not again):
         end = {"nonce": spec.nonce, "code": code, "reason": reason, "rank": comm.rank, "again": again}
-        replace_json(directory / EXIT, end)
+        measured = {"seconds": time.perf_counter() - begin, "usage": usage()}
+        replace_json(directory / EXIT, end | measured)
     if code == 1 and comm.size > 1:
         sys.stderr.flush()
         abort: Any = comm

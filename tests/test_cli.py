@@ -195,8 +195,9 @@ def test_flows_of_the_repository_can_be_planned(tmp_path, capsys):
     for flow in sorted((root / "flows").glob("*.py")):
         assert main(["plan", str(flow), "--store", str(tmp_path)]) == 0
         assert "would run" in capsys.readouterr().out
-        # Half of the one that compares five tasks at three sizes says what they are.
-        assert len(flow.read_text().splitlines()) <= (170 if flow.stem == "operators_table" else 80)
+        # Half of those with several tasks or problems at three sizes says what they are.
+        long = flow.stem in ("operators_table", "campaign")
+        assert len(flow.read_text().splitlines()) <= (170 if long else 80)
 
 
 def test_a_design_in_json_is_what_the_form_sends():

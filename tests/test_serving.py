@@ -92,7 +92,7 @@ def test_a_run_is_started_from_the_form_and_shown(serving, tmp_path):
         run = run_of(serving, made)
         assert run["state"]["type"] == "COMPLETED", (serving["folder"] / "serve.log").read_text()[-3000:]
         assert run["name"] == "shown count=17"
-        assert set(run["tags"]) >= {"local", "shown_flow"}
+        assert set(run["tags"]) >= {"here", "shown_flow"}
         browser.open(f"{serving['url']}/runs/flow-run/{run['id']}")
         browser.wait("document.body?.innerText.includes('simulate toy_wave')")
         time.sleep(2)

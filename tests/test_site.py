@@ -80,10 +80,10 @@ def test_sites_are_found_by_name(tmp_path, monkeypatch):
     (tmp_path / "mine.toml").write_text('description = "of mine"\n[executor]\ncomponent = "mpi"\n')
     monkeypatch.setenv("SCIFLOW_SITES", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    assert {"local", "allocation", "mine"} <= set(sites())
+    assert {"here", "allocation", "mine"} <= set(sites())
     monkeypatch.setenv("SCIFLOW_SITE", "mine")
     assert current().executor == Mpi()
-    assert load_site("local").executor is None
+    assert load_site("here").executor is None
     with pytest.raises(NotFound, match=r"no site 'mein'. Did you mean 'mine'.*looked for in"):
         load_site("mein")
     with pytest.raises(NotFound, match="no such site file"):

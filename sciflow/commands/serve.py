@@ -13,7 +13,7 @@ def add(commands: Any) -> None:
     text = "offer flows in the Prefect UI, and run what is started there"
     serve = commands.add_parser("serve", help=text, description=text)
     serve.add_argument("flows", nargs="*", help="files (default: flows/*.py and those of plugins)")
-    serve.add_argument("--site", default="local", metavar="NAME", help="where stages run (default: local)")
+    serve.add_argument("--site", default="here", metavar="NAME", help="where stages run (default: here)")
     serve.add_argument("--store", metavar="DIR", help="where artifacts are (default: sciflow-store)")
     serve.add_argument(
         "--schedule",

@@ -106,6 +106,7 @@ class Local(Executor):
     """
 
     name: ClassVar[str] = "local"
+    shares: ClassVar[bool] = True
 
     def submit(self, spec: JobSpec, directory: Path, resources: Resources) -> Job:
         """See `Executor.submit`."""

@@ -203,6 +203,7 @@ class Mpi(Executor):
     """
 
     name: ClassVar[str] = "mpi"
+    shares: ClassVar[bool] = True
     launcher: str = "mpirun"
 
     def command(self, ranks: int) -> list[str]:

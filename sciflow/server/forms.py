@@ -128,11 +128,23 @@ def defaults_of(function: Any) -> dict[str, Any]:
     return found
 
 
-def label(stage: Stage) -> str:
-    """The stage and what it is about, as ``simulate heat``."""
+def label(stage: Stage, inputs: Mapping[str, Any] | None = None) -> str:
+    """The stage and what it is about, as ``simulate heat`` or ``evaluate fno``.
+
+    Parameters
+    ----------
+    stage : Stage
+        With its configuration, whose first component is named.
+    inputs : mapping of str to Artifact, optional
+        Where the configuration has none, the surrogate of the input ``model`` is named.
+    """
     about = [
         value.name
         for value in (getattr(stage, f.name) for f in dataclasses.fields(stage))  # type: ignore[arg-type]
         if isinstance(value, Component)
     ]
-    return " ".join([stage.name, *about[:1]])
+    model = (inputs or {}).get("model")
+    # What is only planned has no attributes yet.
+    if not about and hasattr(type(model), "attributes"):
+        about = [model.attributes.get("surrogate", {}).get("component", "")]  # type: ignore[union-attr]
+    return " ".join([stage.name, *about[:1]]).strip()

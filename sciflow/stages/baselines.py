@@ -36,7 +36,7 @@ def baselines(seen: Stored, batch: Batch, ctx: Context) -> tuple[np.ndarray, np.
     mean, nearest : ndarray, shape (sample,)
         The root mean square over the outputs; NaN where the training samples are on another grid.
     """
-    size = max(1, BYTES // _bytes(seen))
+    size = max(1, BYTES // sample_bytes(seen))
     means, scales = _moments(seen, list(batch.y), size)
     inputs = seen.signature.inputs
     nearest = None
@@ -54,8 +54,8 @@ def baselines(seen: Stored, batch: Batch, ctx: Context) -> tuple[np.ndarray, np.
     return first, second
 
 
-def _bytes(seen: Stored) -> int:
-    """Of one sample in double precision."""
+def sample_bytes(seen: Stored) -> int:
+    """Bytes of one sample in double precision."""
     fields = (*seen.signature.inputs.values(), *seen.signature.outputs.values())
     return 8 * sum(math.prod(seen.signature.shape_of(field)) for field in fields)
 

@@ -21,7 +21,14 @@ if TYPE_CHECKING:
     from sciflow.context import Context
     from sciflow.samples import Batch, Signature
     from sciflow.store import Writer
+    from sciflow.stored import Stored
+    from sciflow.surrogate import Model
 
+    Columns = dict[str, tuple[Field, np.ndarray]]
+
+BYTES = 2**28
+"""Of test samples, in double precision, that are in memory at once, about."""
+_FIRST = "first_output_error"
 _NUMBER = Field(("sample",), "1", "float64")
 EVALUATION = Schema(
     "evaluation",
@@ -98,34 +105,36 @@ class Evaluate(Stage):
         """Predict and score."""
         import numpy as np
 
-        from sciflow.samples import Batch
-        from sciflow.stages.baselines import baselines
+        from sciflow.stages.baselines import baselines, sample_bytes
 
         model = load_model(inputs["model"])
         chosen = inputs["model"].read("test_members") if self.members == "test" else None
         test = samples_of(inputs["model"], model.signature, inputs["ensemble"], chosen)
-        batch = test.all()
-        ctx.progress(0, len(test), "test members")
-        predicted = model.predict(batch.x)
-        ctx.progress(len(test), len(test), "test members")
         compared = self.outputs_of or tuple(model.signature.outputs)
-        predicted = {name: predicted[name] for name in compared}
-        batch = Batch(batch.x, {name: batch.y[name] for name in compared})
-        out.write("members", test.sample_members, EVALUATION["members"])
-        score(predicted, batch, test.signature, out)
-        lost = test.sample_members[~finite(predicted, len(test))]
-        if len(lost):
-            named = ", ".join(map(str, np.unique(lost)[:10]))
-            ctx.log.warning("%d of %d predictions are not finite, of members %s", len(lost), len(test), named)
+        seen = None
         if "training" in inputs:
             members = inputs["model"].read("train_members")
             seen = samples_of(inputs["model"], model.signature, inputs["training"], members)
-            columns = baselines(seen, batch, ctx)
-        else:
-            columns = np.full(len(test), np.nan), np.full(len(test), np.nan)
-        for name, values in zip(("baseline_mean", "baseline_nearest"), columns, strict=True):
-            out.write(name, values, EVALUATION[name])
-        examples(predicted, batch, test.signature, out)
+        columns: list[Columns] = []
+        size = max(1, BYTES // sample_bytes(test))
+        for first in range(0, len(test), size):
+            ctx.progress(first, len(test), "test members")
+            predicted, batch = _predicted(model, test, range(first, min(first + size, len(test))), compared)
+            found = scores(predicted, batch, test.signature)
+            none = np.full(len(batch), np.nan)
+            rivals = (none, none) if seen is None else baselines(seen, batch, ctx)
+            found |= {f"baseline_{n}": (_NUMBER, v) for n, v in zip(("mean", "nearest"), rivals, strict=True)}
+            columns.append(found)
+        ctx.progress(len(test), len(test), "test members")
+        whole = {name: np.concatenate([part[name][1] for part in columns]) for name in columns[0]}
+        out.write("members", test.sample_members, EVALUATION["members"])
+        for name, values in whole.items():
+            out.write(name, values, columns[0][name][0])
+        lost = test.sample_members[whole["finite"] == 0]
+        if len(lost):
+            named = ", ".join(map(str, np.unique(lost)[:10]))
+            ctx.log.warning("%d of %d predictions are not finite, of members %s", len(lost), len(test), named)
+        examples(model, test, compared, whole[_FIRST], out)
         out.describe(
             model=inputs["model"].digest,
             ensemble=inputs["ensemble"].digest,
@@ -133,6 +142,17 @@ class Evaluate(Stage):
             signature=test.signature.to_json(),
             not_finite=np.unique(lost).tolist(),
         )
+
+
+def _predicted(
+    model: Model, test: Stored, rows: range | np.ndarray, names: tuple[str, ...]
+) -> tuple[dict[str, np.ndarray], Batch]:
+    """Predictions of some test samples, and these samples, with the outputs that are compared."""
+    from sciflow.samples import Batch
+
+    batch = test.take(rows)
+    predicted = model.predict(batch.x)
+    return {n: predicted[n] for n in names}, Batch(batch.x, {n: batch.y[n] for n in names})
 
 
 def refuse_seen(model: Artifact, training: Artifact, ensemble: Artifact) -> None:
@@ -182,33 +202,48 @@ def finite(predicted: Mapping[str, np.ndarray], count: int) -> np.ndarray:
     return good
 
 
-def score(predicted: Mapping[str, np.ndarray], batch: Batch, signature: Signature, out: Writer) -> None:
-    """Write the error measures of every sample.
+def scores(predicted: Mapping[str, np.ndarray], batch: Batch, signature: Signature) -> Columns:
+    """The error measures of some samples, each with its field.
 
     Those without a unit are the root mean square over the outputs where there are several (`pearson`: the
     mean); those in the unit of an output stand for each alone. What The Well and PDEBench define is
     taken at each time level and averaged over them. A prediction that is not finite has the relative
     error inf and no other measures (NaN); `finite` says which ones are.
+
+    Parameters
+    ----------
+    predicted : mapping of str to ndarray, shape (sample, ...)
+        In the units of the outputs.
+    batch : Batch
+        The samples.
+    signature : Signature
+        Of the samples.
+
+    Returns
+    -------
+    dict of str to (Field, ndarray), the latter of shape (sample,) or (sample, band)
     """
     import numpy as np
 
     good = finite(predicted, len(batch))
-    out.write("finite", good.astype(np.uint8), Field(("sample",), "1", "uint8", "1 where the prediction is"))
+    whole = Field(("sample",), "1", "uint8", "1 where the prediction is")
+    found: dict[str, tuple[Field, np.ndarray]] = {"finite": (whole, good.astype(np.uint8))}
     kept = {name: values[good] for name, values in predicted.items()}
-    whole: dict[str, list[np.ndarray]] = {}
+    joint: dict[str, list[np.ndarray]] = {}
     for name, truth in batch.y.items():
         for measure, values in _without_unit(kept[name], truth[good], signature, name).items():
-            whole.setdefault(measure, []).append(values)
-        field = signature.outputs[name]
+            joint.setdefault(measure, []).append(values)
+        unit = signature.outputs[name].unit
         for measure, values in _with_unit(kept[name], truth[good], signature, name).items():
-            axes = ("sample", "band")[: values.ndim]
-            out.write(
-                f"{measure}_{file_name(name)}", _spread(values, good), Field(axes, field.unit, "float64")
-            )
-    for measure, rows in whole.items():
+            field = Field(("sample", "band")[: values.ndim], unit, "float64")
+            found[f"{measure}_{file_name(name)}"] = field, _spread(values, good)
+    for measure, rows in joint.items():
         joined = np.mean(rows, axis=0) if measure == "pearson" else np.sqrt(np.mean(np.square(rows), axis=0))
         lost = np.inf if measure == "relative_l2" else np.nan
-        out.write(measure, _spread(joined, good, lost), EVALUATION.fields.get(measure, _NUMBER))
+        found[measure] = EVALUATION.fields.get(measure, _NUMBER), _spread(joined, good, lost)
+    first = _spread(joint["relative_l2"][0], good, np.inf)
+    found[_FIRST] = Field(("sample",), "1", "float64", "relative L2 error of the first output"), first
+    return found
 
 
 def _without_unit(
@@ -227,6 +262,9 @@ def _without_unit(
         "nmae": metrics.relative_l1,
         "pearson": metrics.pearson,
     }
+    # The mean of a vector of components, or over the nodes of any mesh, is no amount of anything.
+    if {"x", "y", "z"} & set(axes):
+        levels["conservation"] = metrics.conservation
     return {
         "relative_l2": metrics.relative_l2(guess, truth),
         "relative_l1": metrics.relative_l1(guess, truth),
@@ -274,25 +312,37 @@ def file_name(output: str) -> str:
     return output.replace("[", "_").replace("]", "").replace("-", "m")
 
 
-def examples(predicted: Mapping[str, np.ndarray], batch: Batch, signature: Signature, out: Writer) -> None:
-    """Keep truth and prediction of the best, median and worst sample of the first output."""
+def examples(model: Model, test: Stored, compared: tuple[str, ...], errors: np.ndarray, out: Writer) -> None:
+    """Keep truth and prediction of the best, median and worst sample of the first output.
+
+    Parameters
+    ----------
+    model : Model
+        Asked again for these samples.
+    test : Stored
+        The samples.
+    compared : tuple of str
+        Outputs.
+    errors : ndarray, shape (sample,)
+        Of the first output.
+    out : Writer
+        Of the evaluation.
+    """
     import numpy as np
 
-    from sciflow.stages import metrics
-
-    name = next(iter(batch.y))
-    errors = metrics.relative_l2(predicted[name], batch.y[name])
+    name = compared[0]
     order = np.argsort(errors, kind="stable")
     finite = max(1, int(np.isfinite(errors).sum()))
     pick = order[[0, finite // 2, finite - 1]]
-    field = signature.outputs[name]
+    predicted, batch = _predicted(model, test, pick, compared[:1])
+    field = test.signature.outputs[name]
     kept = Field(("example", *field.axes), field.unit, field.dtype)
     for axis in field.axes:
         size = batch.y[name].shape[1 + field.axes.index(axis)]
         unit = {"time": "s", "lead": "1"}.get(axis, "m")
-        coordinates = np.asarray(signature.coordinates[axis], dtype=np.float64)
+        coordinates = np.asarray(test.signature.coordinates[axis], dtype=np.float64)
         out.write(axis, coordinates[:size], Field((axis,), unit, "float64"))
-    out.write("example_truth", batch.y[name][pick], kept)
-    out.write("example_prediction", predicted[name][pick], kept)
+    out.write("example_truth", batch.y[name], kept)
+    out.write("example_prediction", predicted[name], kept)
     out.write("example_sample", pick, Field(("example",), "1", "int64", "position in members"))
     out.describe(example_of=name)

@@ -130,6 +130,23 @@ def conserved_error(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return np.asarray(np.abs(_flat(predicted).mean(axis=1) - _flat(truth).mean(axis=1)))
 
 
+def conservation(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """`conserved_error` over the root mean square of the truth: how much of a conserved quantity is lost.
+
+    Parameters
+    ----------
+    predicted, truth : ndarray, shape (member, ...)
+        In one unit.
+
+    Returns
+    -------
+    ndarray, shape (member,)
+        At most `relative_l2`; 0 where both are zero, inf where only the truth is.
+    """
+    size = np.sqrt(np.mean(_flat(truth) ** 2, axis=1))
+    return _ratio(conserved_error(predicted, truth), size)
+
+
 def boundary_rmse(predicted: np.ndarray, truth: np.ndarray, space: Sequence[int]) -> np.ndarray:
     """Root of the mean squared error on the boundary of a grid, in the unit of the field.
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from sciflow.errors import Invalid
 from sciflow.schema import Field, Schema
 from sciflow.stage import Stage
+from sciflow.stages.calibrate import CALIBRATION
 from sciflow.stages.evaluate import EVALUATION
 from sciflow.stages.simulate import ENSEMBLE
 from sciflow.stages.train import MODEL, load_model, samples_of
@@ -35,22 +36,30 @@ SIDE_BY_SIDE = Schema(
         "error_mean": _number("1", "relative L2 error of unseen members"),
         "error_median": _number("1", "relative L2 error of unseen members"),
         "error_p95": _number("1", "relative L2 error of unseen members"),
+        "conservation": _number("1", "error of the mean over the domain, over the rms of the truth; mean"),
+        "coverage": _number("1", "part of the truth inside the band that was calibrated; NaN without one"),
+        "promised": _number("1", "what that part was promised to be, at least"),
+        "band_width": _number("1", "mean half width of the band over the rms of the truth"),
         "query_seconds": _number("s", "median time of one answer"),
         "offline_seconds": _number("s", "all stages between the ensemble and the model"),
+        "ensemble_seconds": _number("s", "solving the members, where offline_seconds does not hold it"),
         "parameters": _number("1", "numbers that were learned"),
         "operations": _number("1", "floating-point operations of one answer; NaN where nobody counts"),
         "training_bytes": _number("B", "peak memory of the process that trained"),
         "break_even": _number("1", "queries after which simulating them would have taken longer"),
+        "break_even_whole": _number("1", "the same, with the ensemble in what the model costs"),
     },
 )
+ENDINGS = ("_score", "_calibration")
+"""What the names of a model's other inputs end in."""
 
 
 @dataclass(frozen=True)
 class SideBySide(Stage):
     """Puts models that were evaluated on the same ensemble into one table.
 
-    For each name in `models` it reads the model under that name and its evaluation under
-    ``NAME_score``. Answers are timed here, one at a time.
+    For each name in `models` it reads the model under that name and its evaluation under ``NAME_score``;
+    under ``NAME_calibration`` it may be given the model's bands. Answers are timed here, one at a time.
 
     Attributes
     ----------
@@ -69,7 +78,7 @@ class SideBySide(Stage):
         if not self.models or len(set(self.models)) != len(self.models):
             raise Invalid(f"models are different names, at least one, got {self.models}")
         for name in self.models:
-            if not name.isidentifier() or name == "ensemble" or name.endswith("_score"):
+            if not name.isidentifier() or name == "ensemble" or name.endswith(ENDINGS):
                 raise Invalid(f"{name!r} cannot be the name of a model here")
         if self.queries < 1:
             raise Invalid(f"queries must be at least 1, got {self.queries}")
@@ -81,57 +90,77 @@ class SideBySide(Stage):
 
     @property
     def inputs(self) -> Mapping[str, Schema]:  # type: ignore[override]
-        """The ensemble that the models were evaluated on, the models, their evaluations."""
-        pairs = [{name: MODEL, f"{name}_score": EVALUATION} for name in self.models]
-        return {"ensemble": ENSEMBLE, **{name: schema for pair in pairs for name, schema in pair.items()}}
+        """The ensemble that the models were evaluated on, the models, their evaluations and bands."""
+        kinds = {"": MODEL, **dict(zip(ENDINGS, (EVALUATION, CALIBRATION), strict=True))}
+        named = {f"{name}{end}": schema for name in self.models for end, schema in kinds.items()}
+        return {"ensemble": ENSEMBLE, **named}
+
+    @property
+    def optional(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The bands."""
+        return tuple(f"{name}_calibration" for name in self.models)
 
     def check(self, inputs: Mapping[str, Artifact]) -> None:
-        """Also refuse evaluations of other models, or on another ensemble."""
+        """Also refuse evaluations of other models, on another ensemble, or of different outputs."""
         super().check(inputs)
         for name in self.models:
-            score = inputs[f"{name}_score"]
+            score, bands = inputs[f"{name}_score"], inputs.get(f"{name}_calibration")
             if score.attributes["model"] != inputs[name].digest:
                 raise Invalid(f"{score.path} is not an evaluation of {inputs[name].path}")
             if score.attributes["ensemble"] != inputs["ensemble"].digest:
                 raise Invalid(f"{score.path} is not an evaluation on {inputs['ensemble'].path}")
+            if bands is not None and bands.attributes["model"] != inputs[name].digest:
+                raise Invalid(f"{bands.path} is not a calibration of {inputs[name].path}")
+        first, *others = self.models
         tested = {name: inputs[f"{name}_score"].read("members").tolist() for name in self.models}
-        first = self.models[0]
-        for name in self.models[1:]:
+        outputs = {name: sorted(inputs[f"{name}_score"].attributes["outputs"]) for name in self.models}
+        for name in others:
             if sorted(set(tested[name])) != sorted(set(tested[first])):
                 raise Invalid(
                     f"{first} and {name} were tested on different members; give both stages the same "
                     "fractions and seed"
+                )
+            if outputs[name] != outputs[first]:
+                raise Invalid(
+                    f"{first} was scored on {', '.join(outputs[first])} and {name} on "
+                    f"{', '.join(outputs[name])}: no table can compare these; score both on what both "
+                    "predict, with Evaluate(outputs_of=...)"
                 )
 
     def run(self, inputs: Mapping[str, Artifact], out: Writer, ctx: Context) -> None:
         """Time each model and write the table."""
         import numpy as np
 
-        full = solver_seconds(inputs["ensemble"])
-        rows: dict[str, list[float]] = {name: [] for name in SIDE_BY_SIDE.fields}
+        data = inputs["ensemble"]
+        full = solver_seconds(data)
+        rows: list[dict[str, float]] = []
         for done, name in enumerate(self.models):
             ctx.progress(done, len(self.models), "models")
-            errors = inputs[f"{name}_score"].read("relative_l2")
-            members = np.unique(inputs[f"{name}_score"].read("members"))
-            query, size = self._answer(inputs[name], inputs["ensemble"], members)
-            offline = offline_seconds(inputs[name])
-            rows["error_mean"].append(float(np.mean(errors)))
-            rows["error_median"].append(float(np.median(errors)))
-            # A prediction that is not finite counts as an infinite error; between two of them no mean is.
-            rows["error_p95"].append(
-                float(np.quantile(errors, 0.95, method="linear" if np.isfinite(errors).all() else "higher"))
+            score, bands = inputs[f"{name}_score"], inputs.get(f"{name}_calibration")
+            members = np.unique(score.read("members"))
+            query, size = self._answer(inputs[name], data, members)
+            costs = _costs(inputs[name], data)
+            paid = costs["offline_seconds"], sum(costs.values())
+            rows.append(
+                {
+                    **errors_of(score),
+                    **_bands(bands),
+                    **costs,
+                    "query_seconds": query,
+                    "parameters": size.parameters,
+                    "operations": size.operations,
+                    "training_bytes": peak_bytes(inputs[name]),
+                    "break_even": queries_until(paid[0], query, full),
+                    "break_even_whole": queries_until(paid[1], query, full),
+                }
             )
-            rows["query_seconds"].append(query)
-            rows["offline_seconds"].append(offline)
-            rows["parameters"].append(size.parameters)
-            rows["operations"].append(size.operations)
-            rows["training_bytes"].append(peak_bytes(inputs[name]))
-            rows["break_even"].append(math.ceil(offline / (full - query)) if query < full else math.inf)
         ctx.progress(len(self.models), len(self.models), "models")
-        for field, values in rows.items():
-            out.write(field, np.array(values), SIDE_BY_SIDE[field])
+        for field in SIDE_BY_SIDE.fields:
+            out.write(field, np.array([row[field] for row in rows], dtype=float), SIDE_BY_SIDE[field])
         outputs = {name: inputs[f"{name}_score"].attributes["outputs"] for name in self.models}
-        out.describe(models=list(self.models), full_seconds=full, outputs=outputs)
+        out.describe(
+            models=list(self.models), full_seconds=full, full_source=solver_source(data), outputs=outputs
+        )
 
     def _answer(self, artifact: Artifact, ensemble: Artifact, members: np.ndarray) -> tuple[float, Size]:
         """Median time of one answer, s, without the first one, which may compile; and the model's size."""
@@ -151,6 +180,65 @@ class SideBySide(Stage):
         return statistics.median(times[1:]), size
 
 
+def errors_of(score: Artifact) -> dict[str, float]:
+    """What the table says of an evaluation, by the names of its columns."""
+    import numpy as np
+
+    errors = score.read("relative_l2")
+    lost = score.read("conservation") if "conservation" in score.schema.fields else np.array([np.nan])
+    lost = lost[np.isfinite(lost)]
+    return {
+        "error_mean": float(np.mean(errors)),
+        "error_median": float(np.median(errors)),
+        # A prediction that is not finite counts as an infinite error; between two of them no mean is.
+        "error_p95": float(
+            np.quantile(errors, 0.95, method="linear" if np.isfinite(errors).all() else "higher")
+        ),
+        "conservation": float(lost.mean()) if len(lost) else math.nan,
+    }
+
+
+def _bands(calibration: Artifact | None) -> dict[str, float]:
+    """What the table says of a model's bands: the outputs' mean."""
+    if calibration is None:
+        return dict.fromkeys(("coverage", "promised", "band_width"), math.nan)
+    return {
+        "coverage": float(calibration.read("coverage").mean()),
+        "promised": 1 - float(calibration.attributes["alpha"]),
+        "band_width": float(calibration.read("relative_width").mean()),
+    }
+
+
+def _costs(model: Artifact, data: Artifact) -> dict[str, float]:
+    """What a model took before its first answer, s: its own stages, and the solving of the ensemble.
+
+    Other ensembles that it learned from, such as coarse ones, are among its own stages. One that was
+    trained while its solvers ran took them and the training together.
+    """
+    others = sum(_worked(one) for one in ancestors(model) if _solved(one) and one.digest != data.digest)
+    own = offline_seconds(model) + others
+    together = "online" in model.attributes
+    return {"offline_seconds": own, "ensemble_seconds": 0.0 if together else member_seconds(data)}
+
+
+def queries_until(paid: float, query: float, full: float) -> float:
+    """Queries that a model must answer before it has saved what it took.
+
+    Parameters
+    ----------
+    paid : float
+        What it took before its first answer, s.
+    query, full : float
+        Time of one answer, and of one simulation, s.
+
+    Returns
+    -------
+    float
+        A whole number; inf where an answer is not faster than a simulation.
+    """
+    return math.ceil(paid / (full - query)) if query < full and math.isfinite(paid) else math.inf
+
+
 def solver_seconds(ensemble: Artifact) -> float:
     """Median wall time of one member of an ensemble, s; NaN where none was recorded.
 
@@ -161,10 +249,40 @@ def solver_seconds(ensemble: Artifact) -> float:
     """
     import statistics
 
+    found = [r["seconds"] for r in _records(ensemble)]
+    return float(statistics.median(found)) if found else math.nan
+
+
+def member_seconds(ensemble: Artifact) -> float:
+    """Wall time of all members of an ensemble, as if they had been solved one after the other, s."""
+    found = [r["seconds"] for r in _records(ensemble)]
+    return float(sum(found)) if found else math.nan
+
+
+def solver_source(ensemble: Artifact) -> str:
+    """Where `solver_seconds` comes from, in words."""
+    found = _records(ensemble)
+    if not found:
+        return "no times were recorded"
+    problem = ensemble.attributes.get("problem", {})
+    ranks = sorted({int(r.get("ranks", 1)) for r in found})
+    parts = [
+        f"{what} {component['component']}"
+        for what in ("solver", "stepping")
+        if (component := problem.get(what))
+    ]
+    how = f" with {' and '.join(parts)}" if parts else ""
+    many = f"{'–'.join(map(str, sorted({ranks[0], ranks[-1]})))} rank{'s' if ranks[-1] > 1 else ''}"
+    return (
+        f"median of {len(found)} members of {problem.get('component', 'the ensemble')}{how} on {many}, timed "
+        f"while the ensemble was made ({ensemble.path.name})"
+    )
+
+
+def _records(ensemble: Artifact) -> list[Mapping[str, Any]]:
     from sciflow.artifact.writer import committed
 
-    found = [r["seconds"] for r in committed(ensemble.path).values() if r.get("status") == 1]
-    return float(statistics.median(found)) if found else math.nan
+    return [r for r in committed(ensemble.path).values() if r.get("status") == 1]
 
 
 def peak_bytes(model: Artifact) -> float:
@@ -173,10 +291,43 @@ def peak_bytes(model: Artifact) -> float:
     Parameters
     ----------
     model : Artifact
-        Its provenance holds the figure.
+        Its provenance holds the figure: that of the job, where there was one.
     """
-    usage = model.provenance.get("environment", {}).get("usage", {})
+    usage = model.provenance.get("job", {}).get("usage")
+    usage = usage or model.provenance.get("environment", {}).get("usage", {})
     return float(usage.get("process", {}).get("peak_rss_bytes", math.nan))
+
+
+def ancestors(artifact: Artifact) -> Iterator[Artifact]:
+    """An artifact, its inputs, theirs and so on, each once; those of ensembles and designs are left out.
+
+    Parameters
+    ----------
+    artifact : Artifact
+        Inputs are looked up where its provenance says; one that is no longer there is left out.
+    """
+    from sciflow.artifact import Artifact
+
+    seen, left = set(), [artifact]
+    while left:
+        one = left.pop()
+        if one.digest in seen:
+            continue
+        seen.add(one.digest)
+        yield one
+        if not _solved(one):
+            paths = [Path(entry["path"]) for entry in one.provenance.get("inputs", {}).values()]
+            left += [Artifact.open(path, verify=False) for path in paths if path.is_dir()]
+
+
+def _solved(one: Artifact) -> bool:
+    return one.schema.kind in ("ensemble", "design")
+
+
+def _worked(one: Artifact) -> float:
+    """Wall time of a stage, s: of its job where there was one, without the wait for it."""
+    p = one.provenance
+    return float(p.get("job", {}).get("seconds", p["end"] - p["start"]))
 
 
 def offline_seconds(model: Artifact) -> float:
@@ -185,22 +336,6 @@ def offline_seconds(model: Artifact) -> float:
     Parameters
     ----------
     model : Artifact
-        Its inputs, their inputs and so on are looked up where its provenance says; one that is no
-        longer there is left out.
+        See `ancestors`.
     """
-    from sciflow.artifact import Artifact
-
-    seen: set[str] = set()
-
-    def visit(one: Artifact) -> float:
-        if one.digest in seen or one.schema.kind in ("ensemble", "design"):
-            return 0.0
-        seen.add(one.digest)
-        total = float(one.provenance["end"] - one.provenance["start"])
-        for entry in one.provenance.get("inputs", {}).values():
-            path = Path(entry["path"])
-            if path.is_dir():
-                total += visit(Artifact.open(path, verify=False))
-        return total
-
-    return visit(model)
+    return sum(_worked(one) for one in ancestors(model) if not _solved(one))

@@ -40,6 +40,9 @@ READ_AHEAD = 2
 class Train(Stage):
     """Fits a surrogate to the members of an ensemble.
 
+    With the input ``start``, a model of the same kind, training begins with its weights (fine-tuning), where
+    the surrogate can (`Surrogate.starting_from`).
+
     Attributes
     ----------
     surrogate : Surrogate
@@ -73,7 +76,8 @@ class Train(Stage):
     """
 
     name: ClassVar[str] = "train"
-    inputs: ClassVar[Mapping[str, Schema]] = {"ensemble": ENSEMBLE}
+    inputs: ClassVar[Mapping[str, Schema]] = {"ensemble": ENSEMBLE, "start": MODEL}
+    optional: ClassVar[tuple[str, ...]] = ("start",)
     output: ClassVar[Schema] = MODEL
     surrogate: Surrogate
     inputs_of: tuple[str, ...]
@@ -117,6 +121,8 @@ class Train(Stage):
         """Also refuse fields that the ensemble does not have, and time levels that do not fit."""
         super().check(inputs)
         require(self.surrogate)
+        if "start" in inputs:
+            self.surrogate.starting_from(inputs["start"])
         horizon = self.surrogate.horizon
         if horizon > 1:
             self._check_horizon(inputs["ensemble"], horizon)
@@ -164,7 +170,8 @@ class Train(Stage):
         shard = (ctx.comm.rank, ctx.comm.size)
         samples = self._samples(ensemble, parts[0], self.surrogate.horizon, READ_AHEAD, shard)
         valid = self._samples(ensemble, parts[1], shard=shard)
-        model, history = self._fit(samples, valid, Checkpoints(out.scratch), ctx)
+        begun = self.surrogate.starting_from(inputs["start"]) if "start" in inputs else self.surrogate
+        model, history = self._fit(begun, samples, valid, Checkpoints(out.scratch), ctx)
         if ctx.comm.rank:
             return
         for name, members in zip(MODEL, parts, strict=True):
@@ -177,7 +184,7 @@ class Train(Stage):
         )
 
     def _fit(
-        self, samples: Stored, valid: Stored, kept: Checkpoints, ctx: Context
+        self, surrogate: Surrogate, samples: Stored, valid: Stored, kept: Checkpoints, ctx: Context
     ) -> tuple[Model, list[dict[str, float]]]:
         """The fitted model and the metrics of every epoch."""
         history, resume = kept.latest()
@@ -186,8 +193,8 @@ class Train(Stage):
         if resume is not None:
             ctx.log.info("training goes on after epoch %d", len(history))
         # The first epoch may take a while, and loading its libraries too.
-        ctx.progress(len(history), self.surrogate.epochs, "epochs")
-        fit = self.surrogate.fit(samples, valid, ctx, resume)
+        ctx.progress(len(history), surrogate.epochs, "epochs")
+        fit = surrogate.fit(samples, valid, ctx, resume)
         saved = time.monotonic()
         while True:
             try:

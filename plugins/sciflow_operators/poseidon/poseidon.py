@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from sciflow.errors import Invalid
-from sciflow.surrogate import Arrays, Model, Report
+from sciflow.surrogate import Arrays, Model, Report, Surrogate
 from sciflow_operators.fields.port import Port
 from sciflow_operators.poseidon.architecture import SIZES, Architecture
 from sciflow_operators.poseidon.loss import RelativeL1
@@ -17,6 +17,7 @@ from sciflow_operators.training.trained import Gridded
 if TYPE_CHECKING:
     from torch import nn
 
+    from sciflow.artifact import Artifact
     from sciflow.context import Context
     from sciflow.samples import Samples
 
@@ -32,8 +33,9 @@ class Poseidon(Gridded):
     architecture : Architecture or None
         Sizes of its own instead.
     weights : str
-        A local directory with ``config.json`` and ``model.safetensors`` in the published layout, read
-        when a training starts; empty for random weights. A fitted model does not need it again.
+        A local directory with ``config.json`` and ``model.safetensors`` in the published layout, or the
+        artifact of a fitted model, read when a training starts; empty for random weights. A fitted model
+        does not need it again.
     sha256 : str
         Of the weights. Where it is empty that of the file is taken when the configuration is made, so
         that other weights are another configuration.
@@ -106,6 +108,26 @@ class Poseidon(Gridded):
         from sciflow_operators.poseidon.net import PoseidonNet
 
         return PoseidonNet(self, port)
+
+    def starting_from(self, start: Artifact) -> Surrogate:
+        """See `Surrogate.starting_from`: another fitted Poseidon of these sizes.
+
+        Raises
+        ------
+        Invalid
+            If it is of another kind, or there are `weights` to begin with already.
+        """
+        import hashlib
+
+        if self.weights:
+            raise Invalid("there are two sets of weights to begin with: leave out weights, or the model")
+        about = start.attributes.get("surrogate", {})
+        if about.get("component") != self.name:
+            raise Invalid(f"{start.path} holds a {about.get('component')}; poseidon begins with a poseidon")
+        notes = start.attributes.get("notes", {})
+        licence = notes.get("licence", "that of the data it learned from")
+        digest = hashlib.sha256(start.file("model.safetensors").read_bytes()).hexdigest()
+        return self.replace(weights=str(start.path), sha256=digest, licence=licence)
 
     def groups(self, net: nn.Module) -> list[tuple[list[nn.Parameter], float, float]]:
         """See `Trained.groups`; norms, biases and factors do not decay."""

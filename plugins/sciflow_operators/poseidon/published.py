@@ -16,6 +16,8 @@ from sciflow_operators.poseidon.architecture import Architecture
 from sciflow_operators.poseidon.scot import ScOT
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+OWN, INSIDE = "model.json", "net.net."
+"""Beside the weights of an artifact of ours, and what the names of the network's weights begin with there."""
 REPLACED = ("embed.weight", "embed.bias", "recover.weight", "recover.bias", "recover.mix")
 """Weights that depend on the number of channels of the fields."""
 DERIVED = ("relative_coords_table", "relative_position_index")
@@ -214,7 +216,9 @@ def sha256(directory: str) -> str:
 
 
 def _file(directory: str, name: str) -> Path:
-    path = Path(directory).expanduser() / name
+    folder = Path(directory).expanduser()
+    # An artifact of ours has its weights one folder deeper.
+    path = (folder / "files" if (folder / "files" / OWN).is_file() else folder) / name
     if not path.is_file():
         raise NotFound(
             f"{path} is not there; weights is a local directory with {CONFIG} and {WEIGHTS} (download a "
@@ -236,7 +240,10 @@ def read(directory: str) -> tuple[Architecture, dict[str, Tensor]]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    file, weights = (_file(directory, name) for name in (CONFIG, WEIGHTS))
+    weights = _file(directory, WEIGHTS)
+    if (own := weights.with_name(OWN)).is_file():
+        return _fitted(own, weights)
+    file = _file(directory, CONFIG)
     try:
         size = architecture(json.loads(file.read_text()))
     except json.JSONDecodeError as error:
@@ -245,6 +252,28 @@ def read(directory: str) -> tuple[Architecture, dict[str, Tensor]]:
         return size, load_file(weights)
     except SafetensorError as error:
         raise Invalid(f"{weights} is damaged: {error}") from None
+
+
+def _fitted(own: Path, weights: Path) -> tuple[Architecture, dict[str, Tensor]]:
+    """Architecture and weights in the artifact of a fitted model."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from sciflow.registry import registry
+
+    try:
+        config = registry().build(json.loads(own.read_text())["surrogate"], kind="surrogate")
+        state = {k.removeprefix(INSIDE): v for k, v in load_file(weights).items() if k.startswith(INSIDE)}
+    except (json.JSONDecodeError, KeyError, SafetensorError) as error:
+        raise Invalid(f"{weights.parent} is damaged: {error!r}") from None
+    size = getattr(config, "sizes", None)
+    if not isinstance(size, Architecture):
+        raise Invalid(f"{weights.parent} holds a {config.name}, no poseidon")
+    channels = state["embed.weight"].shape[1], state["recover.weight"].shape[1]
+    with torch.random.fork_rng(devices=[]):  # its random weights are replaced
+        net = ScOT(*channels, size)
+    net.load_state_dict(state)
+    return size, to_published(net, size)
 
 
 def write(net: ScOT, size: Architecture, directory: str) -> None:

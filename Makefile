@@ -29,7 +29,7 @@ types: setup ## mypy --strict
 # Two at a time where no test waits for a clock; the others watch heartbeats, servers and a Slurm.
 TWO := $(addprefix tests/,artifact control fenics operators rom spectral stages parallel \
 	$(addprefix online/test_,comparison.py exactly_once.py roster.py steering.py wire.py) \
-	$(patsubst %,test_%.py,artifact care component conformance crate crate_validator docs experience flow predict provenance \
+	$(patsubst %,test_%.py,artifact care component conformance crate crate_validator docs docs_site experience flow predict provenance \
 	reporting site third_party))
 
 # A Slurm waits for its own clock most of the time: beside the rest.

@@ -6,7 +6,7 @@ from sciflow.testing import check, example
 
 from sciflow.templates.linear_solver.template_name import TemplateName
 
-pytest.importorskip("petsc4py")
+PETSc = pytest.importorskip("petsc4py.PETSc")
 
 
 def test_it_holds_to_the_rules_of_linear_solvers() -> None:
@@ -16,8 +16,6 @@ def test_it_holds_to_the_rules_of_linear_solvers() -> None:
 
 def test_a_system_that_is_solved_again_takes_no_iteration() -> None:
     """The first guess is the solution then."""
-    from petsc4py import PETSc
-
     matrix = PETSc.Mat().createAIJ((50, 50), nnz=3, comm=PETSc.COMM_SELF)
     for row in range(50):
         for column in range(max(row - 1, 0), min(row + 2, 50)):

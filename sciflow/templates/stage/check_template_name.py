@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sciflow import Artifact, NotFound, run
+from sciflow import Artifact, NotFound, Problem, run
+from sciflow.registry import registry
 from sciflow.stages.design import Design
 from sciflow.stages.simulate import Simulate
 from sciflow.testing import check, example
-from sciflow_spectral.components import Burgers
 
 from sciflow.templates.stage.template_name import TemplateName
 
@@ -21,7 +21,8 @@ def test_it_holds_to_the_rules_of_stages() -> None:
 
 async def small(stage: TemplateName) -> tuple[Artifact, Artifact]:
     """Seven members of Burgers' equation, and what the stage makes of them."""
-    problem = Burgers.example()
+    problem = example(registry().find("burgers"))
+    assert isinstance(problem, Problem)
     data = await run(Simulate(problem), design=await run(Design(problem=problem, count=7)))
     return data, await run(stage, ensemble=data)
 

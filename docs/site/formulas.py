@@ -1,7 +1,9 @@
-"""Formulas of the pages as MathML: readable without scripts, fonts or a network."""
+"""Formulas of the pages as MathML: readable without scripts or a network."""
 
 import html
 import re
+from importlib.resources import files
+from pathlib import Path
 
 from latex2mathml.converter import convert
 
@@ -40,12 +42,13 @@ def mathml(source: str, *, display: bool) -> str:
         If a command is not known, with its name.
     """
     text = _BIG.sub(lambda m: rf"\{m[1]}{_SIGNS.get(m[3]) or _PAIRS[m[2] + m[3]]}", source)
-    text = text.replace(r"\arg", r"\operatorname{arg}")
+    text = text.replace(r"\arg", r"\operatorname{arg}").replace("{aligned}", "{align*}")
     done = convert(text.strip(), display="block" if display else "inline")
-    left = re.search(r"\\[A-Za-z]+", done)
+    left = re.search(r"\\[A-Za-z]+|(?<=<mi>)&(?=</mi>)", done)
     if left:
         raise ValueError(f"{left[0]} is not known in the formula {source.strip()!r}")
-    return done
+    # Bars are as high as their line unless somebody asks for more.
+    return re.sub(r"<mo>(?=&#x0(2016|007C);)", '<mo stretchy="false">', done)
 
 
 def rendered(page: str) -> str:
@@ -64,3 +67,8 @@ def rendered(page: str) -> str:
         return f'<div class="formula">{done}</div>' if display else done
 
     return _FORMULA.sub(replace, page)
+
+
+def font() -> Path:
+    """The font of the formulas, STIX Two Math (OFL-1.1), as the package ziamath brings it."""
+    return Path(str(files("ziamath") / "fonts" / "STIXTwoMath-Regular.ttf"))

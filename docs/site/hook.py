@@ -64,6 +64,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for name, text in catalogue.pages(link, documents):
         pages[f"reference/components/{name}"] = text
     pages["reference/command-line.md"] = catalogue.command_line()
+    font = formulas.font()
+    files.append(File.generated(config, f"assets/{font.name}", abs_src_path=str(font)))
     for path, text in pages.items():
         files.append(File.generated(config, path, content=text))
     return files

@@ -8,6 +8,7 @@ from sciflow.executors.local import Local
 from sciflow.executors.mpi import Mpi
 from sciflow.executors.slurm import Slurm
 from sciflow.executors.steps import Steps
+from sciflow.guess import FromModel
 from sciflow.hooks import hookimpl
 from sciflow.quantities import At, Exceeds, Integral, Maximum, Mean
 from sciflow.stages.calibrate import Calibrate
@@ -47,6 +48,7 @@ def sciflow_components() -> list[type[Component]]:
         Maximum,
         Exceeds,
         SolverComparison,
+        FromModel,
         Local,
         Mpi,
         Slurm,

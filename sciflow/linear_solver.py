@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 PREFIX = "solver_"
 """Of the arrays of a `Solving` among those that a problem goes on from."""
+ROWS = "sciflow_rows"
+"""Under this name a KSP or operator may carry a PETSc IS: where its rows are in the stored field."""
 
 
 class Solving(ABC):

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from sciflow.component import Component
+from sciflow.errors import Invalid
+from sciflow.guess import Guess, TakesGuess
 from sciflow.hooks import hookimpl
 from sciflow.linear_solver import LinearSolver, TakesSolver
-from sciflow.problem import Parameter, ParameterSpace, Problem, State
+from sciflow.problem import Parameter, ParameterSpace, State
 from sciflow.schema import Field
 from sciflow.step_controller import StepController
 from sciflow.stepping import unsteered
@@ -109,7 +111,7 @@ class Heat(HeatedPlate):
 
 
 @dataclass(frozen=True)
-class Darcy(TakesSolver, Problem):
+class Darcy(TakesGuess, TakesSolver):
     """Steady Darcy flow in the unit square through a log-normal random medium.
 
     Attributes
@@ -126,6 +128,9 @@ class Darcy(TakesSolver, Problem):
     solver : LinearSolver or None
         How the linear systems are solved, for example `Tuned`, which learns across an ensemble; None:
         conjugate gradients with ILU in each rank's block.
+    guess : Guess or None
+        Where the conjugate gradients begin, for example `FromModel`; the field is interpolated from the grid.
+        None: at zero. Another `solver` takes none.
     """
 
     name: ClassVar[str] = "darcy"
@@ -135,14 +140,22 @@ class Darcy(TakesSolver, Problem):
         variance=Parameter(0.1, 2.0, "1", description="variance of the logarithm of the permeability"),
         source=Parameter(0.5, 2.0, "1", description="inflow per area"),
     )
+    guessed: ClassVar[str] = "pressure"
+    foreknown: ClassVar[tuple[str, ...]] = ("permeability",)
     cells: int = 48
     degree: Literal[1, 2] = 1
     grid: int = 64
     dofs: bool = False
     solver: LinearSolver | None = None
+    guess: Guess | None = None
 
     def __post_init__(self) -> None:
         check_mesh(self.cells, self.degree, self.grid)
+        if self.guess is not None and self.solver is not None:
+            raise Invalid(
+                f"{self.name} begins from a guess with its own conjugate gradients alone: leave out the "
+                "guess or the solver"
+            )
 
     @classmethod
     def example(cls) -> Self:
@@ -193,7 +206,7 @@ class Darcy(TakesSolver, Problem):
         Diverged
             If the linear solver fails.
         Invalid
-            If length or variance are not positive, or the mesh is too coarse for the ranks.
+            If length or variance are not positive, the mesh is too coarse for the ranks, or the guess fails.
         """
         from sciflow_fenics.darcy import solve
 

@@ -99,6 +99,37 @@ def lattice_index(coordinates: np.ndarray, per_side: int, side: float) -> np.nda
     return np.asarray(steps[:, 1] * per_side + steps[:, 0])
 
 
+def resampled(values: np.ndarray, per_side: int) -> np.ndarray:
+    """Piecewise linear values on a square lattice, at the points of another one.
+
+    Parameters
+    ----------
+    values : ndarray, shape (n, n)
+        At the nodes of `square` with ``n - 1`` cells a side, row by row; linear in each of its triangles,
+        which the diagonals from low to high coordinates make.
+    per_side : int
+        Points along each side of the other lattice.
+
+    Returns
+    -------
+    ndarray, shape (per_side, per_side)
+        The same numbers where the lattices are the same.
+    """
+    cells = len(values) - 1
+    if per_side == cells + 1:
+        return values
+    line = np.linspace(0.0, cells, per_side)
+    low = np.minimum(line.astype(np.int64), cells - 1)
+    across, up = np.meshgrid(line - low, line - low)
+    column, row = np.meshgrid(low, low)
+    first, last = values[row, column], values[row + 1, column + 1]
+    beside, above = values[row, column + 1], values[row + 1, column]
+    below = across >= up
+    middle = np.where(below, beside, above)
+    small, large = np.minimum(across, up), np.maximum(across, up)
+    return np.asarray(first + (middle - first) * large + (last - middle) * small)
+
+
 class Sampler:
     """Evaluates finite-element functions on a regular grid, every point on exactly one rank.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from sciflow.errors import Invalid, NotFound, nearest
+from sciflow.guess import Guess, TakesGuess
 from sciflow.linear_solver import LinearSolver, TakesSolver
 from sciflow.problem import Parameter, ParameterSpace, State
 from sciflow.reduction import Integrals, Law, Reducible
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class SteadyHeat(TakesSolver, Reducible):
+class SteadyHeat(TakesGuess, TakesSolver, Reducible):
     """Steady heat conduction in the unit square, conductivity ``1 + u^2``, heated by a Gaussian source.
 
     Attributes
@@ -31,6 +32,8 @@ class SteadyHeat(TakesSolver, Reducible):
     solver : LinearSolver or None
         How the linear systems are solved, for example `Tuned`, which learns across an ensemble; None:
         a sparse LU where PETSc has one for these ranks.
+    guess : Guess or None
+        Where Newton's method begins, for example `FromModel`; None: at zero.
     """
 
     name: ClassVar[str] = "steady_heat"
@@ -45,8 +48,11 @@ class SteadyHeat(TakesSolver, Reducible):
         "temperature": Field(("y", "x"), "1", "float64", "zero on the boundary"),
     }
     unknown: ClassVar[str] = "temperature"
+    guessed: ClassVar[str] = "temperature"
+    foreknown: ClassVar[tuple[str, ...]] = ("source",)
     cells: int = 64
     solver: LinearSolver | None = None
+    guess: Guess | None = None
 
     def __post_init__(self) -> None:
         check_count("cells", self.cells, 2)
@@ -75,7 +81,7 @@ class SteadyHeat(TakesSolver, Reducible):
         Diverged
             If Newton's method or the linear solver fails.
         Invalid
-            If the mesh is too coarse for the ranks.
+            If the mesh is too coarse for the ranks, or the guess fails.
         """
         from sciflow_fenics.steady_heat import solve
 

@@ -13,6 +13,7 @@ from sciflow.errors import Cancelled, Failed, Invalid, nearest
 from sciflow.executor import Cause, cancel_all, ended
 from sciflow.experience import FOLDER as EXPERIENCE
 from sciflow.experience import Experience
+from sciflow.guess import TakesGuess
 from sciflow.problem import Problem, member_seed
 from sciflow.provenance import components_in
 from sciflow.registry import require
@@ -93,12 +94,14 @@ class Simulate(Stage):
         return config
 
     def check(self, inputs: Mapping[str, Artifact]) -> None:
-        """Also refuse a design of other parameters, or one with NaN, and steps that cannot be steered."""
+        """Also refuse a design of other parameters or with NaN, and steps or a guess that do not fit."""
         super().check(inputs)
         for part in components_in(self.problem):
             require(part)
         if isinstance(self.problem, TakesSteps):
             self.problem.check_stepping()
+        if isinstance(self.problem, TakesGuess):
+            self.problem.check_guess()
         points_of(inputs["design"], self.problem)
 
     def run(self, inputs: Mapping[str, Artifact], out: Writer, ctx: Context) -> None:

@@ -104,8 +104,12 @@ class SolverComparison(Stage):
         for one, other in self._pairs(inputs):
             paired(inputs[one], inputs[other], self.outputs_of, members)
         guess = inputs["candidate"].attributes["problem"].get("guess") or {}
-        if "model" in inputs and guess.get("digest") != inputs["model"].digest:
-            said = f"from a model of the digest {guess['digest']}" if "digest" in guess else "without a model"
+        if "model" in inputs and guess.get("model_digest") != inputs["model"].digest:
+            said = (
+                f"from a model of the digest {guess['model_digest']}"
+                if "model_digest" in guess
+                else "without a model"
+            )
             raise Invalid(
                 f"{inputs['candidate'].path} was solved {said}, and {inputs['model'].path} is another one"
             )

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 
 from sciflow.errors import Invalid, NotFound
+from sciflow.linear_solver import ROWS
 
 COLUMNS = ("mode", "snapshot", "member", "time", "step", "sample", "batch")
 """Axes along which an artifact's field holds vectors; the others are degrees of freedom."""
-ROWS = "sciflow_rows"
-"""Under this name a KSP or operator may carry a PETSc IS: where its rows are in the stored field."""
 
 
 def digest(path: str) -> str:

@@ -10,6 +10,8 @@ from typing import Any
 from docstrings import Link, cell, fields, markdown, page, summary, table
 
 DISTRIBUTION = "sciflow"
+# Links to pages about a component.
+MOST = 4
 # What the kinds are, in the order of the pages.
 KINDS = {
     "problem": "Full-order models: parameters in, fields out.",
@@ -76,10 +78,12 @@ def component(cls: Any, plugin: Any, link: Link, documents: dict[str, str]) -> I
     module = plugin.module if hasattr(import_module(plugin.module), cls.__name__) else cls.__module__
     yield f"```python\nfrom {module} import {cls.__name__}\n```"
     if cls.requires:
-        yield f"Needs {', '.join(f'`{name}`' for name in cls.requires)}. {_how(list(cls.requires))}"
-    about = [path for path, text in documents.items() if mentioned(cls.__name__, text)]
+        how = re.sub(r"pip install '[^']+'", lambda m: f"`{m[0]}`", _how(list(cls.requires)))
+        yield f"Needs {', '.join(f'`{name}`' for name in cls.requires)}. {how}"
+    about = {path: count for path, text in documents.items() if (count := mentioned(cls.__name__, text))}
     if about:
-        links = [f"[{_title(documents[path])}](../../{path})" for path in sorted(about, key=_order)[:6]]
+        first = sorted(about, key=lambda path: -about[path])[:MOST]
+        links = [f"[{_title(documents[path])}](../../{path})" for path in first]
         yield f"Read {', '.join(links)}."
     yield from page(cls.__doc__ or "", link, skip=("attributes", "parameters"))
     rows = [
@@ -109,7 +113,9 @@ def described(cls: Any) -> list[tuple[Any, str]]:
         if base is not object and base.__doc__ and "Attributes" in base.__doc__:
             known.update(fields(base.__doc__))
     found = []
-    for field in dataclasses.fields(cls):
+    # What the class itself adds comes before what it has from others.
+    own = cls.__dict__.get("__annotations__", {})
+    for field in sorted(dataclasses.fields(cls), key=lambda field: field.name not in own):
         if field.name not in known:
             raise ValueError(
                 f"{cls.__module__}.{cls.__name__}: no docstring describes the field {field.name}"
@@ -148,18 +154,13 @@ def _short(annotation: Any) -> str:
     return re.sub(r"\b(?:[a-z_]+\.)+(?=[A-Z])", "", text)
 
 
-def mentioned(name: str, text: str) -> bool:
-    """Whether a page has the name of a class in code."""
-    return re.search(rf"`[^`\n]*\b{name}\b[^`\n]*`|^[^\n|]*\b{name}\(", text, re.MULTILINE) is not None
+def mentioned(name: str, text: str) -> int:
+    """How often a page has the name of a class in code."""
+    return len(re.findall(rf"`[^`\n]*\b{name}\b[^`\n]*`|^[^\n|`]*\b{name}\(", text, re.MULTILINE))
 
 
 def _title(text: str) -> str:
     return next(line[2:] for line in text.splitlines() if line.startswith("# ")).partition(":")[0]
-
-
-def _order(path: str) -> tuple[bool, str]:
-    """Pages about methods first."""
-    return (not path.startswith("methods/"), path)
 
 
 def command_line() -> str:

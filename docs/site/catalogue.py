@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import inspect
 import os
 import re
 from collections.abc import Iterator
@@ -82,7 +83,9 @@ def component(cls: Any, plugin: Any, link: Link, documents: dict[str, str]) -> I
         yield f"Needs {', '.join(f'`{name}`' for name in cls.requires)}. {how}"
     about = {path: count for path, text in documents.items() if (count := mentioned(cls.__name__, text))}
     if about:
-        first = sorted(about, key=lambda path: -about[path])[:MOST]
+        # Those that begin with it, then those that have most of it.
+        start = re.compile(rf"# .*\s+[^.`]*`{cls.__name__}\b")
+        first = sorted(about, key=lambda path: (not start.match(documents[path]), -about[path]))[:MOST]
         links = [f"[{_title(documents[path])}](../../{path})" for path in first]
         yield f"Read {', '.join(links)}."
     yield from page(cls.__doc__ or "", link, skip=("attributes", "parameters"))
@@ -114,7 +117,7 @@ def described(cls: Any) -> list[tuple[Any, str]]:
             known.update(fields(base.__doc__))
     found = []
     # What the class itself adds comes before what it has from others.
-    own = cls.__dict__.get("__annotations__", {})
+    own = inspect.get_annotations(cls)
     for field in sorted(dataclasses.fields(cls), key=lambda field: field.name not in own):
         if field.name not in known:
             raise ValueError(

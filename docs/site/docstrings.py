@@ -45,8 +45,12 @@ def _escaped(text: str) -> str:
 
 def cell(text: str) -> str:
     """Markdown as one cell of a table."""
-    text = _CODE.sub(lambda m: m[0].replace("|", r"\vert " if m[0].startswith("$") else r"\|"), text)
-    return " ".join(re.sub(r"(?<!\\)\|(?!\|)", r"\|", text).split())
+    parts = []
+    for part in _CODE.split(text):
+        # Within code a bar does not end the cell.
+        bar = "|" if part.startswith("`") else r"\vert " if part.startswith("$") else r"\|"
+        parts.append(part.replace("|", bar))
+    return " ".join("".join(parts).split())
 
 
 def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

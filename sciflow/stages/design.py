@@ -37,6 +37,9 @@ class Design(Stage):
         Replaces some bounds, in the parameter's unit.
     fixed : mapping of str to float
         Parameters that have one value in all points, in the parameter's unit.
+    normal : mapping of str to (float, float)
+        Parameters that are not spread evenly but normally, as mean and standard deviation, cut off at the
+        bounds; of one on a log scale the median, in its unit, and the standard deviation of the logarithm.
     method : {"sobol", "lhs", "random", "grid"}
         ``sobol`` is scrambled and even for any count; ``lhs`` is even in each parameter alone;
         ``grid`` takes ``count`` as the number of levels per parameter.
@@ -56,6 +59,7 @@ class Design(Stage):
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     fixed: Mapping[str, float] = field(default_factory=dict)
+    normal: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     method: Method = "sobol"
     count: int = 100
     more: tuple[int, ...] = ()
@@ -76,6 +80,14 @@ class Design(Stage):
                 raise Invalid(f"parameter {name!r} has bounds and is fixed at {value}; give one of the two")
             if not math.isfinite(value) or (space[name].log and value <= 0):
                 raise Invalid(f"parameter {name!r} cannot be fixed at {value}")
+        for name, law in self.normal.items():
+            if name in self.fixed:
+                raise Invalid(f"parameter {name!r} is fixed and normally distributed; give one of the two")
+            check_normal(name, space[name], *law)
+        if self.normal and self.method == "grid":
+            raise Invalid(
+                "a grid has no distribution; draw normally distributed points by sobol, lhs or random"
+            )
 
     @property
     def space(self) -> ParameterSpace:
@@ -89,8 +101,10 @@ class Design(Stage):
         """The parameters decide the points; the rest of the problem does not."""
         space = {name: [p.low, p.high, p.unit, p.log] for name, p in self.space.items()}
         fixed = {"fixed": dict(self.fixed)} if self.fixed else {}
+        normal = {"normal": {k: list(v) for k, v in self.normal.items()}} if self.normal else {}
         return {
             **fixed,
+            **normal,
             "component": self.name,
             "space": [[name, *values] for name, values in space.items()],
             "method": self.method,
@@ -106,7 +120,8 @@ class Design(Stage):
         space = self.space
         free = ParameterSpace(**{name: p for name, p in space.items() if name not in self.fixed})
         if free:
-            drawn = scale(unit_points(self.method, len(free), self.count, self.more, self.seed), free)
+            unit = unit_points(self.method, len(free), self.count, self.more, self.seed)
+            drawn = scale(unit, free, self.normal)
         else:
             drawn = np.zeros((self.count + sum(self.more), 0))
         columns = dict(zip(free, drawn.T, strict=True))
@@ -118,6 +133,7 @@ class Design(Stage):
             bounds=[[self.fixed.get(n, p.low), self.fixed.get(n, p.high)] for n, p in space.items()],
             log=[p.log for p in space.values()],
             method=self.method,
+            normal={name: list(law) for name, law in self.normal.items()},
         )
 
 
@@ -172,7 +188,29 @@ def unit_points(method: Method, dimension: int, count: int, more: tuple[int, ...
     return np.concatenate(groups)
 
 
-def scale(unit: np.ndarray, space: ParameterSpace) -> np.ndarray:
+def check_normal(name: str, parameter: Parameter, mean: float, spread: float) -> None:
+    """Refuse a normal distribution that has nothing within the bounds of a parameter.
+
+    Raises
+    ------
+    Invalid
+        Naming the parameter.
+    """
+    if not math.isfinite(mean) or not 0 < spread < math.inf or (parameter.log and mean <= 0):
+        raise Invalid(f"parameter {name!r} cannot be normal with ({mean}, {spread})")
+    ends, centre = [parameter.low, parameter.high], mean
+    if parameter.log:
+        ends, centre = [math.log(e) for e in ends], math.log(mean)
+    if not ends[0] - 6 * spread < centre < ends[1] + 6 * spread:
+        raise Invalid(
+            f"parameter {name!r}: a normal distribution with ({mean:g}, {spread:g}) has next to nothing in "
+            f"[{parameter.low:g}, {parameter.high:g}]"
+        )
+
+
+def scale(
+    unit: np.ndarray, space: ParameterSpace, normal: Mapping[str, tuple[float, float]] | None = None
+) -> np.ndarray:
     """Unit-cube points in the bounds and scales of a space.
 
     Parameters
@@ -181,19 +219,35 @@ def scale(unit: np.ndarray, space: ParameterSpace) -> np.ndarray:
         In [0, 1].
     space : ParameterSpace
         Bounds, linear or logarithmic.
+    normal : mapping of str to (float, float) or None
+        Parameters that are normally distributed within their bounds; see `Design`.
 
     Returns
     -------
     ndarray, shape (point, parameter)
         In each parameter's unit, never outside its bounds.
+
+    Notes
+    -----
+    Normal ones by the inverse of the distribution, so that a low-discrepancy design stays one.
     """
     import numpy as np
+    from scipy.special import ndtr, ndtri
 
     columns = []
-    for column, p in zip(unit.T, space.values(), strict=True):
-        if p.log:
-            values = np.exp(np.log(p.low) + column * (np.log(p.high) - np.log(p.low)))
+    for column, (name, p) in zip(unit.T, space.items(), strict=True):
+        low, high = (np.log(p.low), np.log(p.high)) if p.log else (p.low, p.high)
+        if normal and name in normal:
+            mean, spread = normal[name]
+            mean = np.log(mean) if p.log else mean
+            # On the side where the tail is short, so that nothing is lost to rounding.
+            side = 1.0 if mean >= (low + high) / 2 else -1.0
+            ends = sorted(side * (e - mean) / spread for e in (low, high))
+            share = column if side > 0 else 1 - column
+            first, last = ndtr(ends[0]), ndtr(ends[1])
+            values = mean + side * spread * ndtri(first + share * (last - first))
         else:
-            values = p.low + column * (p.high - p.low)
+            values = low + column * (high - low)
+        values = np.exp(values) if p.log else values
         columns.append(np.clip(values, p.low, p.high))
     return np.stack(columns, axis=1) if columns else unit

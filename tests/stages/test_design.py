@@ -135,3 +135,42 @@ def test_designs_without_fixed_parameters_keep_their_identity():
     plain = Design(problem=Wave()).identity()
     assert "fixed" not in plain
     assert Design(problem=Wave(), fixed={"a": 1.0}).identity() != plain
+
+
+@pytest.mark.parametrize(("name", "law"), [("a", (0.7, 0.3)), ("a", (1.9, 0.4)), ("b", (0.05, 0.8))])
+def test_normal_parameters_follow_their_distribution_within_the_bounds(plain, name, law):
+    """Against scipy's truncated normal distribution; the other parameter stays as it was."""
+    from scipy.stats import kstest, truncnorm
+
+    found = asyncio.run(run(Design(problem=Wave(), count=512, normal={name: law}, seed=4)))
+    even = asyncio.run(run(Design(problem=Wave(), count=512, seed=4)))
+    column = ["a", "b"].index(name)
+    values, p = found.read("parameters")[:, column], Wave.parameters[name]
+    assert (values >= p.low).all()
+    assert (values <= p.high).all()
+    mean, spread = law
+    if p.log:
+        values, mean, ends = np.log(values), np.log(mean), np.log([p.low, p.high])
+    else:
+        ends = np.array([p.low, p.high])
+    cut = (ends - mean) / spread
+    assert kstest(values, truncnorm(*cut, loc=mean, scale=spread).cdf).statistic < 0.02
+    np.testing.assert_array_equal(
+        found.read("parameters")[:, 1 - column], even.read("parameters")[:, 1 - column]
+    )
+    assert found.attributes["normal"] == {name: list(law)}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"normal": {"a": (1.0, 0.0)}}, "cannot be normal"),
+        ({"normal": {"b": (-1.0, 1.0)}}, "cannot be normal"),
+        ({"normal": {"a": (90.0, 0.1)}}, "next to nothing"),
+        ({"normal": {"a": (1.0, 0.1)}, "fixed": {"a": 1.0}}, "give one of the two"),
+        ({"normal": {"a": (1.0, 0.1)}, "method": "grid"}, "a grid has no distribution"),
+    ],
+)
+def test_normal_distributions_that_cannot_be_are_refused(settings, message):
+    with pytest.raises(Invalid, match=message):
+        Design(problem=Wave(), **settings)

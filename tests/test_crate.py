@@ -19,6 +19,7 @@ from sciflow.artifact.sealed import FILES
 from sciflow.crate import METADATA, crate, crate_of, write
 from sciflow.crate.execution import files_of, named
 from sciflow.flow import Session, within
+from sciflow.store import Store
 from tests.crate_rules import (
     PROFILE,
     SPOILS,
@@ -41,14 +42,24 @@ def fresh():
     Count.calls.clear()
 
 
-@pytest.fixture
-def learned(store):
-    """The whole chain, run once, its session and its results."""
-    made = Session(store, "test", PARAMETERS)
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory):
+    """The whole chain, run once, its session and its results; who damages a file takes `apart`."""
+    made = Session(Store(tmp_path_factory.mktemp("crates") / "store"), "test", PARAMETERS)
     with within(made):
         made.results = learn(Wave())
     made.file, made.source = "my flow.py", SOURCE
     return made
+
+
+@pytest.fixture
+def apart(learned, tmp_path):
+    """The results of the chain, in a store of their own."""
+    shutil.copytree(learned.store.root, tmp_path / "apart", symlinks=True)
+    return [
+        Artifact.open(tmp_path / "apart" / a.path.relative_to(learned.store.root))
+        for a in learned.results[:4]
+    ]
 
 
 def described(session):
@@ -341,6 +352,7 @@ def test_an_export_holds_the_data_and_the_lineage(learned, tmp_path):
     assert made["run of train"]["result"] == {"@id": named(model.digest)}
     text = (out / METADATA).read_text()
     assert str(tmp_path) not in text
+    assert str(learned.store.root) not in text
     assert platform.node() not in text
     # The same executions under the same names as in the crate of the run.
     of_run = {a["@id"] for a in of_type(described(learned), "CreateAction")}
@@ -374,8 +386,8 @@ def test_an_artifact_of_the_first_format_is_described():
     assert files_of(manifest) == files_of({"format": 2, "files": {f"{DATA}/zarr.json": [3, "a" * 64, 1]}})
 
 
-def test_the_lineage_ends_where_the_store_does(learned, tmp_path):
-    score, _, data, design, _ = learned.results
+def test_the_lineage_ends_where_the_store_does(apart, tmp_path):
+    score, _, data, design = apart
     shutil.rmtree(data.path)
     document = json.loads((crate_of(score, tmp_path / "out") / METADATA).read_text())
     assert {a["name"] for a in of_type(document, "CreateAction")} == {"run of evaluate", "run of train"}
@@ -383,8 +395,8 @@ def test_the_lineage_ends_where_the_store_does(learned, tmp_path):
     assert named(design.digest) not in entities(document)
 
 
-def test_an_input_that_was_moved_is_found_by_its_digest(learned, tmp_path):
-    score, _, data, _, _ = learned.results
+def test_an_input_that_was_moved_is_found_by_its_digest(apart, tmp_path):
+    score, _, data, _ = apart
     data.path.rename(data.path.with_name("ensemble-renamed"))
     document = json.loads((crate_of(score, tmp_path / "out") / METADATA).read_text())
     assert len(of_type(document, "CreateAction")) == 4

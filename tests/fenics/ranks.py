@@ -1,12 +1,14 @@
-"""Run under mpirun: solve members one after the other, rank 0 keeps the last. argv: problem, members, file.
+"""Run under mpirun: jobs one after the other. argv: a file with the JSON list of jobs.
 
-The problem is its JSON, the members a JSON list of changes to a point inside the bounds, each with
-``seed``. ``"halves": true`` solves it on two communicators of half the ranks each, made and freed
-anew for every member.
+A job has a ``problem`` (its JSON), ``members`` and a ``file`` in which rank 0 keeps the last of them. Members
+are changes to a point inside the bounds, each with ``seed``. ``"halves": true`` solves it on two
+communicators of half the ranks each, made and freed anew for every member. The sentence of a failure is
+printed by every rank, and the next job is done; the exit status is then 3.
 """
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 
@@ -38,21 +40,27 @@ def on_halves(problem, member, comm):
     return arrays
 
 
-def main(document, members, file):
-    comm = communicator()
-    settings = json.loads(document)
-    classes = {cls.name: cls for cls in sciflow_components()}
+def done(job, comm, classes):
+    settings = job["problem"]
     problem = classes[settings["component"]].from_json(settings)
     try:
-        for member in json.loads(members):
+        for member in job["members"]:
             how = on_halves if member.pop("halves", False) else solve
             arrays = how(problem, member, comm)
     except SciflowError as error:
         # One write, so that the lines of several ranks do not mix.
         sys.stdout.write(f"{type(error).__name__}: {error}\n")
-        sys.exit(3)
+        return False
     if comm.rank == 0:
-        np.savez(file, **arrays)
+        np.savez(job["file"], **arrays)
+    return True
+
+
+def main(file):
+    comm = communicator()
+    classes = {cls.name: cls for cls in sciflow_components()}
+    ended = [done(job, comm, classes) for job in json.loads(Path(file).read_text())]
+    sys.exit(0 if all(ended) else 3)
 
 
 main(*sys.argv[1:])

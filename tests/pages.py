@@ -36,7 +36,7 @@ FOREIGN = {
         "pip",
         "sbatch",
     ),
-    *("sinfo", "ssh", "torchrun"),
+    *("pytest", "sinfo", "ssh", "torchrun"),
 }
 
 

@@ -130,6 +130,20 @@ class Reducible(Problem):
             A complete point of `parameters`.
         """
 
+    def check_reducible(self, mu: Mapping[str, float] | None = None) -> None:
+        """Refuse a configuration, or a parameter point, that the weak form does not serve; none by default.
+
+        Parameters
+        ----------
+        mu : mapping of str to float or None
+            A complete point of `parameters`; None asks for the configuration alone.
+
+        Raises
+        ------
+        Invalid
+            With what to set.
+        """
+
     def steps(self) -> np.ndarray:
         """Times at the ends of the solver's steps; the stored levels are all of them.
 

@@ -12,6 +12,7 @@ from sciflow.guess import Guess, TakesGuess
 from sciflow.hooks import hookimpl
 from sciflow.linear_solver import LinearSolver, TakesSolver
 from sciflow.problem import Parameter, ParameterSpace, State
+from sciflow.reduction import Integrals, Law, Reducible
 from sciflow.schema import Field
 from sciflow.step_controller import StepController
 from sciflow.stepping import unsteered
@@ -32,10 +33,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Heat(HeatedPlate):
+class Heat(HeatedPlate, Reducible):
     """Transient heat conduction in a square plate, heated by a Gaussian source.
 
-    The unknown is the rise over the ambient temperature; the conductivity may depend on it.
+    The unknown is the rise over the ambient temperature; the conductivity may depend on it. It can be reduced
+    (`Reducible`) where ``degree`` is 1, ``grid`` is ``cells + 1`` and the parameter ``boundary`` is 0.
 
     Attributes
     ----------
@@ -73,6 +75,7 @@ class Heat(HeatedPlate):
         beta=Parameter(-2e-3, 4e-3, "K-1", description="relative change of the conductivity per kelvin"),
         boundary=Parameter(-20.0, 20.0, "K", description="rise at the boundary"),
     )
+    unknown: ClassVar[str] = "temperature"
     cells: int = 32
     degree: Literal[1, 2] = 1
     grid: int = 64
@@ -108,6 +111,57 @@ class Heat(HeatedPlate):
         if restart is not None:
             unsteered(restart)
         return solve(self, mu, ctx, restart)
+
+    def check_reducible(self, mu: Mapping[str, float] | None = None) -> None:
+        """See `Reducible.check_reducible`: the stored field holds the nodes, and vanishes at the boundary."""
+        if self.degree != 1 or self.grid != self.cells + 1:
+            raise Invalid(
+                "heat is reduced where its stored temperature is the unknowns themselves: set degree=1 and "
+                f"grid={self.cells + 1} for {self.cells} cells, got degree={self.degree} and grid={self.grid}"
+            )
+        if mu is not None and mu["boundary"] != 0:
+            raise Invalid(
+                "heat is reduced where its temperature vanishes at the boundary, got a rise of "
+                f"{mu['boundary']:g} K there; give the design fixed={{'boundary': 0.0}}"
+            )
+
+    def integrals(self, ctx: Context) -> Integrals:
+        """See `Reducible.integrals`: strains are the temperature and its two derivatives.
+
+        Raises
+        ------
+        Invalid
+            As `check_reducible`.
+        """
+        from sciflow_fenics.heat import integrals
+
+        self.check_reducible()
+        return integrals(self, ctx)
+
+    def law(self, points: np.ndarray, mu: Mapping[str, float]) -> Law:
+        """See `Reducible.law`: from stored level to stored level, by Euler's steps where these are all.
+
+        Raises
+        ------
+        Invalid
+            As `check_reducible`, and if the source has no width.
+        """
+        from sciflow_fenics.heat_law import EULER, LEVELS, HeatLaw
+
+        self.check_reducible(mu)
+        if mu["width"] <= 0:
+            raise Invalid(f"the width of the source must be positive, got {mu['width']} m")
+        same = self.scheme == "euler" and self.substeps == 1 and self.stepping is None
+        plate, dt = (self.side, self.conductivity, self.capacity), self.end / self.levels
+        return HeatLaw(points, mu, self.cells, *plate, dt, EULER if same else LEVELS)
+
+    def start(self, count: int) -> np.ndarray:
+        """See `Reducible.start`: the plate has the ambient temperature."""
+        import numpy as np
+
+        from sciflow_fenics.heat_law import HISTORY
+
+        return np.zeros((count, HISTORY))
 
 
 @dataclass(frozen=True)
@@ -211,6 +265,9 @@ class Darcy(TakesGuess, TakesSolver):
         from sciflow_fenics.darcy import solve
 
         return solve(self, mu, ctx)
+
+
+sciflow_api = "1.0"
 
 
 @hookimpl

@@ -15,6 +15,7 @@ from sciflow.problem import Part, State
 from sciflow_fenics.conduction import Conduction, Values
 from sciflow_fenics.kept import kept
 from sciflow_fenics.lattice import DofOrder, Sampler, communicator
+from sciflow_fenics.quadrature import Elements, nodal
 
 if TYPE_CHECKING:
     from sciflow.context import Context
@@ -118,3 +119,10 @@ def _advance(system: Conduction, heat: Heat, level: int, boundary: Values) -> di
 
 def _restart(rise: np.ndarray, place: np.ndarray, level: int, solving: Solving) -> dict[str, np.ndarray]:
     return {"rise": rise, "place": place, "level": np.array(level), **solving.saved()}
+
+
+def integrals(heat: Heat, ctx: Context) -> Elements:
+    """The weak form on these ranks; see `Reducible.integrals`."""
+    comm = communicator(ctx)
+    name = f"square of {heat.side:g} m, {heat.cells} cells, Lagrange 1, 3 points"
+    return kept(comm, (name, "integrals"), lambda: nodal(comm, heat.cells, heat.side, name))

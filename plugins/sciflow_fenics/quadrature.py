@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from scipy.sparse import csr_matrix
 
 from sciflow.reduction import Integrals
 from sciflow_fenics import compat
-from sciflow_fenics.lattice import lattice_index
+from sciflow_fenics.lattice import lattice_index, square
 
 BARYCENTRIC = np.full((3, 3), 1 / 6) + np.eye(3) / 2
 """Points of the symmetric rule of degree 2, equal weights: one point near each corner.
@@ -246,3 +247,33 @@ class Elements(Integrals):
         whole = self._ghosts.complete(np.asarray(vectors, dtype=np.float64))
         found = self.operator @ whole
         return np.asarray(found.reshape(len(self.weights), self.components, whole.shape[1]))
+
+
+def nodal(comm: Any, cells: int, side: float, name: str) -> Elements:
+    """The weak form of a temperature at the nodes: strains are its value and its two derivatives; no loads.
+
+    Parameters
+    ----------
+    comm : mpi4py.MPI.Comm
+        The ranks; collective.
+    cells : int
+        Along each side of the square.
+    side : float
+        Its length.
+    name : str
+        Of mesh and elements, for the fingerprint.
+    """
+    space = compat.function_space(square(comm, cells, side), 1)
+    found = triangles(space, cells, 1, side)
+    at = np.stack(np.divmod(found.corners, cells + 1)[::-1], axis=-1) / cells * side
+    values, gradients, weights = shapes(at, 1)
+    blocks = np.empty((len(at), 3, 3, 3))
+    blocks[:, :, 0] = values
+    blocks[:, :, 1:] = gradients.transpose(0, 1, 3, 2)
+    ghosts = Ghosts(comm, space.dofmap.index_map, 1)
+    rows = found.index[: ghosts.owned]
+    mesh = hashlib.sha256(name.encode()).hexdigest()
+    loads, shape = np.zeros((len(rows), 0)), (len(at), 9, 3)
+    return Elements(
+        comm, ghosts, blocks.reshape(shape), found.dofs, found.order, at, weights, rows, loads, mesh
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ from sciflow_fenics import compat
 from sciflow_fenics.kept import kept
 from sciflow_fenics.lattice import communicator, lattice_index, on_rim, square
 from sciflow_fenics.laws import WIDTH, gaussian
-from sciflow_fenics.quadrature import Elements, Ghosts, shapes, triangles
+from sciflow_fenics.quadrature import Elements, nodal
 
 if TYPE_CHECKING:
     from sciflow.context import Context
@@ -252,22 +251,6 @@ def _mesh(problem: SteadyHeat) -> SteadyHeat:
 def integrals(problem: SteadyHeat, ctx: Context) -> Elements:
     """The weak form on these ranks; see `Reducible.integrals`."""
     comm = communicator(ctx)
-    return kept(comm, (_mesh(problem), "integrals"), lambda: _integrals(comm, problem.cells))
-
-
-def _integrals(comm: Any, cells: int) -> Elements:
-    space = compat.function_space(square(comm, cells, 1.0), 1)
-    found = triangles(space, cells, 1)
-    at = np.stack(np.divmod(found.corners, cells + 1)[::-1], axis=-1) / cells
-    values, gradients, weights = shapes(at, 1)
-    blocks = np.empty((len(at), 3, 3, 3))
-    blocks[:, :, 0] = values
-    blocks[:, :, 1:] = gradients.transpose(0, 1, 3, 2)
-    ghosts = Ghosts(comm, space.dofmap.index_map, 1)
-    rows = found.index[: ghosts.owned]
-    mesh = hashlib.sha256(f"unit square, {cells} cells, Lagrange 1, 3 points".encode()).hexdigest()
-    loads = np.zeros((len(rows), 0))
-    shape = (len(at), 9, 3)
-    return Elements(
-        comm, ghosts, blocks.reshape(shape), found.dofs, found.order, at, weights, rows, loads, mesh
-    )
+    name = f"unit square, {problem.cells} cells, Lagrange 1, 3 points"
+    key = (_mesh(problem), "integrals")
+    return kept(comm, key, lambda: nodal(comm, problem.cells, 1.0, name))

@@ -33,13 +33,23 @@ def agreed(text):
     return exchange(COMM, text)[0]
 
 
-@pytest.fixture(scope="module", params=["rod", "bar"])
+def plate():
+    """Transient heat that begins with its own formula in time."""
+    pytest.importorskip("dolfinx")
+    from sciflow_fenics.components import Heat
+
+    return Heat(cells=8, grid=9, levels=4, substeps=2, scheme="crank_nicolson")
+
+
+@pytest.fixture(scope="module", params=["rod", "bar", "heat"])
 def case(request, tmp_path_factory):
     """Problem and inputs of the stage; made by rank 0, opened by all."""
-    problem = Rod(cells=24) if request.param == "rod" else Bar(cells=12)
+    problem = {"rod": lambda: Rod(cells=24), "bar": lambda: Bar(cells=12), "heat": plate}[request.param]()
+    fixed = {"boundary": 0.0} if "boundary" in problem.parameters else {}
 
     async def flow():
-        ensemble = await run(Simulate(problem), design=await run(Design(problem=problem, count=24)))
+        points = await run(Design(problem=problem, count=24, fixed=fixed))
+        ensemble = await run(Simulate(problem), design=points)
         compress = Compress(field=problem.unknown, columns="level", tolerance=1e-9, valid=0.1)
         compression = await run(compress, ensemble=ensemble)
         clustering = await run(Cluster(clusterer=KMedoids(2)), compression=compression)

@@ -116,7 +116,7 @@ class RomNet(Surrogate):
         Raises
         ------
         Invalid
-            If it does not offer its weak form.
+            If it does not offer its weak form, or not in this configuration.
         """
         from sciflow.reduction import Reducible
 
@@ -126,6 +126,7 @@ class RomNet(Surrogate):
                 "(sciflow.reduction.Reducible), so it cannot be projected on a basis; where the "
                 "physics is closed, fit a regression of the coefficients instead"
             )
+        self.problem.check_reducible()
         return self.problem
 
     def fit(
@@ -209,6 +210,8 @@ class BuildRom(Stage):
                 f"{compression.path} has one snapshot per member; a reduced model in space needs one for "
                 "each time level: compress with columns='level'"
             )
+        for point in ensemble.read("parameters")[ensemble.members()].tolist():
+            problem.check_reducible(dict(zip(problem.parameters, point, strict=True)))
 
     def run(self, inputs: Mapping[str, Artifact], out: Writer, ctx: Context) -> None:
         """Build, cluster by cluster, then calibrate and store."""

@@ -37,9 +37,6 @@ class Design(Stage):
         Replaces some bounds, in the parameter's unit.
     fixed : mapping of str to float
         Parameters that have one value in all points, in the parameter's unit.
-    normal : mapping of str to (float, float)
-        Parameters that are not spread evenly but normally, as mean and standard deviation, cut off at the
-        bounds; of one on a log scale the median, in its unit, and the standard deviation of the logarithm.
     method : {"sobol", "lhs", "random", "grid"}
         ``sobol`` is scrambled and even for any count; ``lhs`` is even in each parameter alone;
         ``grid`` takes ``count`` as the number of levels per parameter.
@@ -50,6 +47,9 @@ class Design(Stage):
         stays as it is.
     seed : int
         Decides every draw.
+    normal : mapping of str to (float, float)
+        Parameters that are not spread evenly but normally, as mean and standard deviation, cut off at the
+        bounds; of one on a log scale the median, in its unit, and the standard deviation of the logarithm.
     """
 
     name: ClassVar[str] = "design"
@@ -59,11 +59,11 @@ class Design(Stage):
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     fixed: Mapping[str, float] = field(default_factory=dict)
-    normal: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     method: Method = "sobol"
     count: int = 100
     more: tuple[int, ...] = ()
     seed: int = 0
+    normal: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if (self.problem is None) == (not self.parameters):
@@ -80,14 +80,15 @@ class Design(Stage):
                 raise Invalid(f"parameter {name!r} has bounds and is fixed at {value}; give one of the two")
             if not math.isfinite(value) or (space[name].log and value <= 0):
                 raise Invalid(f"parameter {name!r} cannot be fixed at {value}")
+        self._check_normal(space)
+
+    def _check_normal(self, space: ParameterSpace) -> None:
         for name, law in self.normal.items():
             if name in self.fixed:
                 raise Invalid(f"parameter {name!r} is fixed and normally distributed; give one of the two")
             check_normal(name, space[name], *law)
         if self.normal and self.method == "grid":
-            raise Invalid(
-                "a grid has no distribution; draw normally distributed points by sobol, lhs or random"
-            )
+            raise Invalid("a grid has no distribution; draw normal points by sobol, lhs or random")
 
     @property
     def space(self) -> ParameterSpace:

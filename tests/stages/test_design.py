@@ -1,3 +1,4 @@
+import asyncio
 import warnings
 from hashlib import sha256
 
@@ -7,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import qmc
 
-from sciflow import Context, Invalid, NotFound, Parameter, ParameterSpace
+from sciflow import Context, Invalid, NotFound, Parameter, ParameterSpace, run
 from sciflow.stages.design import Design, scale, unit_points
 from sciflow.store import Store
 from tests.toys import Wave

@@ -7,7 +7,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sciflow.reporting import BLUE, GREY, INK, ORANGE, data_uri, figure, image, percent, seconds, table, three
+from sciflow.reporting import (
+    BLUE,
+    GREY,
+    INK,
+    ORANGE,
+    figure,
+    legend,
+    percent,
+    picture,
+    seconds,
+    shades,
+    table,
+    three,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,7 +50,7 @@ def _computation(artifact: Artifact) -> str:
     ]
     points = artifact.attributes["points"]
     note = f"<p>{points} integration points; one law call is one of them, once.</p>"
-    return image(data_uri(_picture(artifact)), text) + table(head, rows) + note
+    return picture(_picture(artifact), text).html + table(head, rows) + note
 
 
 def _picture(artifact: Artifact) -> Figure:
@@ -50,8 +63,8 @@ def _picture(artifact: Artifact) -> Figure:
         color=BLUE,
         ms=4,
     )
-    left.set_xlabel("displacement of the loaded edge, mm", fontsize=9)
-    left.set_ylabel("force, N/mm", fontsize=9)
+    left.set_xlabel("displacement of the loaded edge, mm")
+    left.set_ylabel("force, N/mm")
     nodes = np.stack([artifact.read("node_x"), artifact.read("node_y")], axis=1)
     triangles = artifact.read("triangles")
     side = round(math.sqrt(len(nodes)))
@@ -59,11 +72,14 @@ def _picture(artifact: Artifact) -> Figure:
     stress = artifact.read("stress")[-1]
     size = np.sqrt(stress[:, 0] ** 2 + stress[:, 1] ** 2 + 2 * stress[:, 2] ** 2)
     at = nodes + moved
-    shown = right.tripcolor(at[:, 0], at[:, 1], triangles, facecolors=size.reshape(-1, 3).mean(axis=1))
+    means = size.reshape(-1, 3).mean(axis=1)
+    shown = right.tripcolor(at[:, 0], at[:, 1], triangles, facecolors=means, **shades(means))
     right.triplot(nodes[:, 0], nodes[:, 1], triangles, color=GREY, lw=0.3)
-    made.colorbar(shown, ax=right, shrink=0.85).set_label("in-plane stress, MPa", fontsize=8)
+    made.colorbar(shown, ax=right, shrink=0.85).set_label("in-plane stress, MPa")
     right.set_aspect("equal")
-    right.set_title("deformed as computed; grey: undeformed", fontsize=9)
+    right.set_title("deformed as computed; grey: undeformed")
+    right.set_xlabel("x, mm")
+    right.set_ylabel("y, mm")
     return made
 
 
@@ -92,7 +108,7 @@ def _comparison(artifact: Artifact) -> str:
         f"Points beyond the model's bounds: at most {about['outside']} of {about['points']}.</p>"
     )
     head = ["law", "in the law", "elsewhere", "calls", "one call"]
-    return words + image(data_uri(_curves(artifact)), text) + table(head, rows)
+    return words + picture(_curves(artifact), text).html + table(head, rows)
 
 
 def _paid(offline: dict[str, float], whole: dict[str, float]) -> str:
@@ -117,11 +133,11 @@ def _curves(artifact: Artifact) -> Figure:
     left.plot(
         np.append(0, artifact.read("displacement")), force, "x--", color=ORANGE, ms=6, label=laws["other"]
     )
-    left.set_xlabel("displacement of the loaded edge, mm", fontsize=9)
-    left.set_ylabel("force, N/mm", fontsize=9)
-    left.legend(frameon=False, fontsize=8)
+    left.set_xlabel("displacement of the loaded edge, mm")
+    left.set_ylabel("force, N/mm")
+    legend(left)
     right.plot(force[1:], 100 * artifact.read("curve_error"), "s-", color=BLUE, ms=4)
-    right.set_xlabel("force, N/mm", fontsize=9)
-    right.set_ylabel("difference, %", fontsize=9)
+    right.set_xlabel("force, N/mm")
+    right.set_ylabel("difference, %")
     right.set_ylim(0, 1.1 * max(100 * float(artifact.read("curve_error").max()), 1e-12))
     return made

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import html
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sciflow.reporting import data_uri, figure, table
+from sciflow.reporting import BLUE, ORANGE, figure, legend, picture, shades, table, with_unit
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from sciflow.artifact import Artifact
-
-INK, BLUE, ORANGE, GREY = "#1b2430", "#2368b0", "#d9772b", "#9aa5b1"
-STYLES = ("-", "--", ":", "-.")
-"""Lines differ in their style as well, for those who do not see the colours."""
 
 
 def sections(artifact: Artifact) -> list[tuple[str, str]]:
@@ -24,18 +19,14 @@ def sections(artifact: Artifact) -> list[tuple[str, str]]:
     about = artifact.attributes.get("online")
     if artifact.schema.kind != "model" or about is None:
         return []
-    body = _words(artifact, about) + _img(data_uri(_curves(artifact)), "throughput, reservoir and waiting")
-    body += _img(data_uri(_uses(artifact)), "how often each sample was used")
+    body = _words(artifact, about) + picture(_curves(artifact), "throughput, reservoir and waiting").html
+    body += picture(_uses(artifact), "how often each sample was used").html
     if about.get("steering"):
-        body += _img(data_uri(_points(artifact)), "points in the order in which they were chosen")
+        body += picture(_points(artifact), "points in the order in which they were chosen").html
     failed = artifact.attributes.get("failures", {})
     if failed:
         body += table(["member", "why it failed"], [[m, r] for m, r in list(failed.items())[:20]])
     return [("Training while the solvers ran", body)]
-
-
-def _img(uri: str, text: str) -> str:
-    return f'<img alt="{html.escape(text)}" src="{uri}">'
 
 
 def _history(artifact: Artifact, name: str) -> np.ndarray:
@@ -80,17 +71,17 @@ def _curves(artifact: Artifact) -> Figure:
     )
     age = _history(artifact, "reservoir_age_mean")
     for ax, (title, lines) in zip(axes[0], panels, strict=True):
-        for (name, label), colour, style in zip(lines, (BLUE, ORANGE), STYLES, strict=False):
+        for (name, label), colour, style in zip(lines, (BLUE, ORANGE), ("-", "--"), strict=False):
             values = age / max(float(np.nanmax(age)), 1.0) if name == "age" else _history(artifact, name)
             if len(values) == len(step):
                 ax.plot(step, values, color=colour, ls=style, lw=1.6, label=label)
         ax.set_title(title)
-        ax.set_xlabel("report", fontsize=9)
+        ax.set_xlabel("report")
         if title == "samples a second":
             ax.set_yscale("log")
         else:
             ax.set_ylim(bottom=0)
-        ax.legend(frameon=False, fontsize=8)
+        legend(ax)
     return made
 
 
@@ -100,8 +91,8 @@ def _uses(artifact: Artifact) -> Figure:
     made, axes = figure(width=9, height=2.3)
     axes[0, 0].bar(np.arange(last), uses[:last], color=BLUE, alpha=0.85)
     more = f", the last bar: {last - 1} times or more" if last == len(uses) else ""
-    axes[0, 0].set_xlabel(f"times that a sample was used{more}", fontsize=9)
-    axes[0, 0].set_ylabel("samples", fontsize=9)
+    axes[0, 0].set_xlabel(f"times that a sample was used{more}")
+    axes[0, 0].set_ylabel("samples")
     return made
 
 
@@ -111,7 +102,7 @@ def _points(artifact: Artifact) -> Figure:
     shown = max(1, min(4, len(names)))
     made, axes = figure(shown, width=10, height=2.6)
     for i in range(shown):
-        axes[0, i].scatter(members, points[members, i], s=5, c=members, cmap="viridis", lw=0)
-        axes[0, i].set_xlabel("member", fontsize=8)
-        axes[0, i].set_ylabel(f"{names[i]}, {artifact.attributes['parameter_units'][i]}", fontsize=8)
+        axes[0, i].scatter(members, points[members, i], s=5, c=members, cmap=shades()["cmap"], lw=0)
+        axes[0, i].set_xlabel("member")
+        axes[0, i].set_ylabel(with_unit(names[i], artifact.attributes["parameter_units"][i]))
     return made

@@ -24,7 +24,7 @@ from sciflow.reporting.colours import (
 )
 from sciflow.reporting.figures import Picture, curves, data_uri, figure, image, learning, legend, picture
 from sciflow.reporting.page import KINDS, Document, Section, build
-from sciflow.reporting.words import Markup, large, percent, seconds, table, three
+from sciflow.reporting.words import Markup, large, percent, seconds, table, three, with_unit
 
 __all__ = [
     "BLUE",
@@ -61,4 +61,5 @@ __all__ = [
     "style",
     "table",
     "three",
+    "with_unit",
 ]

@@ -55,9 +55,9 @@ LOOK: Mapping[str, Any] = {
 """How matplotlib draws inside of `drawing`; ``axes.prop_cycle`` is set there."""
 INCH = 100
 """Pixels of the page to an inch of a figure: 9 points are 12.5 pixels."""
-FINE, COARSE = 170, 100
+FINE, COARSE = 140, 100
 """Dots to an inch in the page, for screens of many dots and for print, and in markdown."""
-DRAWN = 45_000
+DRAWN = 40_000
 """Bytes up to which a figure of lines is stored as such; those of many points would be slow to show."""
 WIDE = 7.0
 """Inches from which on a narrow window scrolls a figure instead of making its letters small."""
@@ -133,12 +133,19 @@ def legend(of: Axes | Figure, columns: int = 4) -> None:
 
 
 def _finish(made: Figure) -> None:
-    """What every figure needs once all is drawn: no grid over pictures, ticks that can be read."""
+    """What a figure needs once all is drawn: no grid over pictures, ticks that can be read, its layout."""
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    if not isinstance(made.get_layout_engine(), ConstrainedLayoutEngine):
+        return
     for ax in made.axes:
-        if ax.images or any(c.get_array() is not None for c in ax.collections) or not ax.axison:
+        if ax.images or any(c.get_array() is not None for c in ax.collections):
             ax.grid(visible=False)
         for axis in (ax.xaxis, ax.yaxis):
             _readable(axis)
+    made.draw_without_rendering()
+    # Found once: it takes longer than the drawing.
+    made.set_layout_engine("none")
 
 
 def _readable(axis: Axis) -> None:
@@ -214,30 +221,45 @@ def picture(made: Figure, text: str) -> Picture:
 
 
 def data_uri(made: Figure) -> str:
-    """A figure as a data URI: SVG where lines and letters are few, PNG otherwise."""
+    """A figure as a data URI: as lines and letters where these are few, as dots otherwise."""
     with drawing():
         _finish(made)
-        dots = _dots(made, FINE)
-        if any(ax.images for ax in made.axes):
-            return _uri("png", dots)
-        lines = io.BytesIO()
-        made.savefig(lines, format="svg", metadata={"Date": None})
-    small = lines.tell() <= max(DRAWN, len(dots))
-    return _uri("svg+xml", lines.getvalue()) if small else _uri("png", dots)
+        if not _coloured(made):
+            lines = io.BytesIO()
+            made.savefig(lines, format="svg", metadata={"Date": None})
+            if lines.tell() <= DRAWN:
+                return _uri("svg+xml", lines.getvalue())
+        return _smallest(made, FINE)
+
+
+def _coloured(made: Figure) -> bool:
+    """Whether a figure has fields in the colours of a map, of which a palette would change some."""
+    return any(ax.images or any(c.get_array() is not None for c in ax.collections) for ax in made.axes)
 
 
 def _dots(made: Figure, dpi: int) -> bytes:
-    """PNG; with a palette where there is no picture in the figure whose colours it would change."""
+    """PNG; with a palette where that changes no colour."""
     from PIL import Image
 
-    plain = io.BytesIO()
+    plain, fewer = io.BytesIO(), io.BytesIO()
     made.savefig(plain, format="png", dpi=dpi)
-    if any(ax.images or ax.collections for ax in made.axes):
-        return plain.getvalue()
-    plain.seek(0)
-    fewer = io.BytesIO()
-    Image.open(plain).convert("RGB").quantize(96).save(fewer, format="png", optimize=True)
-    return min(plain.getvalue(), fewer.getvalue(), key=len)
+    if not _coloured(made):
+        Image.open(plain).convert("RGB").quantize(96).save(fewer, format="png", optimize=True)
+    return fewer.getvalue() or plain.getvalue()
+
+
+def _smallest(made: Figure, dpi: int) -> str:
+    """PNG or lossless WebP, which takes half of it for fields; not every program that shows it knows that."""
+    from PIL import Image, features
+
+    dots, other = _dots(made, dpi), io.BytesIO()
+    if _coloured(made) and features.check("webp"):
+        Image.open(io.BytesIO(dots)).convert("RGB").save(
+            other, format="webp", lossless=True, quality=50, method=2
+        )
+        if other.tell() < len(dots):
+            return _uri("webp", other.getvalue())
+    return _uri("png", dots)
 
 
 def _uri(kind: str, content: bytes) -> str:
@@ -292,6 +314,6 @@ def learning(metrics: Mapping[str, np.ndarray]) -> Figure:
     ax.set_yscale("log")
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set_xlabel("epoch")
-    ax.set_ylabel("loss and error, 1")
+    ax.set_ylabel("loss and error")
     legend(ax)
     return made

@@ -7,7 +7,7 @@ import importlib
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sciflow.artifact import Artifact
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from sciflow.flow import Session
 
 KINDS = (
-    "comparison_table", "side_by_side", "evaluation", "rollout", "resolution", "sample_efficiency",
-    "calibration", "convergence", "model", "ensemble", "design",
+    "comparison_table", "side_by_side", "propagation", "evaluation", "rollout", "resolution",
+    "sample_efficiency", "export", "calibration", "convergence", "solver_comparison", "model", "ensemble",
+    "design",
 )  # fmt: skip
 """Artifacts that have a module in `sciflow.sections`, in the order of the page."""
 CONTENTS = 6
@@ -91,6 +92,7 @@ def build(title: str, artifacts: Sequence[Artifact], here: Session) -> Document:
                 sections.append(module.section(artifact))
             sections += _from_plugins(artifact)
     sections += [stages(here), settings(here, artifacts)]
+    sections = _told_apart(sections)
     figures = list(dict.fromkeys(pair for section in sections for pair in section.figures))
     numbers = "\n".join(f"- **{value}** {label}" for value, label in figures)
     short = "\n\n".join(s.short for s in sections if s.short)
@@ -101,6 +103,17 @@ def _from_plugins(artifact: Artifact) -> list[Section]:
     found = []
     for pairs in registry().manager.hook.sciflow_report(artifact=artifact):
         found += [Section(title, body) for title, body in pairs or []]
+    return found
+
+
+def _told_apart(sections: Sequence[Section]) -> list[Section]:
+    """The sections, those of one heading numbered."""
+    titles = [s.title for s in sections]
+    found = []
+    for place, one in enumerate(sections):
+        many = titles.count(one.title)
+        number = titles[: place + 1].count(one.title)
+        found.append(replace(one, title=f"{one.title}, {number} of {many}") if many > 1 else one)
     return found
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from sciflow.reporting.colours import BLUE, GREY, INK, MUTED, ORANGE, PAGE, PAPER, RED, RULE
 
+COLUMNS = 24
+"""Of a table up to which numbers are aligned."""
+
 _SHEET = """
 :root{color-scheme:light;--ink:INK;--muted:MUTED;--blue:BLUE;--orange:ORANGE;--red:RED;--grey:GREY;
 --rule:RULE;--paper:PAPER;--page:PAGE}
@@ -23,11 +26,12 @@ margin:0 0 20px}
 nav h2{font-size:15px;margin:0 0 6px}nav ol{margin:0;padding-left:1.6em;columns:2 320px;column-gap:32px}
 nav li{padding:1px 0;break-inside:avoid}nav a{text-decoration:none}nav a:hover{text-decoration:underline}
 .wide{overflow-x:auto;margin:8px 0 14px}
-table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums;font-size:14px}
-th,td{text-align:left;padding:5px 14px 5px 0;border-bottom:1px solid var(--rule);vertical-align:top}
+table{border-collapse:collapse;min-width:min(100%,480px);font-variant-numeric:tabular-nums;font-size:14px}
+thead{text-align:left}th{text-align:inherit}
+th,td{padding:5px 14px 5px 0;border-bottom:1px solid var(--rule);vertical-align:top}
 th{color:var(--muted);font-weight:600;font-size:13px;line-height:1.35;vertical-align:bottom}
-thead th{border-bottom:1.5px solid var(--grey)}.n{text-align:right;white-space:nowrap}th.n{white-space:normal}
-td:last-child,th:last-child{padding-right:2px}
+thead th{border-bottom:1.5px solid var(--grey)}
+td:last-child,th:last-child{padding-right:2px}.dense table{font-size:12.5px;line-height:1.35}
 figure{margin:14px 0 18px;overflow-x:auto}img{max-width:100%;height:auto;display:block}
 figcaption{color:var(--muted);font-size:13px;margin:4px 0 0}
 figcaption::before{counter-increment:figure;content:"Figure " counter(figure) ". ";font-weight:600}
@@ -50,15 +54,14 @@ figure.broad img{max-width:none;width:720px}figcaption{position:sticky;left:0}}
 section{border:0;border-top:1px solid var(--grey);border-radius:0;padding:10px 0;margin:0}
 nav,.orbit{display:none}section,.figure,figure,tr{break-inside:avoid}h2,h3,thead{break-after:avoid}
 .wide,figure,pre{overflow:visible}pre{white-space:pre-wrap;overflow-wrap:anywhere}table{font-size:8pt}
-th,td{padding:2px 8px 2px 0}.n{white-space:normal}.figures{grid-template-columns:repeat(5,1fr)}
+th,td{padding:2px 8px 2px 0;white-space:normal!important}.figures{grid-template-columns:repeat(5,1fr)}
 .figure{padding:8px 10px}.figure b{font-size:15pt}a{color:inherit;text-decoration:none}
-details::details-content{content-visibility:visible;display:block;block-size:auto}
-details>summary{color:inherit;list-style:none}}
+section>pre{columns:2;font-size:7pt}details>summary{color:inherit;list-style:none}}
 """
 
 
 def style_sheet() -> str:
-    """The sheet with the palette's colours in it."""
+    """The sheet with the palette's colours in it, and the columns of numbers of `sciflow.reporting.table`."""
     names = {
         "INK": INK, "MUTED": MUTED, "BLUE": BLUE, "ORANGE": ORANGE, "RED": RED, "GREY": GREY, "RULE": RULE,
         "PAPER": PAPER, "PAGE": PAGE,
@@ -66,4 +69,7 @@ def style_sheet() -> str:
     sheet = _SHEET
     for name, value in names.items():
         sheet = sheet.replace(f":{name};", f":{value};").replace(f":{name}}}", f":{value}}}")
-    return sheet
+    places = range(1, COLUMNS + 1)
+    right = ",".join(f".n{i} tr>:nth-child({i})" for i in places)
+    whole = ",".join(f".n{i} td:nth-child({i})" for i in places)
+    return f"{right}{{text-align:right}}{whole}{{white-space:nowrap}}{sheet}"

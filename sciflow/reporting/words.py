@@ -34,20 +34,17 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
         As many cells as there are headings.
     """
     names, lines = list(head), [list(row) for row in rows]
-    right = [_numeric([line[i] for line in lines if i < len(line)]) for i in range(len(names))]
 
-    def cell(tag: str, text: str, place: int) -> str:
-        inner = text if isinstance(text, Markup) else html.escape(text)
-        scope = ' scope="col"' if tag == "th" else ""
-        kind = ' class="n"' if place < len(right) and right[place] else ""
-        return f"<{tag}{scope}{kind}>{inner}</{tag}>"
+    def cells(tag: str, texts: Iterable[str]) -> str:
+        inner = (text if isinstance(text, Markup) else html.escape(text) for text in texts)
+        return "<tr>" + "".join(f"<{tag}>{text}</{tag}>" for text in inner) + "</tr>"
 
-    top = ""
-    if any(names):
-        top = "<thead><tr>" + "".join(cell("th", h, i) for i, h in enumerate(names)) + "</tr></thead>"
-    body = "".join("<tr>" + "".join(cell("td", c, i) for i, c in enumerate(row)) + "</tr>" for row in lines)
+    right = [i + 1 for i in range(len(names)) if _numeric([row[i] for row in lines if i < len(row)])]
+    kind = f' class="{" ".join(f"n{i}" for i in right)}"' if right else ""
+    top = f"<thead>{cells('th', names)}</thead>" if any(names) else ""
+    body = "".join(cells("td", row) for row in lines)
     # A reader without a mouse scrolls what can be focused.
-    return f'<div class="wide" tabindex="0"><table>{top}<tbody>{body}</tbody></table></div>'
+    return f'<div class="wide" tabindex="0"><table{kind}>{top}<tbody>{body}</tbody></table></div>'
 
 
 def _numeric(cells: list[str]) -> bool:
@@ -57,14 +54,33 @@ def _numeric(cells: list[str]) -> bool:
     return bool(told) and all(_NUMBER.match(c) and len(c) < 30 for c in told)
 
 
+def with_unit(what: str, unit: str) -> str:
+    """What an axis or a column shows, with its unit where it has one.
+
+    Parameters
+    ----------
+    what : str
+        In a few words.
+    unit : str
+        ``1`` or nothing for a plain number.
+    """
+    return what if unit in ("", "1") else f"{what}, {unit}"
+
+
 def percent(value: float) -> str:
     """A ratio as a percentage with three significant digits."""
-    return "–" if not np.isfinite(value) else f"{100 * value:.3g} %"
+    return "–" if not np.isfinite(value) else f"{_digits(100 * value)} %"
 
 
 def three(value: float, unit: str = "") -> str:
     """A number with three significant digits and its unit."""
-    return f"{value:.3g}{unit}"
+    return f"{_digits(value)}{unit}"
+
+
+def _digits(value: float) -> str:
+    """Three significant digits; up to a million without a power of ten, thousands apart."""
+    short = f"{value:.3g}"
+    return f"{float(short):,.0f}".replace(",", "\u2009") if "e+" in short and abs(value) < 1e6 else short
 
 
 def seconds(value: float) -> str:

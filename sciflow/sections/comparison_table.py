@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sciflow.reporting import BLUE, GREY, INK, ORANGE, Section, data_uri, figure, image, percent, table
+from sciflow.reporting import BLUE, GREY, INK, ORANGE, Section, figure, legend, percent, picture, table
 from sciflow.stages.comparison_table import HEAD, cells, markdown, sources
 
 if TYPE_CHECKING:
@@ -38,13 +38,11 @@ def section(artifact: Artifact) -> Section:
         "deviation where there are several. The solver's own error is that between its solution and a finer "
         "one. Published numbers are those of the cited source, on data of its own.</p>"
     )
-    plot = data_uri(_errors(labels, columns, tasks))
+    plot = picture(_errors(labels, columns, tasks), "mean errors of all models of all tasks")
     notes = sources(labels)
     body = table(HEAD, [cells(a, b, notes) for a, b in zip(labels, rows, strict=True)]) + text
     body += "".join(f"<p>[{number}] {html.escape(note)}</p>" for number, note in enumerate(notes, 1))
-    return Section(
-        "All models on all tasks", body + image(plot, "errors"), tuple(figures), markdown(labels, rows)
-    )
+    return Section("All models on all tasks", body + plot.html, tuple(figures), markdown(labels, rows))
 
 
 def _errors(
@@ -71,11 +69,10 @@ def _errors(
             ax.set_xscale("log")
             ax.xaxis.set_major_locator(LogLocator(numticks=5))
             ax.xaxis.set_minor_formatter(NullFormatter())
-        ax.set_yticks(places, [labels[i]["model"].replace("_", " ") for i in at], fontsize=8)
+        ax.set_yticks(places, [labels[i]["model"].replace("_", " ") for i in at])
         ax.set_ylim(-0.6, len(at) - 0.4)
         ax.grid(axis="y", color=GREY, alpha=0.3, lw=0.6)
-        ax.set_xlabel("mean error, %", fontsize=8)
+        ax.set_xlabel("mean error, %")
         ax.set_title(task.replace("_", " "))
-    handles, names = axes[0, 0].get_legend_handles_labels()
-    made.legend(handles, names, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    legend(made)
     return made

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from typing import TYPE_CHECKING
 
-from sciflow.reporting import BLUE, Section, data_uri, figure, image
+from sciflow.reporting import BLUE, Section, figure, picture, with_unit
 
 if TYPE_CHECKING:
     from sciflow.artifact import Artifact
@@ -20,10 +20,10 @@ def section(artifact: Artifact) -> Section:
     for i in range(shown):
         j = (i + 1) % len(names)
         axes[0, i].scatter(points[:, i], points[:, j], s=5, color=BLUE, alpha=0.7, lw=0)
-        axes[0, i].set_xlabel(f"{names[i]}, {units[i]}", fontsize=8)
-        axes[0, i].set_ylabel(f"{names[j]}, {units[j]}", fontsize=8)
+        axes[0, i].set_xlabel(with_unit(names[i], units[i]))
+        axes[0, i].set_ylabel(with_unit(names[j], units[j]))
         if artifact.attributes["log"][i]:
             axes[0, i].set_xscale("log")
     method = html.escape(artifact.attributes["method"])
     text = f"<p>{len(points)} points of {len(names)} parameters, {method}.</p>"
-    return Section("Design of experiments", text + image(data_uri(made), "design"))
+    return Section("Design of experiments", text + picture(made, "points of the design").html)

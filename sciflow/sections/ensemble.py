@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sciflow.reporting import BLUE, Section, data_uri, figure, image, table
+from sciflow.reporting import BLUE, Section, figure, picture, shades, table, with_unit
 from sciflow.sections.stepping import steps
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from sciflow.artifact import Artifact
@@ -28,7 +30,7 @@ def section(artifact: Artifact) -> Section:
     same = [name for name, fields in shown.items() if not any(np.ptp(values) > 0 for values in fields)]
     varied = {name: fields for name, fields in shown.items() if name not in same}
     if varied:
-        text += image(data_uri(_members(artifact, members, varied)), "some members")
+        text += picture(_members(artifact, members, varied), _caption(artifact, varied)).html
     if same:
         text += f"<p>The same everywhere at each stored level: {html.escape(', '.join(same))}.</p>"
     text += steps(artifact)
@@ -50,21 +52,36 @@ def _shown(artifact: Artifact, members: np.ndarray) -> dict[str, list[np.ndarray
     return shown
 
 
+def _caption(artifact: Artifact, shown: Mapping[str, Any]) -> str:
+    timed = any("time" in artifact.schema[name].axes for name in shown)
+    return f"{', '.join(shown)} of some members{', the last level with something to see' if timed else ''}"
+
+
 def _members(artifact: Artifact, members: np.ndarray, shown: dict[str, list[np.ndarray]]) -> Figure:
-    made, axes = figure(len(members), len(shown), width=10, height=2.5 * len(shown))
+    made, axes = figure(len(members), len(shown), width=9.8, height=2.4 * len(shown))
     for row, (name, fields) in enumerate(shown.items()):
+        unit = artifact.schema[name].unit
         for column, (member, values) in enumerate(zip(members, fields, strict=True)):
             ax = axes[row, column]
             if values.ndim == 1:
-                ax.plot(values, color=BLUE, lw=1.2)
+                _line(ax, artifact, name, values)
             else:
-                drawn = ax.imshow(values, origin="lower", cmap="inferno")
-                made.colorbar(drawn, ax=ax, shrink=0.8).ax.tick_params(labelsize=7)
+                drawn = ax.imshow(values, **shades(values))
+                made.colorbar(drawn, ax=ax, shrink=0.8)
                 ax.set_xticks([])
                 ax.set_yticks([])
-            unit = artifact.schema[name].unit
-            ax.set_title(f"{name}, {unit}" if column == 0 else f"member {member}")
+            ax.set_title(f"member {member}" if row == 0 else "")
+        axes[row, 0].set_ylabel(with_unit(name, unit))
     return made
+
+
+def _line(ax: Axes, artifact: Artifact, name: str, values: np.ndarray) -> None:
+    """A field along its only axis, at the places of its points where they are stored."""
+    axis = next(a for a in artifact.schema[name].axes if a not in ("member", "time"))
+    stored = axis in artifact.schema.fields and artifact.array(axis).shape == values.shape
+    places = artifact.read(axis) if stored else np.arange(len(values))
+    ax.plot(places, values, color=BLUE)
+    ax.set_xlabel(with_unit(axis, artifact.schema[axis].unit if stored else "points"))
 
 
 def _last(stored: Any, member: int) -> np.ndarray:

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sciflow.reporting import BLUE, GREY, INK, ORANGE, Section, data_uri, figure, image, percent, table, three
+from sciflow.errors import SciflowError
+from sciflow.reporting import (
+    BLUE,
+    GREY,
+    INK,
+    ORANGE,
+    Section,
+    figure,
+    legend,
+    percent,
+    picture,
+    shades,
+    table,
+    three,
+    with_unit,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,24 +41,40 @@ def section(artifact: Artifact) -> Section:
         [label, *(_shown(f, v[good], show) for f in (np.median, np.mean, worst))]
         for label, v, show, worst in _rows(artifact)
     ]
-    pictures = {
-        "error distribution": _histogram(errors, artifact),
-        "best, median and worst member": _examples(artifact, errors),
-    }
-    drawn = {text: data_uri(made) for text, made in pictures.items() if made is not None}
+    name, model = artifact.attributes["example_of"], _model(artifact)
+    drawn = [
+        picture(made, text)
+        for made, text in (
+            (_histogram(errors, artifact), "distribution of the errors of all unseen samples"),
+            (
+                _examples(artifact, errors),
+                f"{name} of the best, the median and the worst unseen sample; at the left the truth",
+            ),
+        )
+        if made is not None
+    ]
     body = _lost(artifact, good) + table(["", "median", "mean", "worst"], cells)
-    body += "".join(image(uri, text) for text, uri in drawn.items())
-    name = artifact.attributes["example_of"]
+    body += "".join(one.html for one in drawn)
     grid = " x ".join(str(n) for n in artifact.array("example_truth").shape[1:]) or "single"
     nearest = float(np.median(artifact.read("baseline_nearest")))
     figures = (
-        (percent(float(np.median(errors))), f"median relative L2 error of {name}, {grid} values"),
+        (percent(float(np.median(errors))), f"median relative L2 error of {model} for {name}, {grid} values"),
         (str(len(np.unique(artifact.read("members")))), "members never seen in training"),
         *([] if good.all() else [(str(int((~good).sum())), "predictions are not finite")]),
         *([(percent(nearest), "error of the nearest training sample")] if np.isfinite(nearest) else []),
     )
-    short = "\n\n".join(f"![{text}]({uri})" for text, uri in drawn.items())
-    return Section(f"Errors on unseen members, {name} with {grid} values", body, figures, short)
+    short = "\n\n".join(one.markdown for one in drawn)
+    return Section(f"Errors of {model} on unseen members, {name} with {grid} values", body, figures, short)
+
+
+def _model(artifact: Artifact) -> str:
+    """Name of the surrogate that was evaluated, as far as its artifact is still where it was."""
+    from sciflow.artifact import Artifact
+
+    with contextlib.suppress(SciflowError, OSError, ValueError, LookupError, TypeError):
+        model = Artifact.open(Path(artifact.provenance["inputs"]["model"]["path"]))
+        return str(model.attributes["surrogate"]["component"]).replace("_", " ")
+    return "the model"
 
 
 Row = tuple[str, np.ndarray, Callable[[float], str], Callable[..., np.floating]]
@@ -119,10 +152,10 @@ def _histogram(errors: np.ndarray, artifact: Artifact) -> Figure | None:
         if np.isfinite(value):
             ax.axvline(value, color=colour, lw=1.4, ls="--", label=f"baseline {name}: {percent(value)}")
     ax.set_xscale("log")
-    ax.set_xlabel("relative L2 error", fontsize=9)
-    ax.set_ylabel("samples", fontsize=9)
-    if ax.get_legend_handles_labels()[0]:  # nothing but infinities has no median to show
-        ax.legend(frameon=False, fontsize=8)
+    ax.yaxis.get_major_locator().set_params(integer=True)
+    ax.set_xlabel("relative L2 error")
+    ax.set_ylabel("samples")
+    legend(ax)
     return made
 
 
@@ -161,26 +194,29 @@ def _lines(
         axes[0, column].plot(x, guess[column], color=ORANGE, lw=1.2, ls="--", label="prediction")
         axes[0, column].set_title(title)
         axes[1, column].plot(x, guess[column] - truth[column], color=BLUE, lw=1.0)
-        axes[1, column].set_xlabel(axis, fontsize=9)
-    axes[0, 0].legend(frameon=False, fontsize=8)
-    axes[0, 0].set_ylabel(f"value, {unit}", fontsize=9)
-    axes[1, 0].set_ylabel(f"error, {unit}", fontsize=9)
+        axes[1, column].set_xlabel(axis)
+    legend(axes[0, 0])
+    axes[0, 0].set_ylabel(with_unit("value", unit))
+    axes[1, 0].set_ylabel(with_unit("prediction \u2212 truth", unit))
     return made
 
 
 def _images(truth: np.ndarray, guess: np.ndarray, titles: list[str], unit: str) -> Figure:
-    made, axes = figure(3, 3, width=10, height=8.4)
+    made, axes = figure(3, 3, width=9.8, height=8.2)
     for row, title in enumerate(titles):
-        low, high = float(truth[row].min()), float(truth[row].max())
-        error = np.abs(guess[row] - truth[row])
-        for column, (values, label) in enumerate(((truth[row], "truth"), (guess[row], "prediction"))):
-            shown = axes[row, column].imshow(values, origin="lower", vmin=low, vmax=high, cmap="inferno")
-            axes[row, column].set_title(label)
-        made.colorbar(shown, ax=axes[row, 1], shrink=0.85, label=unit)
-        shown = axes[row, 2].imshow(error, origin="lower", vmin=0, cmap="viridis")
-        axes[row, 2].set_title("absolute error")
-        axes[row, 0].set_ylabel(title, fontsize=9)
-        made.colorbar(shown, ax=axes[row, 2], shrink=0.85, label=unit)
+        scale = shades(truth[row])
+        error = guess[row] - truth[row]
+        for ax, values, look, label in zip(
+            axes[row],
+            (truth[row], guess[row], error),
+            (scale, scale, shades(error, signed=True)),
+            (title, "prediction", "prediction \u2212 truth"),
+            strict=True,
+        ):
+            shown = ax.imshow(values, **look)
+            ax.set_title(label)
+            if label != title:
+                made.colorbar(shown, ax=ax, shrink=0.85, label=unit.removeprefix("1"))
     for ax in axes.flat:
         ax.set_xticks([])
         ax.set_yticks([])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from typing import TYPE_CHECKING
 
-from sciflow.reporting import Section, data_uri, image, learning
+from sciflow.reporting import Section, learning, picture
 
 if TYPE_CHECKING:
     from sciflow.artifact import Artifact
@@ -19,16 +19,16 @@ def section(artifact: Artifact) -> Section:
         if name.startswith("history_")
     }
     about = artifact.attributes
-    weights = about["weights"]
+    weights, name = about["weights"], about["surrogate"]["component"].replace("_", " ")
     parts = [len(artifact.read(f"{p}_members")) for p in ("train", "valid", "test")]
     text = (
         f"<p>{html.escape(about['surrogate']['component'])} with {weights:,} stored numbers, fitted to "
         f"{parts[0]} members, watched on {parts[1]}, {parts[2]} kept for the test.</p>"
     )
-    for name, note in about.get("notes", {}).items():
-        text += f"<p><b>{html.escape(name)}</b>: {html.escape(str(note))}</p>"
+    for key, note in about.get("notes", {}).items():
+        text += f"<p><b>{html.escape(key)}</b>: {html.escape(str(note))}</p>"
     figures = ((str(parts[0]), "members in training"),)
     if not history:  # fitted in one go
-        return Section("Model", text, figures)
-    uri = data_uri(learning(history))
-    return Section("Learning curves", text + image(uri, "learning curves"), figures, f"![curves]({uri})")
+        return Section(f"Model: {name}", text, figures)
+    drawn = picture(learning(history), f"learning curves of {name}")
+    return Section(f"Learning curves of {name}", text + drawn.html, figures, drawn.markdown)

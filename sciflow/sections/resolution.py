@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sciflow.reporting import BLUE, Section, data_uri, figure, image, percent, table, three
+from sciflow.reporting import BLUE, Section, figure, legend, percent, picture, table, three
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,7 +29,7 @@ def section(artifact: Artifact) -> Section:
     text = f"<p>{what} on grids that the model was not trained on, the same unseen members on each.</p>"
     body = text + table(["", "points", "median error", "mean error", "times that of the training"], rows)
     if np.isfinite(mean).sum() > 1:
-        body += image(data_uri(_plot(artifact)), "errors against points")
+        body += picture(_plot(artifact), "errors against the points along the longest side").html
     worst = ratio[np.isfinite(ratio)].max(initial=1.0)
     return Section("Other grids", body, ((f"{worst:.3g} x", "error on another grid, at worst"),))
 
@@ -44,7 +44,7 @@ def _plot(artifact: Artifact) -> Figure:
     ax.set_xscale("log")
     if (errors[np.isfinite(errors)] > 0).any():
         ax.set_yscale("log")
-    ax.set_xlabel("points along the longest side", fontsize=9)
-    ax.set_ylabel("mean relative L2 error", fontsize=9)
-    ax.legend(frameon=False, fontsize=8)
+    ax.set_xlabel("points along the longest side")
+    ax.set_ylabel("mean relative L2 error")
+    legend(ax)
     return made

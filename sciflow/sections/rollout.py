@@ -7,7 +7,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sciflow.reporting import BLUE, GREY, INK, ORANGE, Section, data_uri, figure, image, percent, table, three
+from sciflow.reporting import (
+    BLUE,
+    GREY,
+    INK,
+    ORANGE,
+    Section,
+    figure,
+    legend,
+    percent,
+    picture,
+    shades,
+    table,
+    three,
+    with_unit,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,13 +44,14 @@ def section(artifact: Artifact) -> Section:
             f"<p><b>{len(stopped)} of {len(members)} roll-outs went astray and were stopped</b> (members "
             f"{named}); they count as infinite errors from there on.</p>"
         )
-    curve = data_uri(_curve(artifact, since, unit))
+    curve = picture(_curve(artifact, since, unit), "error and correlation against time, of all members")
     body = text + table(["after", *(label for _, label in MEASURES), "persistence"], _times(artifact, since))
-    body += table(["", "median", "worst", "members"], list(_lasts(artifact, unit))) + image(curve, "errors")
-    short = f"![errors]({curve})"
+    body += table(["", "median", "worst", "members"], list(_lasts(artifact, unit))) + curve.html
+    short = curve.markdown
     if "example_truth" in artifact.schema.fields:
-        picture = data_uri(_pictures(artifact, members))
-        body, short = body + image(picture, "one member"), f"{short}\n\n![one member]({picture})"
+        member = members[artifact.attributes["example_row"]]
+        one = picture(_pictures(artifact), f"member {member}: truth and prediction")
+        body, short = body + one.html, f"{short}\n\n{one.markdown}"
     last = float(np.median(artifact.read("relative_l2")[:, -1]))
     figures = (
         (
@@ -93,21 +108,21 @@ def _curve(artifact: Artifact, since: np.ndarray, unit: str) -> Figure:
     made, axes = figure(2, width=10, height=3.2)
     errors = artifact.read("relative_l2")
     for ax, values, label in (
-        (axes[0, 0], errors, "relative L2"),
-        (axes[0, 1], artifact.read("pearson"), ""),
+        (axes[0, 0], errors, "relative L2 error"),
+        (axes[0, 1], artifact.read("pearson"), "correlation with the truth"),
     ):
         low, middle, high = (_quantile(values, q) for q in (0.1, 0.5, 0.9))
         ax.fill_between(since, low, high, color=BLUE, alpha=0.2, lw=0, label="10 to 90 %")
         ax.plot(since, middle, color=BLUE, lw=1.6, label="median")
-        ax.set_xlabel(f"time since the last level known{unit and f', {unit}'}", fontsize=9)
-        ax.set_ylabel(label or "correlation with the truth", fontsize=9)
+        ax.set_xlabel(with_unit("time since the last level known", unit))
+        ax.set_ylabel(label)
     persistence = np.median(artifact.read("persistence"), axis=0)
     axes[0, 0].plot(since, persistence, color=GREY, lw=1.2, ls="--", label="persistence")
     if (np.nan_to_num(_quantile(errors, 0.5)) > 0).any():
         axes[0, 0].set_yscale("log")
     for threshold in artifact.attributes["thresholds"]:
         axes[0, 1].axhline(threshold, color=GREY, lw=0.8, ls=":")
-    axes[0, 0].legend(frameon=False, fontsize=8)
+    legend(made)
     return made
 
 
@@ -124,42 +139,59 @@ def _ends(places: np.ndarray) -> tuple[float, float]:
     return (first, last) if last > first else (first - 0.5, first + 0.5)
 
 
-def _pictures(artifact: Artifact, members: np.ndarray) -> Figure:
+def _pictures(artifact: Artifact) -> Figure:
     truth, guess = artifact.read("example_truth"), artifact.read("example_prediction")
-    times = artifact.read("example_time")
-    axes_names = artifact.schema["example_truth"].axes[1:]
-    row = artifact.attributes["example_row"]
-    title = f"member {members[row]}"
-    low, high = float(truth.min()), float(truth.max())
-    if not axes_names:  # one number at each level
+    times, unit = artifact.read("example_time"), artifact.schema["example_time"].unit
+    space = artifact.schema["example_truth"].axes[1:]
+    when = with_unit("time", unit)
+    if not space:  # one number at each level
         made, axes = figure(width=6.5, height=3.0)
         axes[0, 0].plot(times, truth, "o-", ms=3, color=INK, lw=1.6, label="truth")
-        axes[0, 0].plot(times, guess, "o--", ms=3, color=ORANGE, lw=1.2, label="prediction")
-        axes[0, 0].set_title(title)
-        axes[0, 0].set_xlabel("time", fontsize=9)
-        axes[0, 0].legend(frameon=False, fontsize=8)
+        axes[0, 0].plot(times, guess, "s--", ms=3, color=ORANGE, lw=1.2, label="prediction")
+        axes[0, 0].set_xlabel(when)
+        axes[0, 0].set_ylabel(_of(artifact))
+        legend(axes[0, 0])
         return made
-    if len(axes_names) == 1:
-        made, axes = figure(3, width=10, height=3.6)
-        extent = (*_ends(artifact.read(axes_names[0])), *_ends(times))
-        for ax, values, label in zip(
-            axes[0], (truth, guess, guess - truth), ("truth", "prediction", "error"), strict=True
-        ):
-            limits = {} if label == "error" else {"vmin": low, "vmax": high}
-            shown = ax.imshow(values, origin="lower", aspect="auto", cmap="inferno", extent=extent, **limits)
-            made.colorbar(shown, ax=ax, shrink=0.85)
-            ax.set_title(f"{title}, {label}")
-            ax.set_xlabel(axes_names[0], fontsize=9)
-        axes[0, 0].set_ylabel("time", fontsize=9)
-        return made
+    if len(space) == 1:
+        return _history(artifact, truth, guess, (*_ends(artifact.read(space[0])), *_ends(times)), when)
     while truth.ndim > 3:  # a slice through the middle of a volume
         truth, guess = (a[:, a.shape[1] // 2] for a in (truth, guess))
-    made, axes = figure(len(times), 2, width=10, height=4.0)
+    made, axes = figure(len(times), 2, width=9.8, height=4.2)
+    scale = shades(truth)
     for column, time in enumerate(times):
-        for ax, values, label in ((axes[0, column], truth, "truth"), (axes[1, column], guess, "prediction")):
-            ax.imshow(values[column], origin="lower", vmin=low, vmax=high, cmap="inferno")
-            ax.set_title(f"{label}, {time:.3g}", color=INK if label == "truth" else ORANGE)
+        for ax, values in ((axes[0, column], truth), (axes[1, column], guess)):
+            shown = ax.imshow(values[column], **scale)
             ax.set_xticks([])
             ax.set_yticks([])
-    axes[0, 0].set_ylabel(title, fontsize=9)
+        axes[0, column].set_title(f"time {time:.3g} {unit.removeprefix('1')}".rstrip())
+    made.colorbar(shown, ax=list(axes.flat), shrink=0.7, label=_of(artifact))
+    axes[0, 0].set_ylabel("truth")
+    axes[1, 0].set_ylabel("prediction")
+    return made
+
+
+def _of(artifact: Artifact) -> str:
+    """What an example shows, with its unit."""
+    return with_unit(_names(artifact), artifact.schema["example_truth"].unit)
+
+
+def _history(
+    artifact: Artifact, truth: np.ndarray, guess: np.ndarray, extent: tuple[float, ...], when: str
+) -> Figure:
+    """Space against time: truth and prediction in the same colours, and their difference."""
+    made, axes = figure(3, width=9.8, height=3.6)
+    axis, error = artifact.schema["example_truth"].axes[1], guess - truth
+    scale, signed = shades(truth), shades(error, signed=True)
+    panels = (
+        (truth, "truth", scale),
+        (guess, "prediction", scale),
+        (error, "prediction \u2212 truth", signed),
+    )
+    for ax, (values, label, look) in zip(axes[0], panels, strict=True):
+        shown = ax.imshow(values, aspect="auto", extent=extent, **look)
+        if label != "truth":
+            made.colorbar(shown, ax=ax, shrink=0.85, label=_of(artifact) if label != "prediction" else "")
+        ax.set_title(label)
+        ax.set_xlabel(with_unit(axis, artifact.schema[axis].unit))
+    axes[0, 0].set_ylabel(when)
     return made

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sciflow.reporting import BLUE, GREY, INK, ORANGE, Section, data_uri, figure, image, percent, table, three
+from sciflow.reporting import Section, figure, legend, percent, picture, style, table, three
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,10 +43,10 @@ def section(artifact: Artifact) -> Section:
         f"EG: how many times fewer members than {first} lead to its error; AG: how many times smaller the "
         "error is with as many members.</p>"
     )
-    uri = data_uri(_plot(models, np.array(sizes), error))
+    drawn = picture(_plot(models, np.array(sizes), error), "errors against members in training")
     body = text + table(head, rows) + (f"<ul>{reasons}</ul>" if reasons else "")
-    body += image(uri, "errors against members")
-    return Section("Errors against the size of the training set", body, (), f"![errors]({uri})")
+    body += drawn.html
+    return Section("Errors against the size of the training set", body, (), drawn.markdown)
 
 
 def _number(value: float) -> str:
@@ -58,12 +58,11 @@ def _plot(models: list[str], sizes: np.ndarray, error: np.ndarray) -> Figure:
     ax = axes[0, 0]
     for i, name in enumerate(models):
         there = np.isfinite(error[i]) & (error[i] > 0)
-        colour = (BLUE, ORANGE, INK, GREY)[i % 4]
-        ax.plot(sizes[there], error[i][there], "os^Dv<>ph*"[i % 10] + "-", color=colour, lw=1.4, label=name)
+        ax.plot(sizes[there], error[i][there], label=name, **style(i))
     ax.set_xscale("log")
     if (error[np.isfinite(error)] > 0).any():
         ax.set_yscale("log")
-    ax.set_xlabel("members in training", fontsize=9)
-    ax.set_ylabel("error", fontsize=9)
-    ax.legend(frameon=False, fontsize=8)
+    ax.set_xlabel("members in training")
+    ax.set_ylabel("error")
+    legend(ax)
     return made

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sciflow.reporting import BLUE, INK, ORANGE, data_uri, figure, image, table
+from sciflow.reporting import BLUE, INK, ORANGE, figure, picture, table, with_unit
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -34,7 +34,7 @@ def steps(artifact: Artifact) -> str:
     guarded = bool(log["fallback"].any())
     head = ["member", "steps", "taken back", *["by the fallback"][:guarded]]
     head += [f"{word}, {unit}" for word in ("shortest", "median", "longest")] + ["work"]
-    drawn = image(data_uri(_picture(log, members[:4], unit)), "the steps of some members against time")
+    drawn = picture(_picture(log, members[:4], unit), "the steps of some members against time").html
     controller = artifact.attributes["problem"].get("stepping", {}).get("component", "a controller")
     text = (
         f"Steps chosen by {html.escape(str(controller))}: a line for each that stands, over the time it "
@@ -68,9 +68,9 @@ def _picture(log: dict[str, np.ndarray], members: np.ndarray, unit: str) -> Figu
         ax = axes[0, column]
         drawn |= _draw(ax, mine, "taken, by the policy" if log["fallback"].any() else "taken")
         ax.set_title(f"member {member}")
-        ax.set_xlabel(f"time, {unit}")
-    axes[0, 0].set_ylabel(f"length of the step, {unit}" if lengths else "value of the parameter")
-    made.legend(drawn.values(), drawn, loc="outside lower center", ncol=3, frameon=False, fontsize=8)
+        ax.set_xlabel(with_unit("time", unit))
+    axes[0, 0].set_ylabel(with_unit("length of the step", unit) if lengths else "value of the parameter")
+    made.legend(drawn.values(), drawn, loc="outside lower center", ncol=3)
     return made
 
 

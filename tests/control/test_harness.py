@@ -229,7 +229,7 @@ def test_trials_stand_side_by_side_and_in_the_report(made, tmp_path):
     assert "| shifted_laplacian(a=0.5, b=1.5, size=5) | best fixed |" in both.file("table.md").read_text()
     for text in ("Tuners side by side", "What thompson learned", "best fixed: omega", "µs per decision"):
         assert text in page
-    assert len(re.findall("data:image/png", page)) == 3
+    assert len(re.findall("data:image/", page)) == 3
 
 
 def test_what_no_tuner_decides_is_told_by_the_trial_with_the_most_plays(made, tmp_path):

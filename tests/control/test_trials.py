@@ -382,7 +382,7 @@ def test_the_report_shows_errors_steps_and_an_orbit(made):
     assert "Beside fixed step" in page
     assert "1 runs failed" not in page
     # Of the table, and of one watched run, which moves.
-    assert page.count("data:image/png") == 2
+    assert page.count("data:image/") == 2
     assert page.count('class="body"') == 2
     assert "<script" not in page
 

@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sciflow.reporting import data_uri, figure, image
+from sciflow.reporting import BLUE, GREY, ORANGE, figure, legend, picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from sciflow.artifact import Artifact
-
-INK, BLUE, ORANGE, GREY = "#1b2430", "#2368b0", "#d9772b", "#9aa5b1"
 
 
 def sections(artifact: Artifact) -> list[tuple[str, str]]:
@@ -23,7 +21,7 @@ def sections(artifact: Artifact) -> list[tuple[str, str]]:
         return []
     body = f"<p>{html.escape(words(artifact))}</p>"
     text = "losses during the training, and residuals of a system that was never seen"
-    return [("Learned directions", body + image(data_uri(_curves(artifact)), text))]
+    return [("Learned directions", body + picture(_curves(artifact), text).html)]
 
 
 def words(artifact: Artifact) -> str:
@@ -46,16 +44,16 @@ def words(artifact: Artifact) -> str:
 def _curves(artifact: Artifact) -> Figure:
     made, axes = figure(2, width=10, height=3.0)
     steps = artifact.read("history_updates")
-    axes[0, 0].plot(steps, artifact.read("history_loss"), color=GREY, lw=1.4, label="training")
+    axes[0, 0].plot(steps, artifact.read("history_loss"), color=GREY, lw=1.4, ls="--", label="training")
     axes[0, 0].plot(steps, artifact.read("history_valid"), color=BLUE, lw=1.4, label="unseen")
     axes[0, 0].set_title("loss")
-    axes[0, 0].set_xlabel("update", fontsize=9)
+    axes[0, 0].set_xlabel("update")
     learned = artifact.read("residuals_learned")
     axes[0, 1].plot(learned, color=BLUE, lw=1.4, marker="o", ms=3, label="learned directions")
     axes[0, 1].plot(artifact.read("residuals_cg"), color=ORANGE, lw=1.4, ls="--", label="conjugate gradients")
     axes[0, 1].set_title("relative residual, white noise")
-    axes[0, 1].set_xlabel("iteration", fontsize=9)
+    axes[0, 1].set_xlabel("iteration")
     for ax in axes[0]:
         ax.set_yscale("log")
-        ax.legend(frameon=False, fontsize=8)
+        legend(ax)
     return made

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sciflow.reporting import BLUE, GREY, INK, ORANGE, figure
+from sciflow.reporting import BLUE, GREEN, GREY, INK, ORANGE, figure, legend, style
 from sciflow_control.harness.tuner_table import OTHERS, called
 
 if TYPE_CHECKING:
@@ -20,11 +20,8 @@ STYLES: Mapping[str, Mapping[str, Any]] = {
     "oracle": {"color": INK, "ls": ":", "lw": 1.6},
     "best_fixed": {"color": ORANGE, "ls": "--", "lw": 1.4},
     "default": {"color": GREY, "ls": "-.", "lw": 1.4},
-    "random": {"color": GREY, "ls": (0, (1, 3)), "lw": 1.4},
+    "random": {"color": GREEN, "ls": (0, (1, 3)), "lw": 1.4},
 }
-LINES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (3, 1)))
-COLOURS = (BLUE, ORANGE, "#2e8b6f", "#7a4fa3", "#b03a48", "#5b6773")
-MARKERS = "osD^v<>ph*"
 
 
 def learned(policies: Sequence[str], pulls: np.ndarray, mean: np.ndarray, regret: np.ndarray) -> Figure:
@@ -51,10 +48,9 @@ def learned(policies: Sequence[str], pulls: np.ndarray, mean: np.ndarray, regret
         ax.set_yscale("log" if what.startswith("mean") else "symlog")
         if not what.startswith("mean"):
             ax.set_ylim(bottom=0)
-        ax.tick_params(which="minor", labelsize=7)
-        ax.set_xlabel("solves", fontsize=9)
-        ax.set_ylabel(what, fontsize=9)
-    axes[0, 0].legend(frameon=False, fontsize=8)
+        ax.set_xlabel("solves")
+        ax.set_ylabel(what)
+    legend(axes[0, 0])
     return made
 
 
@@ -91,9 +87,9 @@ def chosen(artifact: Artifact, most: int = 1500) -> Figure | None:
         x = features[systems, place]
         ax.plot(x, omegas[best[systems]], "x", color=INK, ms=4, mew=0.7, label="best")
         ax.plot(x, omegas[choice[turns]], "o", mfc="none", mec=BLUE, ms=4, mew=0.7, label="chosen")
-        ax.set_xlabel(names[place].replace("_", " "), fontsize=9)
-        ax.set_ylabel(word, fontsize=9)
-    axes[0, 0].legend(frameon=False, fontsize=8)
+        ax.set_xlabel(names[place].replace("_", " "))
+        ax.set_ylabel(word)
+    legend(axes[0, 0])
     axes[0, 0].set_title("second half of the last play")
     return made
 
@@ -130,24 +126,16 @@ def beside(rows: Sequence[Mapping[str, str]], pulls: np.ndarray, mean: np.ndarra
             (drawn[name],) = ax.plot(pulls[i][there], mean[i][there], **style)
         ax.set_xscale("log")
         ax.set_yscale("log")
-        ax.tick_params(which="minor", labelsize=7)
-        ax.set_title(sequence.replace("_", " "), fontsize=9)
-        ax.set_xlabel("solves", fontsize=9)
+        ax.set_title(sequence.replace("_", " "))
+        ax.set_xlabel("solves")
     for ax in axes[:, 0]:
-        ax.set_ylabel("mean cost so far", fontsize=9)
+        ax.set_ylabel("mean cost so far")
     order = [*names, *(name for name in OTHERS if name in drawn)]
     words = [called(name) for name in order]
     lines = [drawn[name] for name in order]
-    made.legend(lines, words, frameon=False, fontsize=8, loc="outside lower center", ncol=5, handlelength=3)
+    made.legend(lines, words, loc="outside lower center", ncol=5, handlelength=3)
     return made
 
 
 def _style(place: int) -> dict[str, Any]:
-    return {
-        "color": COLOURS[place % len(COLOURS)],
-        "ls": LINES[(place + place // len(COLOURS)) % len(LINES)],
-        "marker": MARKERS[place % len(MARKERS)],
-        "markevery": (place * 3, 25),
-        "ms": 4,
-        "lw": 1.3,
-    }
+    return style(place) | {"markevery": (place * 3, 25), "ms": 4, "lw": 1.3}

@@ -20,7 +20,7 @@ def sections(artifact: Artifact) -> list[tuple[str, str]] | None:
 def _trial(artifact: Artifact) -> tuple[str, str]:
     import html
 
-    from sciflow.reporting import data_uri, image, table
+    from sciflow.reporting import picture, table
     from sciflow_control.harness.pictures import chosen, learned
     from sciflow_control.harness.tuner_table import HEAD, cells
 
@@ -38,11 +38,11 @@ def _trial(artifact: Artifact) -> tuple[str, str]:
     )
     body = text + table(["", *(HEAD.get(n, n) for n in names)], rows)
     curves = {k: artifact.read(k) for k in ("pulls", "running_mean", "regret")}
-    picture = learned(about["policies"], curves["pulls"], curves["running_mean"], curves["regret"])
-    body += image(data_uri(picture), "running mean of the cost and cumulated regret against solves")
+    made = learned(about["policies"], curves["pulls"], curves["running_mean"], curves["regret"])
+    body += picture(made, "running mean of the cost and cumulated regret against solves").html
     drawn = chosen(artifact)
     if drawn is not None:
-        body += image(data_uri(drawn), "chosen and best arms against what was known")
+        body += picture(drawn, "chosen and best arms against what was known").html
     return f"What {about['tuner'].partition('(')[0].replace('_', ' ')} learned", body
 
 
@@ -60,7 +60,7 @@ def _arm(arm: dict[str, Any]) -> str:
 
 
 def _table(artifact: Artifact) -> tuple[str, str]:
-    from sciflow.reporting import data_uri, image, table
+    from sciflow.reporting import picture, table
     from sciflow_control.harness.pictures import beside
     from sciflow_control.harness.tuner_table import HEAD, called, cells
 
@@ -76,5 +76,5 @@ def _table(artifact: Artifact) -> tuple[str, str]:
         "the best single one in hindsight; the default is what is taken where nobody chooses.</p>"
     )
     body += table(["sequence", "policy", *(HEAD.get(n, n) for n in names)], lines)
-    picture = beside(rows, artifact.read("pulls"), artifact.read("running_mean"))
-    return "Tuners side by side", body + image(data_uri(picture), "running mean of the cost against solves")
+    made = beside(rows, artifact.read("pulls"), artifact.read("running_mean"))
+    return "Tuners side by side", body + picture(made, "running mean of the cost against solves").html

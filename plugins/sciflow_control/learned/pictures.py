@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sciflow.reporting import BLUE, GREY, INK, figure
-from sciflow_control.harness.pictures import COLOURS, LINES, MARKERS
+from sciflow.reporting import BLUE, GREY, INK, figure, legend, style
 from sciflow_control.learned.decisions import Decisions
 
 if TYPE_CHECKING:
@@ -43,12 +42,12 @@ def learning(found: Decisions, levels: Mapping[str, float]) -> Figure:
         left.axhline(value, color=INK if name == "oracle" else GREY, ls=line, lw=1.4, label=name)
     left.set_xscale("log")
     left.set_yscale("log")
-    left.tick_params(which="minor", labelsize=7)
-    left.set_ylabel("mean cost", fontsize=9)
+
+    left.set_ylabel("mean cost")
     _shares(right, found)
     for ax in (left, right):
-        ax.set_xlabel("decisions, in the order of the members", fontsize=9)
-        ax.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncol=2)
+        ax.set_xlabel("decisions, in the order of the members")
+        legend(ax, 2)
     return made
 
 
@@ -61,12 +60,12 @@ def _shares(ax: Any, found: Decisions) -> None:
         share = [float((arms[a:b] == arm).mean()) for a, b in pairwise(edges)]
         ax.plot(middle, share, lw=1.4, ms=4, label=found.named(arm), **_style(place))
     ax.set_ylim(0, 1.02)
-    ax.set_ylabel("share of the decisions", fontsize=9)
+    ax.set_ylabel("share of the decisions")
 
 
 def _style(place: int) -> dict[str, Any]:
     """Of the arm with this place among those that were taken most, in all curves."""
-    return {"color": COLOURS[1 + place], "ls": LINES[1 + place], "marker": MARKERS[place]}
+    return style(1 + place)
 
 
 def context(found: Decisions) -> Figure | None:
@@ -87,21 +86,21 @@ def context(found: Decisions) -> Figure | None:
     relaxed = len(omegas) > 0 and np.isfinite(omegas[np.minimum(found.arm[late], len(omegas) - 1)]).all()
     taken = set(found.arm[late].tolist())
     names = [arm for arm in found.top(len(set(found.arm.tolist()))) if arm in taken][:8]
-    axes[0, 0].set_title("second half of the decisions", fontsize=9)
+    axes[0, 0].set_title("second half of the decisions")
     for ax, name in zip(axes[0], varied, strict=True):
         if relaxed:
             ax.plot(
                 found.features[name][late], omegas[found.arm[late]], "o", mfc="none", mec=BLUE, ms=4, mew=0.7
             )
-            ax.set_ylabel("omega", fontsize=9)
+            ax.set_ylabel("omega")
         else:
             for place, arm in enumerate(names):
                 here = late[found.arm[late] == arm]
                 jitter = 0.5 * (np.arange(len(here)) * 0.618 % 1 - 0.5)
-                style = {"mec": COLOURS[place % len(COLOURS)], "marker": MARKERS[place]}
-                ax.plot(found.features[name][here], place + jitter, ls="", mfc="none", ms=4, mew=0.7, **style)
+                look = {"mec": style(place)["color"], "marker": style(place)["marker"]}
+                ax.plot(found.features[name][here], place + jitter, ls="", mfc="none", ms=4, mew=0.7, **look)
             ax.set_yticks(range(len(names)))
             ax.set_ylim(-0.5, len(names) - 0.5)
             ax.set_yticklabels([found.named(a) for a in names] if ax is axes[0, 0] else [])
-        ax.set_xlabel(name.replace("_", " "), fontsize=9)
+        ax.set_xlabel(name.replace("_", " "))
     return made

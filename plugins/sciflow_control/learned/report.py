@@ -61,16 +61,16 @@ def _wanted(solver: Mapping[str, Any]) -> set[str]:
 
 
 def _learned(found: Decisions, artifact: Artifact) -> str:
-    from sciflow.reporting import data_uri, image, table
+    from sciflow.reporting import picture, table
     from sciflow_control.learned import pictures
 
     levels = _levels(found, artifact)
     body = _words(found, artifact) + table(["mean cost of", "", ""], _means(found, levels))
     body += table(["arm", "share", "mean cost", "failed or given up", "fell back"], _rows(found))
-    uri = data_uri(pictures.learning(found, {name: mean for name, mean, _ in levels}))
-    body += image(uri, "running mean of the cost, and shares of the arms, against the decisions")
+    made = pictures.learning(found, {name: mean for name, mean, _ in levels})
+    body += picture(made, "running mean of the cost, and shares of the arms, against the decisions").html
     drawn = pictures.context(found)
-    return body + (image(data_uri(drawn), "what was chosen against what was known") if drawn else "")
+    return body + (picture(drawn, "what was chosen against what was known").html if drawn else "")
 
 
 def _words(found: Decisions, artifact: Artifact) -> str:

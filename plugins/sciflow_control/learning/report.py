@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sciflow.reporting import BLUE, GREY, INK, ORANGE, data_uri, figure, image
+from sciflow.reporting import BLUE, GREY, INK, ORANGE, figure, legend, picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,7 +21,7 @@ def sections(artifact: Artifact) -> list[tuple[str, str]]:
         return []
     body = f"<p>{html.escape(words(artifact))}</p>"
     text = "sum of the rewards, error and work of held-out episodes, and exploring, during the training"
-    return [("Learned steps", body + image(data_uri(_curves(artifact)), text))]
+    return [("Learned steps", body + picture(_curves(artifact), text).html)]
 
 
 def words(artifact: Artifact) -> str:
@@ -56,26 +56,28 @@ def _curves(artifact: Artifact) -> Figure:
     axes[0, 0].plot(steps, artifact.read("history_reward"), color=GREY, lw=1.4, label="training, exploring")
     axes[0, 0].plot(steps, artifact.read("history_value"), color=BLUE, lw=1.4, label="held out")
     axes[0, 0].set_title("sum of the rewards of an episode")
-    axes[0, 0].legend(frameon=False, fontsize=8)
+    legend(axes[0, 0])
     error = artifact.read("history_error")
     cost = artifact.read("history_cost")
     axes[0, 1].plot(steps, np.where(error > 0, error, np.nan), color=BLUE, lw=1.4, label="drift, nine of ten")
     axes[0, 1].set_yscale("log")
     axes[0, 1].set_title("held-out episodes")
     other = axes[0, 1].twinx()
+    other.spines["right"].set_visible(True)
+    other.grid(visible=False)
     other.plot(steps, cost, color=ORANGE, lw=1.4, ls="--", label=artifact.attributes["cost_unit"])
     other.set_yscale("log")
     lines = [*axes[0, 1].get_lines(), *other.get_lines()]
-    axes[0, 1].legend(lines, [line.get_label() for line in lines], frameon=False, fontsize=8)
+    axes[0, 1].legend(lines, [line.get_label() for line in lines])
     axes[0, 2].plot(steps, artifact.read("history_explore"), color=INK, lw=1.4, label="exploring")
     axes[0, 2].plot(steps, artifact.read("history_loss"), color=GREY, lw=1.4, ls="--", label="loss")
     axes[0, 2].set_yscale("symlog", linthresh=1e-3)
     axes[0, 2].set_title("learning")
-    axes[0, 2].legend(frameon=False, fontsize=8)
+    legend(axes[0, 2])
     for line in (line for ax in made.axes for line in ax.get_lines()):
         line.set_marker("o" if np.isfinite(np.asarray(line.get_ydata(), dtype=float)).sum() < 3 else "")
         line.set_markersize(4)
     for ax in axes[0]:
         ax.axvline(chosen, color=GREY, lw=0.8, ls=":")
-        ax.set_xlabel("environment steps", fontsize=9)
+        ax.set_xlabel("environment steps")
     return made

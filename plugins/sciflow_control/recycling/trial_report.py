@@ -8,7 +8,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sciflow.reporting import BLUE, GREY, INK, ORANGE, Markup, data_uri, figure, image, seconds, table
+from sciflow.reporting import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    PURPLE,
+    TEAL,
+    Markup,
+    figure,
+    legend,
+    picture,
+    seconds,
+    table,
+)
 from sciflow_control.recycling.trial import METHODS, RECYCLING_TRIAL, STATUSES
 
 if TYPE_CHECKING:
@@ -20,10 +34,10 @@ DRAWN = {
     "gmres": (GREY, "-"),
     "gcro_dr_alone": (ORANGE, "--"),
     "gcro_dr": (BLUE, "-"),
-    "gcro_dr_sorted": (BLUE, ":"),
-    "bcgs": (ORANGE, "-"),
+    "gcro_dr_sorted": (TEAL, ":"),
+    "bcgs": (GREEN, "-."),
     "cg": (INK, "-"),
-    "deflated_cg": (INK, "--"),
+    "deflated_cg": (PURPLE, (0, (8, 2))),
 }
 """Colour and line of each method in the picture."""
 
@@ -72,7 +86,7 @@ def sections(artifact: Artifact) -> list[tuple[str, str]] | None:
     body += table(head, [[name, *(_cell(rows[name, m]) for m in methods)] for name in names])
     body += _direct(rows) + table(RATIOS, [ratios(rows, name) for name in names])
     body += "".join(f"<p>{html.escape(text)}</p>" for text in verdict(artifact, rows))
-    body += image(data_uri(_sequence(artifact, names)), "products with the operator along the sequence")
+    body += picture(_sequence(artifact, names), "products with the operator along the sequence").html
     return [(title, body)]
 
 
@@ -193,10 +207,8 @@ def _sequence(artifact: Artifact, names: list[str]) -> Figure:
                 places = np.arange(1, len(values) + 1)
                 ax.plot(places, values, color=colour, ls=style, lw=1.4, label=METHODS[row["method"]])
         ax.set_yscale("log")
-        ax.tick_params(which="minor", labelsize=7)
         ax.set_title(name)
-        ax.set_xlabel("system in the sequence", fontsize=9)
-    axes[0, 0].set_ylabel("products with the operator", fontsize=9)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    made.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+        ax.set_xlabel("system in the sequence")
+    axes[0, 0].set_ylabel("products with the operator")
+    legend(made)
     return made

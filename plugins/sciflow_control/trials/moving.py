@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sciflow_control.harness.pictures import COLOURS
+from sciflow.reporting import GREY, colour
 from sciflow_control.trials.watched import Watched
 
 if TYPE_CHECKING:
@@ -53,22 +53,22 @@ def moving(run: Watched, knob: str, time_unit: str) -> str:
     name = f"orbit{run.seed}"
     style, shapes = [_STYLE % SECONDS], []
     for body in range(at.shape[1]):
-        colour = COLOURS[body % len(COLOURS)]
+        paint = colour(body)
         steps = [
             f"{s:.2f}%{{transform:translate({x:.1f}px,{y:.1f}px) scale({r:.2f})}}"
             for s, (x, y), r in zip(share, at[:, body], radius, strict=True)
         ]
         style.append(f"@keyframes {name}b{body}{{{''.join(steps)}}}")
-        shapes.append(_path(at[:, body], colour))
+        shapes.append(_path(at[:, body], paint))
         x, y = at[0, body]
         shapes.append(
             f'<g class="body" style="animation-name:{name}b{body};'
             f'transform:translate({x:.1f}px,{y:.1f}px) scale({radius[0]:.2f})">'
-            f'<circle r="1" fill="{colour}" fill-opacity=".85"/></g>'
+            f'<circle r="1" fill="{paint}" fill-opacity=".85"/></g>'
         )
     style.append(f"@keyframes {name}t{{from{{transform:scaleX(0)}}to{{transform:scaleX(1)}}}}")
     shapes.append(
-        f'<rect class="now" x="0" y="{HEIGHT - 5}" width="{WIDTH}" height="5" fill="#9aa5b1" '
+        f'<rect class="now" x="0" y="{HEIGHT - 5}" width="{WIDTH}" height="5" fill="{GREY}" '
         f'style="animation-name:{name}t;transform-origin:0 0"/>'
     )
     text = f"orbit of {at.shape[1]} bodies up to {time[-1]:.3g} {time_unit}"
@@ -101,6 +101,6 @@ def _fitted(places: np.ndarray) -> np.ndarray:
     return found
 
 
-def _path(points: Sequence[Sequence[float]] | np.ndarray, colour: str) -> str:
+def _path(points: Sequence[Sequence[float]] | np.ndarray, paint: str) -> str:
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    return f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width=".6" stroke-opacity=".5"/>'
+    return f'<polyline points="{line}" fill="none" stroke="{paint}" stroke-width=".6" stroke-opacity=".5"/>'

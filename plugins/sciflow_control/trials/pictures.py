@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sciflow.reporting import BLUE, GREY, INK, ORANGE, figure
-from sciflow_control.harness.pictures import COLOURS, MARKERS
+from sciflow.reporting import BLUE, GREY, INK, MARKERS, ORANGE, RED, figure, style, with_unit
 from sciflow_control.trials.frontier import QUANTILES
 from sciflow_control.trials.watched import Watched
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-CURVES = (*COLOURS, "#8a6d1f", "#2a93a8")
 QUANTILE_LINES: Mapping[str, Any] = {"p50": "-", "p90": "--", "max": ":"}
 BUSY = 0.6
 """Part of the steps that is shown once more where it fills less than a quarter of the time."""
@@ -51,7 +49,7 @@ def against_work(rows: Sequence[Mapping[str, Any]], figures: np.ndarray, names: 
             place = curves.index(curve)
             of = [i for i, r in enumerate(rows) if (r["group"], r["curve"]) == (group, curve)]
             of.sort(key=lambda i: work[i])
-            look = {"color": CURVES[place % len(CURVES)], "marker": MARKERS[place % len(MARKERS)]}
+            look = {k: v for k, v in style(place).items() if k != "ls"}
             for q in QUANTILES:
                 y = figures[of, list(names).index(q)]
                 y = np.where(np.isfinite(y), y, np.nan)
@@ -70,17 +68,15 @@ def against_work(rows: Sequence[Mapping[str, Any]], figures: np.ndarray, names: 
         for q, fill in zip(QUANTILES, (INK, "white", "none"), strict=True)
     ]
     lines, words = [*drawn.values(), *kinds], [*drawn, "median", "90 % of the runs", "worst run"]
-    made.legend(lines, words, frameon=False, fontsize=8, loc="outside lower center", ncol=5, handlelength=3)
+    made.legend(lines, words, loc="outside lower center", ncol=5, handlelength=3)
     return made
 
 
 def _finish(ax: Any, title: str, row: Mapping[str, Any]) -> None:
     ax.set_xscale("log")
-    _ticks(ax.xaxis)
-    ax.set_title(title.replace("_", " "), fontsize=9)
-    ax.set_xlabel(f"{row['cost_unit']} of a run, mean", fontsize=9)
-    ax.set_ylabel("log10 of the relative error", fontsize=9)
-    ax.grid(axis="y", color="#eef1f4", lw=0.8)
+    ax.set_title(title.replace("_", " "))
+    ax.set_xlabel(f"{row['cost_unit']} of a run, mean")
+    ax.set_ylabel("log10 of the relative error")
 
 
 def orbit(run: Watched, knob: Mapping[str, Any], time_unit: str) -> Figure:
@@ -100,7 +96,8 @@ def orbit(run: Watched, knob: Mapping[str, Any], time_unit: str) -> Figure:
     assert run.places is not None
     made, axes = figure(columns=2, width=9.6, height=4.4)
     left, right = axes[0]
-    norm = LogNorm(run.value.min(), max(run.value.max(), run.value.min() * 1.001))
+    low, high = run.value.min(), run.value.max()
+    norm = LogNorm(low, high) if high > 1.2 * low else LogNorm(low / 1.5, 1.5 * high)
     shown: Any = None
     rows = run.together
     for body in range(run.places.shape[1]):
@@ -109,25 +106,21 @@ def orbit(run: Watched, knob: Mapping[str, Any], time_unit: str) -> Figure:
         mark = MARKERS[body % len(MARKERS)]
         look = {"cmap": STEPS, "norm": norm, "marker": mark, "s": 11, "linewidths": 0, "zorder": 2}
         shown = left.scatter(x[1:], y[1:], c=run.value[: rows - 1], **look)
-        left.annotate(
-            str(body + 1), (x[0], y[0]), fontsize=8, xytext=(4, 4), textcoords="offset points", color=INK
-        )
+        left.annotate(str(body + 1), (x[0], y[0]), xytext=(4, 4), textcoords="offset points", color=INK)
         left.plot(x[0], y[0], mark, mfc="none", mec=INK, ms=7, mew=1.0, zorder=3)
     at = int(run.closest[:rows].argmin())
     centre = run.places[at, list(run.pair(at))].mean(axis=0)
     left.plot(centre[0], centre[1], "o", mfc="none", mec=ORANGE, ms=13, mew=1.8, zorder=4)
     left.annotate(
-        f"closest: {run.closest[at]:.2g}", (centre[0], centre[1]), fontsize=8, color=INK,
+        f"closest: {run.closest[at]:.2g}", (centre[0], centre[1]), color=INK,
         xytext=(12, -12), textcoords="offset points",
     )  # fmt: skip
-    left.set_title(f"until {run.ends[rows - 2]:.3g} {time_unit}", fontsize=9)
+    left.set_title(f"until {run.ends[rows - 2]:.3g} {time_unit}")
     left.set_aspect("equal", adjustable="datalim")
-    left.set_xlabel("x", fontsize=9)
-    left.set_ylabel("y", fontsize=9)
+    left.set_xlabel("x")
+    left.set_ylabel("y")
     bar = made.colorbar(shown, ax=left, shrink=0.85, pad=0.02)
-    bar.set_label(_what(knob), fontsize=8)
-    bar.ax.tick_params(labelsize=7, which="both")
-    _ticks(bar.ax.yaxis)
+    bar.set_label(with_unit(knob["name"], knob["unit"]))
     _over_time(right, run, knob, time_unit)
     return made
 
@@ -153,7 +146,7 @@ def steps(run: Watched, knob: Mapping[str, Any], time_unit: str) -> Figure:
             ax.axvline(time, color=GREY, lw=0.9, ls=":", zorder=0)
     if twice:
         axes[0, 1].set_xlim(0, 1.1 * busy)
-        axes[0, 1].set_xlabel(f"time, {time_unit}: the first {100 * BUSY:.0f} % of the steps", fontsize=9)
+        axes[0, 1].set_xlabel(f"time, {time_unit}: the first {100 * BUSY:.0f} % of the steps")
     return made
 
 
@@ -165,39 +158,18 @@ def _over_time(ax: Any, run: Watched, knob: Mapping[str, Any], time_unit: str) -
             label="by the fallback",
         )  # fmt: skip
     if len(run.back_time):
-        ax.plot(run.back_time, run.back_value, "x", color="#b03a48", ms=5, mew=1.0, label="taken back")
+        ax.plot(run.back_time, run.back_value, "x", color=RED, ms=5, mew=1.0, label="taken back")
     ax.set_yscale("log")
-    _ticks(ax.yaxis)
-    ax.set_xlabel(f"time, {time_unit}", fontsize=9)
-    ax.set_ylabel(_what(knob), fontsize=9)
+    ax.set_xlabel(f"time, {time_unit}")
+    ax.set_ylabel(with_unit(knob["name"], knob["unit"]))
     handles, words = ax.get_legend_handles_labels()
     if run.places is not None:
         other = ax.twinx()
-        other.spines[["top"]].set_visible(False)
+        other.spines["right"].set_visible(True)
         other.plot(run.ends, run.closest[1:], color=INK, lw=1.1, ls=":", label="closest distance (right)")
         other.set_yscale("log")
-        _ticks(other.yaxis)
-        other.tick_params(colors="#5b6773", labelsize=8)
-        other.set_ylabel("distance of the closest pair", fontsize=9)
+        other.grid(visible=False)
+        other.set_ylabel("distance of the closest pair")
         more = other.get_legend_handles_labels()
         handles, words = handles + more[0], words + more[1]
-    ax.legend(
-        handles, words, frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncol=2
-    )
-
-
-def _ticks(axis: Any) -> None:
-    """Labels at 1, 2 and 5 of a logarithmic axis over little more than a power of ten, else at 1 alone."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
-
-    low, high = axis.get_view_interval()
-    subs = (1.0, 2.0, 5.0) if high < 60 * low else (1.0,)
-    axis.set_major_locator(LogLocator(subs=subs, numticks=12) if high > 6 * low else MaxNLocator(3))
-    axis.set_major_formatter(
-        FuncFormatter(lambda value, _: f"{value:,.0f}".replace(",", "\u2009") if value >= 1 else f"{value:g}")
-    )
-    axis.set_minor_formatter(NullFormatter())
-
-
-def _what(knob: Mapping[str, Any]) -> str:
-    return knob["name"] if knob["unit"] == "1" else f"{knob['name']}, {knob['unit']}"
+    ax.legend(handles, words, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncol=2)

@@ -35,7 +35,7 @@ def sections(artifact: Artifact) -> list[tuple[str, str]] | None:
 def _trial(artifact: Artifact) -> tuple[str, str]:
     import html
 
-    from sciflow.reporting import data_uri, image, table
+    from sciflow.reporting import picture, table
     from sciflow_control.trials.moving import moving
     from sciflow_control.trials.pictures import orbit, steps
     from sciflow_control.trials.step_table import HEAD, shortened, summary
@@ -56,7 +56,7 @@ def _trial(artifact: Artifact) -> tuple[str, str]:
         draw = steps if run.places is None else orbit
         body += f"<p>Run {run.seed}: {len(run.time)} steps, {len(run.back_time)} attempts taken back.</p>"
         text = f"what was chosen in run {run.seed}, and where it was"
-        body += image(data_uri(draw(run, about["knob"], about["time_unit"])), text)
+        body += picture(draw(run, about["knob"], about["time_unit"]), text).html
         if run.places is None and about["knob"].get("marks", {}).get(str(run.seed)):
             body += "<p>Dotted: times at which what drives the run is switched.</p>"
         if run.places is not None:
@@ -88,7 +88,7 @@ def _reasons(reasons: Mapping[str, str]) -> str:
 
 
 def _table(artifact: Artifact) -> tuple[str, str]:
-    from sciflow.reporting import data_uri, image, table
+    from sciflow.reporting import picture, table
     from sciflow_control.trials.pictures import against_work
     from sciflow_control.trials.step_table import HEAD, cells, shortened
 
@@ -105,8 +105,8 @@ def _table(artifact: Artifact) -> tuple[str, str]:
         f"{rows[0]['cost_unit']}. A run that failed counts as infinitely wrong. Solid: median, dashed: 90 % "
         "of the runs are better, dotted: the worst one.</p>"
     )
-    picture = against_work(rows, figures, about["figures"])
-    body += image(data_uri(picture), "quantiles of the error against work")
+    made = against_work(rows, figures, about["figures"])
+    body += picture(made, "quantiles of the error against work").html
     body += _dense(table(["runs of", "controller", *HEAD.values()], lines))
     body += _compared(about, artifact.read("compared"))
     return about["title"], body
@@ -146,8 +146,8 @@ def _compared(about: Mapping[str, Any], compared: np.ndarray) -> str:
 
 
 def _dense(table: str) -> str:
-    """A table with many columns, in small letters; a narrow window scrolls it."""
-    return f'<div style="overflow-x:auto;font-size:12.5px;line-height:1.35">{table}</div>'
+    """A table with many columns, in small letters."""
+    return f'<div class="dense">{table}</div>'
 
 
 def _words(name: str) -> str:

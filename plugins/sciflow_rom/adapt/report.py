@@ -7,19 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sciflow.reporting import data_uri, figure, percent
+from sciflow.reporting import BLUE, GREY, INK, ORANGE, RED, figure, legend, percent, picture, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from sciflow.artifact import Artifact
 
-INK, BLUE, ORANGE, GREY = "#1b2430", "#2368b0", "#d9772b", "#9aa5b1"
 STATES = (
     (0, "o", BLUE, "believed"),
     (1, "D", ORANGE, "solved in full"),
     (2, "x", INK, "not to be trusted"),
-    (3, "s", INK, "full-order model failed"),
+    (3, "s", RED, "full-order model failed"),
 )
 REASONS = {
     "bound": "their bound exceeded the tolerance",
@@ -36,8 +35,8 @@ def sections(artifact: Artifact) -> list[tuple[str, str]]:
         return []
     body = f"<p>{html.escape(words(about))}</p>"
     if about["queries"]:
-        body += f'<img alt="bounds of the queries" src="{data_uri(_queries(artifact, about))}">'
-        body += f'<img alt="growth of the bases" src="{data_uri(_growth(artifact))}">'
+        body += picture(_queries(artifact, about), "bounds of the queries, and what was solved in full").html
+        body += picture(_growth(artifact), "growth of the bases").html
     return [("Enrichment", body)]
 
 
@@ -85,18 +84,18 @@ def _queries(artifact: Artifact, about: dict[str, Any]) -> Figure:
             ax.plot(these, shown[these], mark, color=colour, ms=3.5, label=name)
     ax.axhline(about["tolerance"], color=GREY, lw=1.2, label="tolerance")
     ax.set_yscale("log")
-    ax.set_xlabel("query", fontsize=9)
-    ax.set_ylabel("bound of the relative error", fontsize=9)
-    ax.legend(frameon=False, fontsize=8)
+    ax.set_xlabel("query")
+    ax.set_ylabel("bound of the relative error")
+    legend(ax)
     ax = axes[0, 1]
     made_so_far = np.cumsum((state == 1) | (state == 3))
     ax.plot(100 * made_so_far / np.arange(1, len(state) + 1), color=BLUE, lw=1.4)
     ax.axhline(
         100 * about["budget"] / len(state), color=GREY, lw=1.2, ls="--", label="budget, of all queries"
     )
-    ax.set_xlabel("query", fontsize=9)
-    ax.set_ylabel("solved in full so far, %", fontsize=9)
-    ax.legend(frameon=False, fontsize=8)
+    ax.set_xlabel("query")
+    ax.set_ylabel("solved in full so far, %")
+    legend(ax)
     return made
 
 
@@ -106,7 +105,8 @@ def _growth(artifact: Artifact) -> Figure:
     for ax, values, name in zip(axes[0], (modes, points), ("modes", "integration points"), strict=True):
         for cluster in range(values.shape[1]):
             there = values[:, cluster] > 0
-            ax.step(np.flatnonzero(there), values[there, cluster], where="post", lw=1.2)
-        ax.set_xlabel("rounds of full-order solutions", fontsize=9)
-        ax.set_ylabel(f"{name} of each local model", fontsize=9)
+            look = style(cluster) | {"ms": 3.5, "lw": 1.2}
+            ax.step(np.flatnonzero(there), values[there, cluster], where="post", **look)
+        ax.set_xlabel("rounds of full-order solutions")
+        ax.set_ylabel(f"{name} of each local model")
     return made

@@ -7,16 +7,26 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sciflow.reporting import Markup, data_uri, figure, percent, table
+from sciflow.reporting import (
+    BLUE,
+    GREY,
+    INK,
+    MARKERS,
+    ORANGE,
+    Markup,
+    figure,
+    legend,
+    percent,
+    picture,
+    seconds,
+    shades,
+    table,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from sciflow.artifact import Artifact
-
-INK, BLUE, ORANGE, GREY = "#1b2430", "#2368b0", "#d9772b", "#9aa5b1"
-MARKS = "os^Dv<>P*X"
-"""Lines differ in their marks as well, for those who do not see the colours."""
 
 
 def sections(artifact: Artifact) -> list[tuple[str, str]]:
@@ -28,17 +38,13 @@ def sections(artifact: Artifact) -> list[tuple[str, str]]:
     return []
 
 
-def _img(uri: str, text: str) -> str:
-    return f'<img alt="{html.escape(text)}" src="{uri}">'
-
-
 # -- criterion -------------------------------------------------------------------------------------
 
 
 def _criterion(artifact: Artifact) -> str:
     about = artifact.attributes
     words = f"<p><b>{html.escape(about['verdict'])}</b></p>"
-    picture = _img(data_uri(_curves(artifact)), "predicted error against modes, one line for each K")
+    curves = picture(_curves(artifact), "predicted error and width against modes, one line for each K")
     groups = table(
         [
             "K",
@@ -54,7 +60,7 @@ def _criterion(artifact: Artifact) -> str:
         f"error, for {about['queries']:g} queries.</p>"
     )
     head = ["K", "n", "error", "width", "global basis of equal error", "a query", "gain", "pays from"]
-    return words + picture + note + table(head, _rows(artifact)) + groups + _costs(artifact)
+    return words + curves.html + note + table(head, _rows(artifact)) + groups + _costs(artifact)
 
 
 def _curves(artifact: Artifact) -> Figure:
@@ -62,7 +68,7 @@ def _curves(artifact: Artifact) -> Figure:
 
     made, axes = figure(2, width=10, height=3.6)
     clusters, last = artifact.read("clusters"), int(artifact.read("modes").max())
-    shades = mpl.colormaps["viridis"](np.linspace(0.85, 0.0, len(clusters)))
+    lightness = mpl.colormaps[shades()["cmap"]](np.linspace(0.62, 0.0, len(clusters)))
     for ax, name, title in (
         (axes[0, 0], "error", "predicted mean error"),
         (axes[0, 1], "width", "width of the clusters, from above"),
@@ -70,19 +76,22 @@ def _curves(artifact: Artifact) -> Figure:
         curves = artifact.read(name)
         for row, k in enumerate(clusters.tolist()):
             steps = np.arange(1, last + 1)
-            colour = GREY if k == 1 else tuple(shades[row])
+            colour = GREY if k == 1 else tuple(lightness[row])
             label = "one basis" if k == 1 else f"K = {k}"
-            mark = MARKS[row % len(MARKS)]
+            mark = MARKERS[row % len(MARKERS)]
             values = np.where(curves[row, 1 : last + 1] > 0, curves[row, 1 : last + 1], np.nan)
             ax.plot(steps, values, color=colour, marker=mark, ms=3.5, lw=1.4, label=label)
         ax.axhline(artifact.attributes["tolerance"], color=ORANGE, lw=1.2, ls="--", label="wanted")
         if artifact.attributes["choice"] != "none" and name == "error":
             _mark(ax, artifact, curves, clusters)
         ax.set_yscale("log")
+        ax.set_ylim(
+            bottom=max(ax.get_ylim()[0], 1e-6)
+        )  # rounding, where a cluster has as many modes as members
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.set_title(title)
-        ax.set_xlabel("modes n", fontsize=9)
-    axes[0, 0].legend(frameon=False, fontsize=7, ncols=2)
+        ax.set_xlabel("modes n")
+    legend(made, 6)
     return made
 
 
@@ -109,7 +118,7 @@ def _rows(artifact: Artifact) -> list[list[str]]:
                 percent(float(error[i, n])),
                 percent(float(width[i, n])),
                 f"more than {last}" if beyond else str(equal[i, j]),
-                f"{1e6 * query[i, j]:.3g} us",
+                seconds(float(query[i, j])),
                 "–" if one else f"{'more than ' if beyond else ''}{gain[i, j]:.3g}",
                 "–" if one else _queries(float(even[i, j])),
             ]
@@ -143,13 +152,13 @@ def _costs(artifact: Artifact) -> str:
         ["a solution of the full model", full, sources["full"]],
         [
             f"a query with n modes and q = {rates['points_per_mode']:g} n points",
-            f"{1e6 * a0:.3g} + {1e6 * a1:.2g} q n + {1e6 * a2:.2g} n³ us",
+            f"{1e6 * a0:.3g} + {1e6 * a1:.2g} q n + {1e6 * a2:.2g} n³ µs",
             sources["online"],
         ],
-        ["asking the selector", f"{1e6 * rates['selector']:.3g} us", sources["selector"]],
+        ["asking the selector", f"{1e6 * rates['selector']:.3g} µs", sources["selector"]],
         [
             "building, for each snapshot and squared number of modes",
-            f"{1e6 * rates['offline']:.3g} us",
+            f"{1e6 * rates['offline']:.3g} µs",
             sources["offline"],
         ],
         ["training a selector", f"{rates['training']:.3g} s", sources["training"]],
@@ -178,8 +187,9 @@ def _clustering(artifact: Artifact) -> str:
         ["silhouette", "–" if np.isnan(value) else f"{value:.2f}"],
         ["neighbours that also make a basis", f"{100 * about['overlap']:g} % of a cluster"],
     ]
-    pictures = _img(data_uri(_sizes(artifact, sizes)), "members and radius of each cluster")
-    return table(["", ""], rows) + pictures + _img(data_uri(_matrix(artifact)), "dissimilarities")
+    drawn = picture(_sizes(artifact, sizes), "members and radius of each cluster").html
+    text = "dissimilarities of all pairs, members in the order of their clusters"
+    return table(["", ""], rows) + drawn + picture(_matrix(artifact), text).html
 
 
 def _sizes(artifact: Artifact, sizes: np.ndarray) -> Figure:
@@ -188,7 +198,7 @@ def _sizes(artifact: Artifact, sizes: np.ndarray) -> Figure:
     order = np.argsort(-sizes, kind="stable")
     made, axes = figure(2, width=10, height=2.6)
     axes[0, 0].bar(np.arange(len(sizes)), sizes[order], color=BLUE, alpha=0.85)
-    axes[0, 0].set_ylabel("members", fontsize=9)
+    axes[0, 0].set_ylabel("members")
     spread = [near[labels == k, k] for k in order.tolist()]
     axes[0, 1].boxplot(
         spread,
@@ -197,10 +207,10 @@ def _sizes(artifact: Artifact, sizes: np.ndarray) -> Figure:
         medianprops={"color": ORANGE},
         flierprops={"ms": 2},
     )
-    axes[0, 1].set_ylabel("dissimilarity to the medoid", fontsize=9)
+    axes[0, 1].set_ylabel("dissimilarity to the medoid")
     for ax in axes[0]:
-        ax.set_xlabel("cluster", fontsize=9)
-        ax.set_xticks(np.arange(len(sizes)), [str(k) for k in order.tolist()], fontsize=7)
+        ax.set_xlabel("cluster")
+        ax.set_xticks(np.arange(len(sizes)), [str(k) for k in order.tolist()])
     return made
 
 
@@ -209,8 +219,10 @@ def _matrix(artifact: Artifact, most: int = 400) -> Figure:
     labels, matrix = artifact.read("labels"), artifact.read("dissimilarity")
     order = np.argsort(labels, kind="stable")
     order = order[:: max(1, -(-len(order) // most))]
+    part = matrix[np.ix_(order, order)]
     made, axes = figure(width=5, height=4)
-    shown = axes[0, 0].imshow(matrix[np.ix_(order, order)], cmap="viridis", interpolation="nearest")
-    made.colorbar(shown, ax=axes[0, 0], shrink=0.8).ax.tick_params(labelsize=7)
-    axes[0, 0].set_title("dissimilarity, members in the order of clusters")
+    shown = axes[0, 0].imshow(part, interpolation="nearest", **shades(part))
+    made.colorbar(shown, ax=axes[0, 0], shrink=0.8, label="dissimilarity")
+    axes[0, 0].set_xlabel("member, in the order of clusters")
+    axes[0, 0].set_ylabel("member, in the order of clusters")
     return made

@@ -7,14 +7,26 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sciflow.reporting import data_uri, figure, percent, seconds, table
+from sciflow.reporting import (
+    BLUE,
+    GREY,
+    INK,
+    ORANGE,
+    figure,
+    legend,
+    percent,
+    picture,
+    seconds,
+    shades,
+    table,
+    with_unit,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from sciflow.artifact import Artifact
 
-INK, BLUE, ORANGE, GREY = "#1b2430", "#2368b0", "#d9772b", "#9aa5b1"
 SHOWN = 12
 """Members in the table."""
 
@@ -26,14 +38,10 @@ def sections(artifact: Artifact) -> list[tuple[str, str]]:
     about = artifact.attributes
     body = _words(artifact) + _members(artifact)
     for name in about["duals"][:1]:
-        body += _img(maps(artifact, name), f"{name} at the last level: full and reduced")
-        body += _img(peaks(artifact, name), f"largest {name} at each level")
-    body += _img(errors(artifact), "errors of all levels")
+        body += picture(maps(artifact, name), f"{name} at the last level: full and reduced").html
+        body += picture(peaks(artifact, name), f"largest {name} at each level").html
+    body += picture(errors(artifact), "errors of all levels").html
     return [("More steps than the training had", body)]
-
-
-def _img(made: Figure, text: str) -> str:
-    return f'<img alt="{html.escape(text)}" src="{data_uri(made)}">'
 
 
 def _words(artifact: Artifact) -> str:
@@ -88,7 +96,7 @@ def maps(artifact: Artifact, name: str) -> Figure:
     mesh = _mesh(artifact, len(truth))
     for ax, (title, values, least, most) in zip(axes[0], parts, strict=True):
         drawn = _draw(ax, mesh, values, least, most if most > least else least + 1e-300)
-        ax.set_title(f"{name}, {title}" if title == "full" else title, fontsize=9)
+        ax.set_title(f"{name}, {title}" if title == "full" else title)
         made.colorbar(drawn, ax=ax, shrink=0.85)
     return made
 
@@ -110,9 +118,9 @@ def _mesh(artifact: Artifact, points: int) -> dict[str, Any]:
 def _draw(ax: Any, mesh: dict[str, np.ndarray], values: np.ndarray, least: float, most: float) -> Any:
     from matplotlib.colors import PowerNorm
 
-    style: dict[str, Any] = {"cmap": "inferno", "norm": PowerNorm(0.5, least, most)}
+    style: dict[str, Any] = {"cmap": shades(values)["cmap"], "norm": PowerNorm(0.5, least, most)}
     if not mesh:
-        ax.set_xlabel("integration point", fontsize=9)
+        ax.set_xlabel("integration point")
         return ax.scatter(np.arange(len(values)), values, c=values, s=6, **style)
     ax.set_aspect("equal")
     ax.set_axis_off()
@@ -130,7 +138,7 @@ def _trained(ax: Any, artifact: Artifact) -> np.ndarray:
     trained = artifact.attributes["trained"]
     if 0 < trained < len(times):
         ax.axvspan(0, times[trained - 1], color=GREY, alpha=0.2, lw=0, label="steps of the training")
-    ax.set_xlabel(f"time, {artifact.schema.fields['time'].unit}", fontsize=9)
+    ax.set_xlabel(with_unit("time", artifact.schema.fields["time"].unit))
     return times
 
 
@@ -143,8 +151,8 @@ def peaks(artifact: Artifact, name: str) -> Figure:
     for i in range(min(4, len(truth))):
         ax.plot(times, truth[i], color=INK, lw=2.4, alpha=0.35, label="full" if i == 0 else None)
         ax.plot(times, found[i], color=ORANGE, lw=1, label="reduced" if i == 0 else None)
-    ax.set_ylabel(f"largest {name}", fontsize=9)
-    ax.legend(frameon=False, fontsize=8)
+    ax.set_ylabel(f"largest {name}")
+    legend(ax)
     return made
 
 
@@ -161,8 +169,8 @@ def errors(artifact: Artifact) -> Figure:
             gap = _positive(artifact.read(f"gaps{end}")[worst])
             ax.plot(times, gap, color=colour, ls=":", label=f"{name}, not followed at the points")
     ax.set_yscale("log")
-    ax.set_ylabel("error over the mean size", fontsize=9)
-    ax.legend(frameon=False, fontsize=8, ncols=2)
+    ax.set_ylabel("error over the mean size")
+    legend(ax, 3)
     return made
 
 

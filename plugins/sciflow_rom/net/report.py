@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sciflow.reporting import data_uri, figure, percent, table
+from sciflow.reporting import BLUE, GREY, ORANGE, figure, legend, percent, picture, table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from sciflow.artifact import Artifact
 
-INK, BLUE, ORANGE, GREY = "#1b2430", "#2368b0", "#d9772b", "#9aa5b1"
 SHOWN = 24
 """Local models in the table; of more, the largest are shown."""
 
@@ -26,7 +25,7 @@ def sections(artifact: Artifact) -> list[tuple[str, str]]:
         return []
     body = _words(about, enriched="enrichment" in artifact.attributes) + _clusters(about["clusters"])
     if "check_error" in artifact.schema.fields:
-        body += f'<img alt="estimates and errors of unseen members" src="{data_uri(_estimates(artifact))}">'
+        body += picture(_estimates(artifact), "estimates and errors of unseen members").html
     return [("Local reduced-order models", body)]
 
 
@@ -70,7 +69,7 @@ def _clusters(clusters: list[dict[str, Any]]) -> str:
 
 def _estimates(artifact: Artifact) -> Figure:
     error, estimate, upper = (artifact.read(f"check_{n}") for n in ("error", "estimate", "upper"))
-    made, axes = figure(width=5.4, height=3.4)
+    made, axes = figure(width=6.0, height=3.6)
     ax = axes[0, 0]
     good = np.isfinite(error) & np.isfinite(estimate) & (error > 0) & (estimate > 0)
     ax.plot(error[good], estimate[good], "o", color=BLUE, ms=4, label="estimate")
@@ -81,7 +80,7 @@ def _estimates(artifact: Artifact) -> Figure:
         ax.plot(ends, ends, color=GREY, lw=1.2, label="the error itself")
     ax.set_xscale("log")
     ax.set_yscale("log")
-    ax.set_xlabel("relative error of unseen members", fontsize=9)
-    ax.set_ylabel("what the model says of it", fontsize=9)
-    ax.legend(frameon=False, fontsize=8)
+    ax.set_xlabel("relative error of unseen members")
+    ax.set_ylabel("what the model says of it")
+    legend(ax)
     return made

@@ -46,6 +46,11 @@ class Resources:
         As the scheduler names them; empty for its defaults.
     extra : tuple of str
         Further options of ``sbatch``, one each: ``("--exclusive", "--mail-type=END")``.
+
+    Raises
+    ------
+    Invalid
+        If a setting has a value that it cannot have, alone or beside the others.
     """
 
     ranks: int = 1

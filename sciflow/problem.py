@@ -32,6 +32,11 @@ class Parameter:
         Spread points evenly in the logarithm; needs ``low > 0``.
     description : str
         One line.
+
+    Raises
+    ------
+    Invalid
+        If `low`, `high` or `log` has a value that it cannot have.
     """
 
     low: float

@@ -234,6 +234,11 @@ class Exceeds(Quantity):
         Such as ``Maximum("temperature")``.
     threshold : float
         In the unit of that quantity.
+
+    Raises
+    ------
+    Invalid
+        If `threshold` or `quantity` has a value that it cannot have.
     """
 
     name: ClassVar[str] = "exceeds"

@@ -34,6 +34,11 @@ class Field:
         One line for a reader of the file.
     attributes : mapping of str to str or int
         Further attributes in the file, those of the CF conventions (``mesh``, ``location``).
+
+    Raises
+    ------
+    Invalid
+        If `dtype`, `unit` or `axes` has a value that it cannot have.
     """
 
     axes: tuple[str, ...]
@@ -83,6 +88,11 @@ class Schema:
         ``design``, ``ensemble``, ``model``, ``evaluation`` or a plugin's own word.
     fields : mapping of str to Field
         Fields that every artifact of this kind has. An artifact may hold more.
+
+    Raises
+    ------
+    Invalid
+        If `kind` or `fields` has a value that it cannot have.
     """
 
     kind: str

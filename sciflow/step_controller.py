@@ -43,6 +43,11 @@ class Knob:
         The work for a given time is proportional to ``value ** -effort``.
     iterates : bool
         Whether steps are solved by iterations, which `StepResult.iterations` counts; False: explicit steps.
+
+    Raises
+    ------
+    Invalid
+        If `low`, `high`, `order`, `effort` or `held` has a value that it cannot have.
     """
 
     name: str

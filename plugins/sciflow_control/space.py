@@ -73,6 +73,11 @@ class Relaxation(Space):
         Smallest and largest omega, in (0, 2).
     count : int
         How many.
+
+    Raises
+    ------
+    Invalid
+        If `low`, `high` or `count` has a value that it cannot have.
     """
 
     name: ClassVar[str] = "relaxation"
@@ -105,6 +110,11 @@ class Solvers(Space):
         With ``sor``, ``ssor`` and ``eisenstat`` there is one arm for each omega.
     omegas : tuple of float
         In (0, 2).
+
+    Raises
+    ------
+    Invalid
+        If `methods` or `omegas` has a value that it cannot have.
     """
 
     name: ClassVar[str] = "solvers"
@@ -143,6 +153,11 @@ class Options(Space):
     values : mapping of str to tuple of float or str
         The values of each option. The arms go through the options in the order of the alphabet, the last
         one fastest; the values keep their order.
+
+    Raises
+    ------
+    Invalid
+        If `values` has a value that it cannot have.
     """
 
     name: ClassVar[str] = "options"
@@ -175,6 +190,11 @@ class Joined(Space):
     ----------
     spaces : tuple of Space
         No two of their arms may be equal.
+
+    Raises
+    ------
+    Invalid
+        If `spaces` has a value that it cannot have.
     """
 
     name: ClassVar[str] = "joined"

@@ -123,6 +123,11 @@ class MovingHeat(HeatedPlate):
         with ILU in each rank's block.
     stepping : StepController or None
         Chooses the time steps between the stored levels, for example `PI`; None: `substeps` equal ones.
+
+    Raises
+    ------
+    Invalid
+        If `length`, `side`, `pitch` or `pause` has a value that it cannot have.
     """
 
     name: ClassVar[str] = "moving_heat"

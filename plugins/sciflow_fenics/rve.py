@@ -44,6 +44,11 @@ class RVE(CellProblem):
         Of the area, if `fibres` does not say.
     packing_seed : int
         Decides the random places.
+
+    Raises
+    ------
+    Invalid
+        If `volume_fraction` or `fibres` has a value that it cannot have.
     """
 
     name: ClassVar[str] = "rve"

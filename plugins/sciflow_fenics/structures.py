@@ -108,6 +108,11 @@ class PerforatedPlate(Structure):
         Around the hole and as many away from it, even.
     side, hole : float
         Length of the quarter and radius of the hole, mm.
+
+    Raises
+    ------
+    Invalid
+        If `hole` or `side` has a value that it cannot have.
     """
 
     name: ClassVar[str] = "perforated_plate"

@@ -78,6 +78,11 @@ class TwoScale(Stage):
         The largest one, N per mm of thickness, reached in equal steps.
     steps : int
         Load steps.
+
+    Raises
+    ------
+    Invalid
+        If `cell` or `force` has a value that it cannot have.
     """
 
     name: ClassVar[str] = "two_scale"

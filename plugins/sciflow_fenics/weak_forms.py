@@ -118,6 +118,11 @@ class ElastoViscoplastic(Reducible):
         Implicit Euler steps in a cycle; all of them are stored.
     period : float
         Length of a cycle, s.
+
+    Raises
+    ------
+    Invalid
+        If `cells` or `period` has a value that it cannot have.
     """
 
     name: ClassVar[str] = "elasto_viscoplastic"

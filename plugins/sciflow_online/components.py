@@ -97,6 +97,11 @@ class OnlineTrain(Stage):
         and the node's own where they are not. Nobody gets in without the token of the run.
     trainer : Resources
         What the trainer gets; what the flow asks for is for each solver.
+
+    Raises
+    ------
+    Invalid
+        If a setting has a value that it cannot have, alone or beside the others.
     """
 
     name: ClassVar[str] = "online_train"
@@ -261,6 +266,11 @@ class Program(Problem):
         Minutes without a new level after which it is given up.
     order : tuple of str
         Of the parameters; empty takes that of `space`, which a file of names would not keep.
+
+    Raises
+    ------
+    Invalid
+        If `command`, `space`, `sends`, `order`, `axes` or `patience` has a value that it cannot have.
     """
 
     name: ClassVar[str] = "program"

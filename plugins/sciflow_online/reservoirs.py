@@ -30,6 +30,11 @@ class ReservoirPolicy(Component):
         tenth of the capacity (FIFO: 1). A batch that is larger counts instead.
     reuse : bool
         Whether a sample is drawn more than once.
+
+    Raises
+    ------
+    Invalid
+        If `capacity` or `threshold` has a value that it cannot have.
     """
 
     kind: ClassVar[str] = "reservoir"
@@ -200,6 +205,11 @@ class KeepHard(ReservoirPolicy):
     candidates : int
         Used samples, chosen at random, of which the one with the least loss when it was drawn last
         is overwritten; 1 is `Reservoir`.
+
+    Raises
+    ------
+    Invalid
+        If `candidates` has a value that it cannot have.
     """
 
     name: ClassVar[str] = "keep_hard"

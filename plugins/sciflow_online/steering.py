@@ -27,6 +27,11 @@ class SobolSteering(Controller):
     skip : int
         Points of the sequence to leave out at the start.
 
+    Raises
+    ------
+    Invalid
+        If `skip` has a value that it cannot have.
+
     References
     ----------
     A. B. Owen, "Scrambling Sobol' and Niederreiter-Xing points", J. Complexity 14 (1998).
@@ -101,6 +106,11 @@ class Breed(Controller):
         Divide each loss by the density that its point was drawn with. Points then follow the loss;
         otherwise also the points so far, and a region that once had a high loss draws ever more of
         them.
+
+    Raises
+    ------
+    Invalid
+        If a setting has a value that it cannot have, alone or beside the others.
 
     Notes
     -----

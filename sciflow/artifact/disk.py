@@ -31,6 +31,11 @@ class Disk:
         ``fsync``: what was committed survives a power cut. ``rename``: it survives a killed
         process. ``none``: likewise, but a member that was interrupted starts over, because no
         restart points are written.
+
+    Raises
+    ------
+    Invalid
+        If `durability` has a value that it cannot have.
     """
 
     durability: Durability = "fsync"

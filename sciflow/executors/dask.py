@@ -141,6 +141,11 @@ class Dask(Executor):
         Number of workers; between them it follows the work.
     prologue : str
         Shell lines of the site before a Slurm worker.
+
+    Raises
+    ------
+    Invalid
+        If `minimum` or `maximum` has a value that it cannot have.
     """
 
     name: ClassVar[str] = "dask"

@@ -62,6 +62,12 @@ class Slurm(Executor):
         Interpreter on the nodes; empty for the one of this process.
     inherit : tuple of str
         Variables of this environment that jobs get beyond the usual ones.
+
+    Raises
+    ------
+    Invalid
+        If `parallel`, `array_limit`, `submits_per_minute`, `poll`, `warning` or `continuations` has a
+        value that it cannot have.
     """
 
     name: ClassVar[str] = "slurm"

@@ -82,6 +82,11 @@ class ComparisonTable(Stage):
         Numbers of others.
     rollouts : tuple of (str, str)
         Task and model of roll-outs, each read under ``TASK_MODEL_rollout``.
+
+    Raises
+    ------
+    Invalid
+        If `tasks`, `published` or `rollouts` has a value that it cannot have.
     """
 
     name: ClassVar[str] = "comparison_table"

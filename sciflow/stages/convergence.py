@@ -42,6 +42,11 @@ class Convergence(Stage):
         Fields that are compared; ``"u[-1]"`` selects a time level.
     batch : int
         Members that are held in memory at once.
+
+    Raises
+    ------
+    Invalid
+        If `outputs_of` or `batch` has a value that it cannot have.
     """
 
     name: ClassVar[str] = "convergence"

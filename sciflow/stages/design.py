@@ -50,6 +50,11 @@ class Design(Stage):
     normal : mapping of str to (float, float)
         Parameters that are not spread evenly but normally, as mean and standard deviation, cut off at the
         bounds; of one on a log scale the median, in its unit, and the standard deviation of the logarithm.
+
+    Raises
+    ------
+    Invalid
+        If a setting has a value that it cannot have, alone or beside the others.
     """
 
     name: ClassVar[str] = "design"

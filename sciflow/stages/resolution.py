@@ -53,6 +53,11 @@ class Resolution(Stage):
         Names of the inputs with the other grids.
     batch : int
         Samples that are predicted at once.
+
+    Raises
+    ------
+    Invalid
+        If `grids` or `batch` has a value that it cannot have.
     """
 
     name: ClassVar[str] = "resolution"

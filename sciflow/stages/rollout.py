@@ -73,6 +73,11 @@ class Rollout(Stage):
     batch : int
         Members that are rolled out together.
 
+    Raises
+    ------
+    Invalid
+        If `start`, `levels`, `leads`, `limit` or `batch` has a value that it cannot have.
+
     References
     ----------
     R. Ohana et al., "The Well", NeurIPS 2024 (windows of the VRMSE); P. Lippe et al., "PDE-Refiner",

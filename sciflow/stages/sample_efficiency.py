@@ -60,6 +60,11 @@ class SampleEfficiency(Stage):
     statistic : {"median", "mean"}
         Over the samples.
 
+    Raises
+    ------
+    Invalid
+        If `models`, `sizes`, `reference` or `accuracy_at` has a value that it cannot have.
+
     Notes
     -----
     With N(e) the members a model needs for the error e and E(N) its error with N members, both linear in

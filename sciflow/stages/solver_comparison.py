@@ -54,6 +54,11 @@ class SolverComparison(Stage):
     batch : int
         Members that are held in memory at once.
 
+    Raises
+    ------
+    Invalid
+        If `outputs_of`, `labels` or `batch` has a value that it cannot have.
+
     Notes
     -----
     Times are those that the members were measured with when their ensembles were made: for a fair ratio both

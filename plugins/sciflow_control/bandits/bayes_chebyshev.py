@@ -33,6 +33,11 @@ class BayesChebyshev(Bandit):
     action_degree : int
         Of those in a setting.
 
+    Raises
+    ------
+    Invalid
+        If `degree` or `action_degree` has a value that it cannot have.
+
     Notes
     -----
     The arms of a family (`Space.families`) differ in one number; with v in [-1, 1] that number (omega as

@@ -30,6 +30,11 @@ class Binned(Additive):
         How many, of equal width.
     log : bool
         Of equal width on a logarithmic scale.
+
+    Raises
+    ------
+    Invalid
+        If `bins` has a value that it cannot have.
     """
 
     name: ClassVar[str] = "binned"

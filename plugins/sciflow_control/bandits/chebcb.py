@@ -47,6 +47,11 @@ class ChebCB(Bandit):
         A typical cost is 1 to 1000 of these, as costs are kept in fixed point: 1 for iterations, 0.001 for
         solves of some milliseconds in seconds.
 
+    Raises
+    ------
+    Invalid
+        If `degree` or `unit` has a value that it cannot have.
+
     Notes
     -----
     With u in [-1, 1] the scaled feature, arm i is predicted to cost ``y_i(u) = sum_j theta_ij T_j(u)``,

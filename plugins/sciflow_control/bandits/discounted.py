@@ -24,6 +24,11 @@ class Discounted(Additive):
         After so many outcomes a new block of sums begins. The decisions rest on the last complete block and
         the one that grows: on between `window` and twice as many outcomes.
 
+    Raises
+    ------
+    Invalid
+        If `window` has a value that it cannot have.
+
     Notes
     -----
     Sums are dropped as a whole and never scaled, so they stay exact. After a switch of the best arm the

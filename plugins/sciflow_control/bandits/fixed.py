@@ -33,6 +33,11 @@ class Fixed(Bandit):
         What the arm is of.
     arm : int
         Index into the arms.
+
+    Raises
+    ------
+    Invalid
+        If `arm` or `space` has a value that it cannot have.
     """
 
     name: ClassVar[str] = "fixed"

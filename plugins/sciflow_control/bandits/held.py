@@ -36,6 +36,11 @@ class Held(Tuner):
     every : int
         Solves with one decision.
 
+    Raises
+    ------
+    Invalid
+        If `every` has a value that it cannot have.
+
     Notes
     -----
     The features of the first of the solves are those of the decision. A solve that fails, or is given up,

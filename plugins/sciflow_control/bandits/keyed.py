@@ -31,6 +31,11 @@ class Keyed(Tuner):
     by : tuple of str
         The features; any two different values are different keys, so they should be whole numbers or few.
 
+    Raises
+    ------
+    Invalid
+        If `by` has a value that it cannot have.
+
     Notes
     -----
     A key begins when it is first met; its random numbers follow from the seed and the key, not from what

@@ -44,6 +44,11 @@ class RelaxationModel(Bandit):
         Standard deviation of the logarithm of cost over predicted iterations. 0.3 suits costs in
         iterations; with 10 any unit will do, at the price of a few solves.
 
+    Raises
+    ------
+    Invalid
+        If `tolerance` or `spread` has a value that it cannot have.
+
     Notes
     -----
     Theory gives the iterations k(omega, beta) for the spectral radius beta of ``I - D^-1 A``, `surrogate`.

@@ -37,6 +37,11 @@ class Hermite(NBody):
     most : int
         An interval that would take more evaluations has not converged.
 
+    Raises
+    ------
+    Invalid
+        If `corrections` has a value that it cannot have.
+
     Notes
     -----
     Predicted from x, v, a and the jerk j at t, with a_1 and j_1 evaluated there, a step h ends at::

@@ -27,6 +27,11 @@ class NBody(Component):
     ----------
     most : int
         An interval that would take more evaluations of the forces has not converged.
+
+    Raises
+    ------
+    Invalid
+        If `most` has a value that it cannot have.
     """
 
     kind: ClassVar[str] = "n_body"

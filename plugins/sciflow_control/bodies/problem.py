@@ -50,6 +50,11 @@ class ThreeBodyProblem(TakesSteps, Problem):
         For so many years a value of the knob is kept, unless a state is due before.
     features : {"physics", "paper"}
         What a controller is told.
+
+    Raises
+    ------
+    Invalid
+        If `years`, `interval` or `levels` has a value that it cannot have.
     """
 
     name: ClassVar[str] = "three_body"

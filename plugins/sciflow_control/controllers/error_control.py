@@ -57,6 +57,11 @@ class ErrorControl(StepController):
         What happens to an error above the tolerance at the knob's lower bound: the run ends, or the step
         stands.
 
+    Raises
+    ------
+    Invalid
+        If a setting has a value that it cannot have, alone or beside the others.
+
     Notes
     -----
     With the error :math:`e` in units of the tolerance a step stands if :math:`e \le 1`. Else it is taken

@@ -20,6 +20,11 @@ class FixedStep(StepController):
     ----------
     value : float
         Of the knob, in its unit.
+
+    Raises
+    ------
+    Invalid
+        If `value` has a value that it cannot have.
     """
 
     name: ClassVar[str] = "fixed_step"

@@ -55,6 +55,11 @@ class Guarded(StepController):
     work_limit : float
         Largest ratio of the work, of all attempts, to that of the fallback alone, as estimated below.
 
+    Raises
+    ------
+    Invalid
+        If `bounds`, `rollback`, `max_rejects` or `work_limit` has a value that it cannot have.
+
     Notes
     -----
     The fallback is always asked too: its wish :math:`w` is known before each step. It learns from every

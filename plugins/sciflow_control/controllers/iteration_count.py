@@ -40,6 +40,11 @@ class IterationCount(StepController):
     first : float or None
         The first value; None: the geometric mean of the knob's bounds.
 
+    Raises
+    ------
+    Invalid
+        If `optimal`, `growth`, `cutback`, `failure` or `first` has a value that it cannot have.
+
     Notes
     -----
     A step shortened to meet a time does not make the next one shorter than what was wanted before. For a

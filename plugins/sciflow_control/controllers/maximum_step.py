@@ -27,6 +27,11 @@ class MaximumStep(StepController):
     between : {"linear", "constant"}
         How the largest value goes from one time to the next: along a line, or by a jump at the next time.
 
+    Raises
+    ------
+    Invalid
+        If `times` or `values` has a value that it cannot have.
+
     Notes
     -----
     The step's length :math:`h` is the largest with :math:`h \le c(s)` at all :math:`s \in [t, t + h]`:

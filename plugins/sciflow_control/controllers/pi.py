@@ -39,6 +39,11 @@ class PI(ErrorControl):
     k_i, k_p : float
         Integral and proportional gain; (1, 0) is the elementary controller, (0.3, 0.4) is PI.3.4.
 
+    Raises
+    ------
+    Invalid
+        If `k_i` or `k_p` has a value that it cannot have.
+
     Notes
     -----
     .. math:: v_{n+1} = v_n \left(\frac{s^k}{e_n}\right)^{k_I/k}

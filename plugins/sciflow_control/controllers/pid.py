@@ -72,6 +72,11 @@ class PID(ErrorControl):
         How the bounds of the ratio are kept: by a smooth function around 1, and then by clipping; or by
         clipping alone.
 
+    Raises
+    ------
+    Invalid
+        If `coefficients` has a value that it cannot have.
+
     Notes
     -----
     .. math:: \frac{v_{n+1}}{v_n} = \left(\frac{s^k}{e_n}\right)^{\beta_1/k}

@@ -42,6 +42,11 @@ class Predictive(ErrorControl):
     most_iterations : int
         Of Newton's method: the aim is lowered as their number comes near it; 0: they are not looked at.
 
+    Raises
+    ------
+    Invalid
+        If `most_iterations` has a value that it cannot have.
+
     Notes
     -----
     .. math:: v_{n+1} = v_n \min\left\{ s\,e_n^{-1/k},\;

@@ -31,6 +31,11 @@ class StopAt(StepController):
     growth : float
         By this factor that bound grows with each step, up to what the controller wants.
 
+    Raises
+    ------
+    Invalid
+        If `after` or `growth` has a value that it cannot have.
+
     Notes
     -----
     The step that meets a time, and those bounded after it, are to the controller steps that were shortened.

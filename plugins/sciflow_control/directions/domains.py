@@ -20,6 +20,11 @@ class Domain(Component):
     ----------
     points : tuple of int
         Cells along each of two or three axes.
+
+    Raises
+    ------
+    Invalid
+        If `points` has a value that it cannot have.
     """
 
     kind: ClassVar[str] = "domain"
@@ -89,6 +94,11 @@ class Obstacles(Domain):
         Largest edge of one, as a part of the domain's; the smallest is half of it.
     seed : int
         Decides where they are: the same on a finer grid, up to its cells.
+
+    Raises
+    ------
+    Invalid
+        If `count` or `size` has a value that it cannot have.
     """
 
     name: ClassVar[str] = "obstacles"

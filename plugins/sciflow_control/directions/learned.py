@@ -44,6 +44,11 @@ class LearnedDirections(LinearSolver):
         Of the convolutions; bfloat16 is faster on processors that compute with it, and as good.
     device : {"auto", "cpu", "cuda"}
         Where the network is computed.
+
+    Raises
+    ------
+    Invalid
+        If `model`, `previous` or `iterations` has a value that it cannot have.
     """
 
     name: ClassVar[str] = "learned_directions"

@@ -71,6 +71,11 @@ class TrainDirections(Stage):
     seed : int
         Of weights and right-hand sides.
 
+    Raises
+    ------
+    Invalid
+        If a setting has a value that it cannot have, alone or beside the others.
+
     Notes
     -----
     Lowers the mean of | b - A q (q.b) / (q.A q) |^2 with q = f(b), over b = sum_k c_k v_k of length one,

@@ -60,6 +60,12 @@ class CostTable(Stage):
         Solves of which the shortest time counts.
     max_it : int
         Iterations after which a solve has failed; their number is its cost.
+
+    Raises
+    ------
+    Invalid
+        If `count`, `repeats`, `max_it`, `method`, `systems` or `space` has a value that it cannot
+        have.
     """
 
     name: ClassVar[str] = "cost_table"

@@ -63,6 +63,11 @@ class Trial(Stage):
         that.
     shuffle : bool
         Another order of the systems in every play; for systems that do not depend on each other.
+
+    Raises
+    ------
+    Invalid
+        If `seeds`, `default` or `tuner` has a value that it cannot have.
     """
 
     name: ClassVar[str] = "tuner_trial"

@@ -41,6 +41,11 @@ class TunerTable(Stage):
         Names under which the trials are passed in; they label the rows, without what the names on one
         sequence begin with in common (``heat_thompson``, ``heat_tsallis``). ``omega_1_8`` is shown as
         omega 1.8.
+
+    Raises
+    ------
+    Invalid
+        If `trials` has a value that it cannot have.
     """
 
     name: ClassVar[str] = "tuner_table"

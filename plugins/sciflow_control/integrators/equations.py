@@ -31,6 +31,11 @@ class Equations(Episodes):
         ``arenstorf``, 40 for ``fitzhugh_nagumo``, 2 mu for a large mu.
     shortest, longest : float
         Bounds of the step.
+
+    Raises
+    ------
+    Invalid
+        If `until`, `shortest` or `longest` has a value that it cannot have.
     """
 
     name: ClassVar[str] = "equations"

@@ -32,6 +32,11 @@ class InitialValue:
         Of the time.
     invariant : callable or None
         A number that the exact solution keeps, of a state.
+
+    Raises
+    ------
+    Invalid
+        If `time` or `parameters` has a value that it cannot have.
     """
 
     rhs: Callable[..., Any]

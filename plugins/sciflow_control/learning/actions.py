@@ -21,6 +21,11 @@ class Actions(Component):
     ----------
     low, high : float or None
         Bounds of the values, in the unit of the knob; None: the knob's own.
+
+    Raises
+    ------
+    Invalid
+        If `low` or `high` has a value that it cannot have.
     """
 
     kind: ClassVar[str] = "actions"
@@ -78,6 +83,11 @@ class Levels(Actions):
         How many, at least 2.
     low, high : float or None
         The first and the last, in the unit of the knob; None: the knob's own bounds.
+
+    Raises
+    ------
+    Invalid
+        If `count` has a value that it cannot have.
     """
 
     name: ClassVar[str] = "levels"

@@ -41,6 +41,11 @@ class Learned(StepController):
         is then taken in the range of that knob. The features must be the same in any case.
     cut : float
         By this factor a step that failed is shortened, or its parameter lowered.
+
+    Raises
+    ------
+    Invalid
+        If `policy` or `cut` has a value that it cannot have.
     """
 
     name: ClassVar[str] = "learned"

@@ -80,6 +80,11 @@ class DQN(Learner):
     gradient_norm : float
         Longer gradients are shortened to this.
 
+    Raises
+    ------
+    Invalid
+        If `repeats`, `layers`, `explore_to` or `explore_from` has a value that it cannot have.
+
     Notes
     -----
     Lowers the Huber loss of Q(s, a) - r - discount max_a' Q_target(s', a'). An episode that is cut off at
@@ -183,6 +188,11 @@ class PPO(Learner):
         What chance is worth.
     gradient_norm : float
         Longer gradients are shortened to this.
+
+    Raises
+    ------
+    Invalid
+        If `rollout`, `batch` or `entropy` has a value that it cannot have.
 
     References
     ----------

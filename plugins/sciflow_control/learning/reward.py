@@ -136,6 +136,11 @@ class PaperReward(Reward):
     penalty : float
         Taken off where an episode ends too early; published: nothing.
 
+    Raises
+    ------
+    Invalid
+        If `accurate`, `error`, `change`, `value` or `penalty` has a value that it cannot have.
+
     Notes
     -----
     r_i = -W0 log10(d_i / accurate) / (i |log10 d_i|^3) - W1 (log10 d_i - log10 d_(i-1)) + W2 / |log10 x|,

@@ -77,6 +77,11 @@ class TrainPolicy(Stage):
     seed : int
         Of weights, exploration and episodes.
 
+    Raises
+    ------
+    Invalid
+        If a setting has a value that it cannot have, alone or beside the others.
+
     Notes
     -----
     Episodes for training have seeds of a million and more, held-out ones 900 000 and more; those below are

@@ -42,6 +42,11 @@ class OrderDesign(Stage):
         Each time the nearest point that is left; along Hilbert's curve; as given.
     group : int
         Most points of one greedy path; larger designs are cut into pieces of the curve first.
+
+    Raises
+    ------
+    Invalid
+        If `group` has a value that it cannot have.
     """
 
     name: ClassVar[str] = "order_design"

@@ -83,6 +83,11 @@ class RecyclingTrial(Stage):
     ordering : {"greedy", "hilbert"}
         How the sorted method's systems are ordered by their parameters.
 
+    Raises
+    ------
+    Invalid
+        If a setting has a value that it cannot have, alone or beside the others.
+
     Notes
     -----
     All methods start from zero, on one process, with one matrix object whose values are overwritten, so

@@ -46,6 +46,11 @@ class ProblemEpisodes(Episodes):
     ----------
     problem : Problem
         With a field ``stepping``, which is not used here.
+
+    Raises
+    ------
+    Invalid
+        If `problem` has a value that it cannot have.
     """
 
     name: ClassVar[str] = "problem_episodes"

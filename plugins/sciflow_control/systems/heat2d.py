@@ -31,6 +31,11 @@ class HeatSequence(Systems):
     tolerance : float
         Of the residual relative to the right-hand side.
 
+    Raises
+    ------
+    Invalid
+        If `nx`, `dt` or `tolerance` has a value that it cannot have.
+
     Notes
     -----
     An iteration starts at the state before the step. The states are exact for the discrete equations (sine

@@ -34,6 +34,11 @@ class HelmholtzSystems(Systems):
     form, alpha, tau, contrast, tolerance
         As in `DarcySystems`.
 
+    Raises
+    ------
+    Invalid
+        If a setting has a value that it cannot have, alone or beside the others.
+
     Notes
     -----
     With the published range, k^2 is at most 1/20 of the smallest eigenvalue of the diffusion: the

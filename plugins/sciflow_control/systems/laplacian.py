@@ -24,6 +24,11 @@ class ShiftedLaplacian(Systems):
     tolerance : float
         Of the residual relative to the right-hand side.
 
+    Raises
+    ------
+    Invalid
+        If `a`, `b`, `size` or `tolerance` has a value that it cannot have.
+
     Notes
     -----
     The right-hand side is standard normal, drawn again until its norm is at most the square root of its

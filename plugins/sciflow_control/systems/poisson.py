@@ -27,6 +27,11 @@ class PoissonSystems(Systems):
     tolerance : float
         Of the residual relative to the right-hand side.
 
+    Raises
+    ------
+    Invalid
+        If `size` or `degree` has a value that it cannot have.
+
     Notes
     -----
     Five-point differences. Coefficients are uniform in [-1, 1], each series runs over the whole length of its

@@ -32,6 +32,11 @@ class ThermalSystems(Systems):
     tolerance : float
         Of the residual relative to the right-hand side.
 
+    Raises
+    ------
+    Invalid
+        If `squares`, `mesh_seed`, `temperature` or `flux` has a value that it cannot have.
+
     Notes
     -----
     All right-hand sides are sums of two vectors: whoever solves the first two systems knows the solutions of

@@ -44,6 +44,11 @@ class EnsembleTrial(Stage):
     watched : int
         Of so many of the first members every attempt is kept, for pictures.
 
+    Raises
+    ------
+    Invalid
+        If `watched` has a value that it cannot have.
+
     Notes
     -----
     The error of a member is ``|u - r| / |r|`` with the L2 norm over the grid, and over the levels where all

@@ -71,6 +71,11 @@ class StepTable(Stage):
         Which trials there are; every name of a trial occurs once, and so does every curve in its group.
     title : str
         Of the section of a report; it changes no number.
+
+    Raises
+    ------
+    Invalid
+        If a setting has a value that it cannot have, alone or beside the others.
     """
 
     name: ClassVar[str] = "step_table"

@@ -73,6 +73,11 @@ class StepTrial(Stage):
         Of so many of the first runs every attempt is kept, for pictures.
     limit : int
         Attempts after which a run has failed.
+
+    Raises
+    ------
+    Invalid
+        If `count`, `limit`, `seed` or `watched` has a value that it cannot have.
     """
 
     name: ClassVar[str] = "step_trial"

@@ -41,6 +41,11 @@ class Tuned(LinearSolver):
     amortise : bool
         Whether a set-up that breaks the limit may be paid once as much has been spent on an operator,
         or on its pattern for what is not done again while that stays.
+
+    Raises
+    ------
+    Invalid
+        If `controller`, `limit` or `hold` has a value that it cannot have.
     """
 
     name: ClassVar[str] = "tuned"
@@ -97,6 +102,11 @@ class EveryArm(LinearSolver):
         What is noted; the set-up of each arm is part of it where the operator changed.
     limit : float
         How many times the work of the problem's own solver an arm may take.
+
+    Raises
+    ------
+    Invalid
+        If `limit` has a value that it cannot have.
     """
 
     name: ClassVar[str] = "every_arm"

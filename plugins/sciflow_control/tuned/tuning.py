@@ -96,7 +96,13 @@ class Plan:
 
 @dataclass(frozen=True)
 class Rules:
-    """Settings of a tuning, as `TunedKSP` explains them."""
+    """Settings of a tuning, as `TunedKSP` explains them.
+
+    Raises
+    ------
+    Invalid
+        If `cost`, `limit`, `hold` or `rtol` has a value that it cannot have.
+    """
 
     cost: str = "work"
     limit: float = 2.0

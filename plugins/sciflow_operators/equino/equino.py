@@ -79,6 +79,11 @@ class EquiNO(Surrogate):
     threads : int
         Torch threads; 0 takes all cores this process may use, or ``OMP_NUM_THREADS`` if that is fewer.
 
+    Raises
+    ------
+    Invalid
+        If a setting has a value that it cannot have, alone or beside the others.
+
     Notes
     -----
     Equation, cost, measured accuracy: docs/methods/equino.md.

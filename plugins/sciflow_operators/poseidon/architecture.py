@@ -30,6 +30,11 @@ class Architecture:
         Tokens along each axis that attend to each other; all of them where a stage has fewer.
     expansion : float
         Width of the perceptrons over that of their stage.
+
+    Raises
+    ------
+    Invalid
+        If a setting has a value that it cannot have, alone or beside the others.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}

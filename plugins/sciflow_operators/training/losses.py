@@ -84,6 +84,11 @@ class Sobolev(Loss):
     floor : float
         A sample smaller than this part of the field's typical size is measured against this part.
 
+    Raises
+    ------
+    Invalid
+        If `order`, `length` or `floor` has a value that it cannot have.
+
     Notes
     -----
     ``|u|^2 = sum_j length^(2 j) |D^j u|^2`` with ``j = 0 .. order``, all mixed derivatives counted. Fourier
@@ -123,6 +128,11 @@ class Spectral(Loss):
     floor : float
         A band of the truth that is smaller than this part of the field's typical size is measured
         against this part: what is smaller is noise.
+
+    Raises
+    ------
+    Invalid
+        If `bands` or `floor` has a value that it cannot have.
 
     Notes
     -----
@@ -192,6 +202,11 @@ class Weighted(Loss):
     ----------
     losses : tuple of (Loss, float)
         Each with its weight, positive.
+
+    Raises
+    ------
+    Invalid
+        If `losses` has a value that it cannot have.
     """
 
     name: ClassVar[str] = "weighted"

@@ -165,6 +165,11 @@ class RollOut(Unroll):
     truncate : int
         Gradients go back through so many steps; 0 through all.
 
+    Raises
+    ------
+    Invalid
+        If `truncate` has a value that it cannot have.
+
     Notes
     -----
     A batch of a chain of n steps costs n steps forward and back, and holds the activations of all of

@@ -30,6 +30,11 @@ class DeepEnsemble(Surrogate):
     size : int
         How many models, at least 2.
 
+    Raises
+    ------
+    Invalid
+        If `size` has a value that it cannot have.
+
     Notes
     -----
     The models are fitted one after the other, each in ``inner.epochs`` reports. A checkpoint holds the

@@ -21,6 +21,11 @@ class Wrapped(Gridded):
     inner : Gridded
         The network inside. Only what it looks like is taken from it: how both are trained together is
         told by this configuration.
+
+    Raises
+    ------
+    Invalid
+        If `inner` has a value that it cannot have.
     """
 
     inner: Gridded

@@ -70,6 +70,11 @@ class Costs:
         Points of a reduced model (q) for each of its modes.
     solves : int
         Systems that are solved in a query: time steps times Newton steps.
+
+    Raises
+    ------
+    Invalid
+        If a setting has a value that it cannot have, alone or beside the others.
     """
 
     full: float | None = None
@@ -122,6 +127,11 @@ class Assess(Stage):
         Of the cross-validation.
     seed : int
         Decides folds and clusterings.
+
+    Raises
+    ------
+    Invalid
+        If `tolerance`, `queries`, `modes`, `clusters` or `folds` has a value that it cannot have.
     """
 
     name: ClassVar[str] = "assess"

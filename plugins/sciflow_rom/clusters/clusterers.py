@@ -158,6 +158,11 @@ class KMedoids(Clusterer):
         How many groups.
     restarts : int
         Random starts, of which the best result counts.
+
+    Raises
+    ------
+    Invalid
+        If `clusters` or `restarts` has a value that it cannot have.
     """
 
     name: ClassVar[str] = "k_medoids"
@@ -198,6 +203,11 @@ class KMeans(Clusterer):
         units of their spread. The dissimilarity serves only to find the member in the middle.
     restarts : int
         Random starts, of which the best result counts.
+
+    Raises
+    ------
+    Invalid
+        If `clusters` or `restarts` has a value that it cannot have.
     """
 
     name: ClassVar[str] = "k_means"
@@ -256,6 +266,11 @@ class Hierarchical(Clusterer):
         How many groups.
     linkage : {"average", "complete", "single"}
         Which dissimilarity between groups decides what is merged next.
+
+    Raises
+    ------
+    Invalid
+        If `clusters` has a value that it cannot have.
     """
 
     name: ClassVar[str] = "hierarchical"
@@ -300,6 +315,11 @@ class VQPCA(Clusterer):
         At most so many.
     clusters : int
         Those of `start`.
+
+    Raises
+    ------
+    Invalid
+        If `modes` or `rounds` has a value that it cannot have.
 
     References
     ----------

@@ -55,6 +55,11 @@ class Cluster(Stage):
         of its members; 0 for none.
     seed : int
         Decides every random choice.
+
+    Raises
+    ------
+    Invalid
+        If `overlap` has a value that it cannot have.
     """
 
     name: ClassVar[str] = "cluster"

@@ -208,6 +208,11 @@ class ProjectionError(Dissimilarity):
     combine : {"max", "mean", "min"}
         How the two directions are combined; the smaller one is small already where one span holds the
         other.
+
+    Raises
+    ------
+    Invalid
+        If `modes` has a value that it cannot have.
     """
 
     name: ClassVar[str] = "projection_error"

@@ -58,6 +58,11 @@ class Compress(Stage):
         Fractions of the members, as in `Train`: with its seed, the same members. All are compressed.
     seed : int
         Of the split.
+
+    Raises
+    ------
+    Invalid
+        If `train`, `valid`, `tolerance`, `columns` or `product` has a value that it cannot have.
     """
 
     name: ClassVar[str] = "compress"

@@ -50,6 +50,11 @@ class Extrapolate(Stage):
     ----------
     last : int
         Levels at the end whose errors are also given alone: those of the last cycle.
+
+    Raises
+    ------
+    Invalid
+        If `last` has a value that it cannot have.
     """
 
     name: ClassVar[str] = "extrapolate"

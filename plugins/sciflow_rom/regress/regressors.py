@@ -93,6 +93,11 @@ class RadialBasis(Regressor):
     ----------
     smoothing : float
         0 interpolates; more lets the values be missed, as in a smoothing spline.
+
+    Raises
+    ------
+    Invalid
+        If `smoothing` has a value that it cannot have.
     """
 
     name: ClassVar[str] = "radial_basis"
@@ -123,6 +128,11 @@ class Polynomial(Regressor):
     ----------
     degree : int
         Total degree; lowered until there are at least as many members as monomials.
+
+    Raises
+    ------
+    Invalid
+        If `degree` has a value that it cannot have.
     """
 
     name: ClassVar[str] = "polynomial"
@@ -159,6 +169,11 @@ class Perceptrons(Regressor):
         On the squared weights, for features and values of unit spread.
     steps : int
         Largest number of iterations of L-BFGS.
+
+    Raises
+    ------
+    Invalid
+        If `width`, `networks`, `steps` or `penalty` has a value that it cannot have.
     """
 
     name: ClassVar[str] = "perceptrons"

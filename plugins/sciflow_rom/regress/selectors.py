@@ -102,6 +102,11 @@ class Logistic(Selector):
         leaves only the best.
     penalty : float
         On the squared coefficients.
+
+    Raises
+    ------
+    Invalid
+        If `degree`, `sharpness` or `penalty` has a value that it cannot have.
     """
 
     name: ClassVar[str] = "logistic"
@@ -134,6 +139,11 @@ class Neighbours(Selector):
     ----------
     count : int
         How many neighbours; nearer ones count more.
+
+    Raises
+    ------
+    Invalid
+        If `count` has a value that it cannot have.
     """
 
     name: ClassVar[str] = "neighbours"

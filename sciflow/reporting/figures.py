@@ -6,6 +6,7 @@ import base64
 import contextlib
 import html
 import io
+import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -129,7 +130,9 @@ def legend(of: Axes | Figure, columns: int = 4) -> None:
             borderaxespad=0.2, borderpad=0.1, columnspacing=1.4,
         )  # fmt: skip
     rows = -(-len(found) // many)
-    of.set_title(of.get_title(loc="left") or of.get_title(), pad=8 + 14 * rows)
+    title = of.get_title(loc="left") or of.get_title()
+    of.set_title("", loc="center")
+    of.set_title(title, loc="left", pad=8 + 14 * rows)
 
 
 def _finish(made: Figure) -> None:
@@ -225,11 +228,18 @@ def data_uri(made: Figure) -> str:
     with drawing():
         _finish(made)
         if not _coloured(made):
-            lines = io.BytesIO()
-            made.savefig(lines, format="svg", metadata={"Date": None})
-            if lines.tell() <= DRAWN:
-                return _uri("svg+xml", lines.getvalue())
+            lines = _lines(made)
+            if len(lines) <= DRAWN:
+                return _uri("svg+xml", lines)
         return _smallest(made, FINE)
+
+
+def _lines(made: Figure) -> bytes:
+    """SVG, with places to a hundredth of a point and without indents: a third less."""
+    plain = io.BytesIO()
+    made.savefig(plain, format="svg", metadata={"Date": None})
+    text = re.sub(r"\s*\n\s*", "\n", plain.getvalue().decode())
+    return re.sub(r"scale\([^)]*\)|(\d+\.\d\d)\d+", lambda m: m[1] or m[0], text).encode()
 
 
 def _coloured(made: Figure) -> bool:

@@ -64,7 +64,7 @@ def section(artifact: Artifact) -> Section:
         *([(percent(nearest), "error of the nearest training sample")] if np.isfinite(nearest) else []),
     )
     short = "\n\n".join(one.markdown for one in drawn)
-    return Section(f"Errors of {model} on unseen members, {name} with {grid} values", body, figures, short)
+    return Section(f"Errors on unseen members: {model} for {name}, {grid} values", body, figures, short)
 
 
 def _model(artifact: Artifact) -> str:
@@ -74,7 +74,7 @@ def _model(artifact: Artifact) -> str:
     with contextlib.suppress(SciflowError, OSError, ValueError, LookupError, TypeError):
         model = Artifact.open(Path(artifact.provenance["inputs"]["model"]["path"]))
         return str(model.attributes["surrogate"]["component"]).replace("_", " ")
-    return "the model"
+    return "a model"
 
 
 Row = tuple[str, np.ndarray, Callable[[float], str], Callable[..., np.floating]]

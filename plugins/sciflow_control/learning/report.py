@@ -61,14 +61,16 @@ def _curves(artifact: Artifact) -> Figure:
     cost = artifact.read("history_cost")
     axes[0, 1].plot(steps, np.where(error > 0, error, np.nan), color=BLUE, lw=1.4, label="drift, nine of ten")
     axes[0, 1].set_yscale("log")
-    axes[0, 1].set_title("held-out episodes")
     other = axes[0, 1].twinx()
     other.spines["right"].set_visible(True)
     other.grid(visible=False)
     other.plot(steps, cost, color=ORANGE, lw=1.4, ls="--", label=artifact.attributes["cost_unit"])
     other.set_yscale("log")
     lines = [*axes[0, 1].get_lines(), *other.get_lines()]
-    axes[0, 1].legend(lines, [line.get_label() for line in lines])
+    axes[0, 1].legend(
+        lines, [line.get_label() for line in lines], title="held-out episodes", alignment="left",
+        loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2,
+    )  # fmt: skip
     axes[0, 2].plot(steps, artifact.read("history_explore"), color=INK, lw=1.4, label="exploring")
     axes[0, 2].plot(steps, artifact.read("history_loss"), color=GREY, lw=1.4, ls="--", label="loss")
     axes[0, 2].set_yscale("symlog", linthresh=1e-3)

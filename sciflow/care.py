@@ -26,7 +26,13 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*\Z")
 
 
 def refs(store: Store) -> dict[str, str]:
-    """Directory name of an artifact by the name that was given to it."""
+    """Directory name of an artifact by the name that was given to it.
+
+    Raises
+    ------
+    Invalid
+        If a file with a name is damaged.
+    """
     found = {}
     for file in sorted((store.root / "refs").glob("*.json")):
         try:

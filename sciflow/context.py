@@ -166,7 +166,13 @@ class Context:
         self.emit({"event": "metric", "step": step, "values": {k: float(v) for k, v in values.items()}})
 
     def check(self) -> None:
-        """Raise `Cancelled` if the run was cancelled."""
+        """Raise `Cancelled` if the run was cancelled.
+
+        Raises
+        ------
+        Cancelled
+            If the run was cancelled.
+        """
         if self.cancelled.is_set():
             raise Cancelled("the run was cancelled")
 

@@ -108,6 +108,10 @@ class Session:
         What is awaited now.
     cores : Cores
         What stages that are computed on this machine share.
+    records : list of Record
+        How each stage went, in the order in which they ended.
+    start : float
+        When the run began, seconds since the epoch.
     """
 
     store: Store
@@ -192,7 +196,15 @@ class PlanEnds(Invalid):
 
 @dataclass(frozen=True)
 class Planned:
-    """Stands for an artifact that a plan would have to compute first."""
+    """Stands for an artifact that a plan would have to compute first.
+
+    Attributes
+    ----------
+    name : str
+        What the stage is called.
+    recipe : str
+        Digest of its configuration and inputs.
+    """
 
     name: str
     recipe: str

@@ -56,7 +56,13 @@ def execute(spec: JobSpec, ctx: Context) -> None:
 
 
 def open_inputs(spec: JobSpec) -> dict[str, Artifact]:
-    """The input artifacts of a job, each with the digest that it was submitted with."""
+    """The input artifacts of a job, each with the digest that it was submitted with.
+
+    Raises
+    ------
+    Invalid
+        If another artifact is where an input was.
+    """
     inputs = {}
     for name, entry in spec.inputs.items():
         artifact = Artifact.open(entry["path"])

@@ -141,6 +141,11 @@ class Sampler:
         Points along each side.
     side : float
         Length, m.
+
+    Raises
+    ------
+    Invalid
+        If a point of the grid lies in no cell of the mesh; on every rank.
     """
 
     def __init__(self, space: Any, grid: int, side: float) -> None:

@@ -207,7 +207,13 @@ class OnlineTrain(Stage):
         return [int(m) for purpose in order for m in np.flatnonzero(purposes == purpose)]
 
     def check(self, inputs: Mapping[str, Artifact]) -> None:
-        """Also refuse fields that the problem does not have, and a design of other parameters."""
+        """Also refuse fields that the problem does not have, and a design of other parameters.
+
+        Raises
+        ------
+        Missing
+            If the transport is not installed.
+        """
         super().check(inputs)
         require(self.problem)
         require(self.surrogate)

@@ -70,7 +70,13 @@ def _run(one: Trainer, out: Writer, ctx: Context) -> None:
 def solver(
     stage: OnlineTrain, folder: Path, ensemble: Path | None, group: str, block: int, ctx: Context
 ) -> None:
-    """Compute members for whatever trainer is there, until one says that there are no more."""
+    """Compute members for whatever trainer is there, until one says that there are no more.
+
+    Raises
+    ------
+    Failed
+        If no trainer is there for the stage's `patience`.
+    """
     patience = 60 * stage.patience
     last = ""
     until = time.monotonic() + patience
@@ -154,7 +160,13 @@ def world(
     stage: OnlineTrain, design: Artifact, folder: Path, ensemble: Path | None, ranks: int, out: Writer,
     ctx: Context,
 ) -> None:  # fmt: skip
-    """Be one rank of a job that holds the trainer ranks and every solver."""
+    """Be one rank of a job that holds the trainer ranks and every solver.
+
+    Raises
+    ------
+    Cancelled
+        If the trainer ends while the job is told to stop.
+    """
     from sciflow_online.mpi_transport import MpiLink, MpiServer
 
     mpi: Any = ctx.comm

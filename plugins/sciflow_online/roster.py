@@ -87,6 +87,11 @@ class Roster:
     lanes : int
         If above 0, the member at position ``i`` of `order` is only given to lane ``i % lanes``, so that
         what is computed does not depend on which solver is quicker.
+
+    Raises
+    ------
+    Invalid
+        If `attempts` is below 1, or a member stands in the order twice.
     """
 
     def __init__(self, order: Sequence[int], attempts: int, lanes: int = 0) -> None:

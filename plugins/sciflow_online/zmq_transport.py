@@ -39,6 +39,11 @@ class ZmqServer(Server):
     ----------
     endpoint : str
         Where solvers connect, with the port that was free.
+
+    Raises
+    ------
+    Failed
+        If the address cannot be listened on.
     """
 
     def __init__(self, host: str = LOOPBACK, largest: int = 1 << 30) -> None:

@@ -158,7 +158,13 @@ def local_bases(
 
 
 def columns_of(coordinates: Coordinates, members: np.ndarray) -> np.ndarray:
-    """Columns of some members, given by their rows in ``coordinates.groups``."""
+    """Columns of some members, given by their rows in ``coordinates.groups``.
+
+    Raises
+    ------
+    Invalid
+        If there are no members.
+    """
     groups = coordinates.groups
     if len(members) == 0:
         raise Invalid("a cluster without members has no basis")

@@ -28,6 +28,13 @@ KEY = "sciflow"
 class Artifact:
     """A published artifact; open one with `Artifact.open`.
 
+    Parameters
+    ----------
+    path : Path
+        Its directory.
+    manifest : mapping
+        What ``meta/manifest.json`` says.
+
     Attributes
     ----------
     path : Path

@@ -35,6 +35,19 @@ _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 class Writer:
     """Write side of one artifact, not visible to readers until `publish`.
 
+    Parameters
+    ----------
+    path : Path
+        A directory for it alone; what a killed run left there is gone on with.
+    schema : Schema
+        What it must hold to be published.
+    recipe : str
+        Digest of how it is made.
+    store : Store or None
+        Where it is published; None in a job.
+    about : mapping or None
+        More that is noted of it while it is written.
+
     Attributes
     ----------
     path : Path
@@ -72,7 +85,13 @@ class Writer:
         self.refresh()
 
     def refresh(self) -> None:
-        """Read again what a job of this stage added."""
+        """Read again what a job of this stage added.
+
+        Raises
+        ------
+        Invalid
+            If what is there cannot be read.
+        """
         root = self.path / DATA / "zarr.json"
         if root.exists():
             try:
@@ -107,7 +126,13 @@ class Writer:
 
     @property
     def store(self) -> Store:
-        """The store that this is published in; only on the driver's side, not in its jobs."""
+        """The store that this is published in; only on the driver's side, not in its jobs.
+
+        Raises
+        ------
+        Invalid
+            In a job.
+        """
         if self._store is None:
             raise Invalid(f"{self.path} was joined by a job; only its driver knows the store")
         return self._store

@@ -21,7 +21,13 @@ def add(commands: Any) -> None:
 
 
 def main(options: argparse.Namespace) -> int:
-    """Deliver; 0 if nothing is left undelivered that could be delivered."""
+    """Deliver; 0 if nothing is left undelivered that could be delivered.
+
+    Raises
+    ------
+    NotFound
+        If a run that is named has nothing to deliver.
+    """
     from sciflow.errors import NotFound
     from sciflow.flow import default_store
     from sciflow.server.engine import ensure_server

@@ -32,7 +32,13 @@ def add(commands: Any) -> None:
 
 
 def main(options: argparse.Namespace) -> int:
-    """Register the flows, then run the worker until it is told to end."""
+    """Register the flows, then run the worker until it is told to end.
+
+    Raises
+    ------
+    NotFound
+        If there are no flow files.
+    """
     from sciflow.server import engine
 
     if options.stop:

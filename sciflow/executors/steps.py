@@ -30,7 +30,13 @@ class Steps(Executor):
     mpi: str = ""
 
     def command(self, resources: Resources) -> list[str]:
-        """The command line before the job file."""
+        """The command line before the job file.
+
+        Raises
+        ------
+        Missing
+            If srun cannot start the ranks of this MPI.
+        """
         from sciflow.executors.slurm import protocol
 
         mpi = self.mpi or (protocol() if resources.ranks > 1 else "none")

@@ -21,7 +21,15 @@ MIXED = 20
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of cell: VTK's number, dimension, corners, and where CGNS has the corners of VTK."""
+    """A kind of cell: VTK's number, dimension, corners, and where CGNS has the corners of VTK.
+
+    Attributes
+    ----------
+    vtk, dimension, corners : int
+        VTK's number of the kind, and its sizes.
+    order : tuple of int
+        Where CGNS has each corner of VTK; empty: in the same place.
+    """
 
     vtk: int
     dimension: int

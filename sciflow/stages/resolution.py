@@ -97,7 +97,13 @@ class Resolution(Stage):
         same_members([ensemble, *(inputs[name] for name in self.grids)])
 
     def run(self, inputs: Mapping[str, Artifact], out: Writer, ctx: Context) -> None:
-        """Predict the test members on every grid."""
+        """Predict the test members on every grid.
+
+        Raises
+        ------
+        Invalid
+            If no member ended well on all grids, or they have different numbers of time levels.
+        """
         import numpy as np
 
         model = load_model(inputs["model"])

@@ -94,6 +94,13 @@ class Physics(View):
     ``radial`` the cosine between its distance and its velocity, ``pace`` the decimal logarithm of the
     interval over the shortest time scale of a pair. ``error`` is ``(log10 |dE/E| + 8) / 4`` of the last
     interval and ``knob`` its value on the logarithm between the knob's bounds; 0 and 1/2 at the start.
+
+    Parameters
+    ----------
+    bodies : Bodies
+        At the start.
+    knob : Knob
+        What is chosen, with its bounds.
     """
 
     names = ("closest", "second", "speed", "radial", "pace", "error", "knob")
@@ -131,6 +138,18 @@ class Paper(View):
     Positions in tens of the unit of length, velocities in ``sqrt(G M)`` over its root, M the mass of all
     bodies, and ``-log10 |dE/E|`` since the start, 0 at the start. The unit of length must be the
     astronomical unit for the numbers to be those that were published, and the bodies in a plane.
+
+    Parameters
+    ----------
+    bodies : Bodies
+        At the start.
+    knob : Knob
+        What is chosen; not looked at.
+
+    Raises
+    ------
+    Invalid
+        If the bodies leave the plane z = 0.
 
     References
     ----------

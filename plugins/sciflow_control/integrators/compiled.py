@@ -115,6 +115,12 @@ def step(
         See `Tableau.packed`.
     same : bool
         The last stage is taken at the new state.
+    address : int
+        Of the compiled right-hand side.
+    t, h : float
+        Beginning and length of the step, in the unit of time of the equation.
+    parameters : ndarray, shape (parameter,)
+        Of the equation.
     """
     stages, n = table.shape[1], work.shape[1]
     for stage in range(1, stages):

@@ -115,7 +115,13 @@ _SCHEMES: dict[str | None, Callable[[Any], Scheme]] = {
 
 
 def fix_steps(ts: Any) -> None:
-    """Let PETSc itself neither choose steps nor reject them, and say where a solve failed."""
+    """Let PETSc itself neither choose steps nor reject them, and say where a solve failed.
+
+    Raises
+    ------
+    Invalid
+        If PETSc cannot.
+    """
     adapt = ctypes.c_void_p()
     _call("TSGetAdapt", ts, ctypes.addressof(adapt))
     call = _function("TSAdaptSetType", ctypes.c_void_p, ctypes.c_char_p)

@@ -17,6 +17,17 @@ _GOES_ON, _AT_THE_END = 0, 1  # TS_CONVERGED_ITERATING, TS_CONVERGED_TIME
 class Steered:
     """The steps of a TS while it is solved under a controller.
 
+    Parameters
+    ----------
+    controller : StepController
+        Judges the attempts.
+    make : callable
+        Gives the stepper of a TS.
+    patience : int
+        Attempts at one step.
+    after : tuple or None
+        Function, arguments and named arguments that PETSc was told to call after each step.
+
     Attributes
     ----------
     leg : Leg
@@ -47,7 +58,13 @@ class Steered:
         self._begin(value)
 
     def post_step(self, ts: Any) -> None:
-        """PETSc calls it after each attempt; one that is taken back goes on with another length."""
+        """PETSc calls it after each attempt; one that is taken back goes on with another length.
+
+        Raises
+        ------
+        Diverged
+            If a step failed as often as it may.
+        """
         stepping = self.stepping
         assert stepping is not None
         stepper = stepping.stepper

@@ -146,7 +146,13 @@ class RecyclingTrial(Stage):
         return pairs + [("", m) for m in methods if m.startswith("direct")]
 
     def run(self, inputs: Mapping[str, Artifact], out: Writer, ctx: Context) -> None:
-        """Solve everything."""
+        """Solve everything.
+
+        Raises
+        ------
+        Invalid
+            On several ranks.
+        """
         import numpy as np
 
         from sciflow_control.recycling.ordering import order, path_length

@@ -104,7 +104,13 @@ def spread(coefficient: np.ndarray) -> float:
 
 
 def check_medium(size: int, alpha: float, tau: float, contrast: float, tolerance: float) -> None:
-    """Refuse what makes no random medium or no system."""
+    """Refuse what makes no random medium or no system.
+
+    Raises
+    ------
+    Invalid
+        Naming the setting.
+    """
     if size < 2:
         raise Invalid(f"a grid needs at least two unknowns along each side, got size={size}")
     if not (alpha > 1 and tau > 0 and contrast >= 0):
@@ -116,12 +122,24 @@ def check_medium(size: int, alpha: float, tau: float, contrast: float, tolerance
 
 
 def check_tolerance(tolerance: float) -> None:
-    """Refuse a relative tolerance outside (0, 1)."""
+    """Refuse a relative tolerance outside (0, 1).
+
+    Raises
+    ------
+    Invalid
+        If it lies there.
+    """
     if not 0 < tolerance < 1:
         raise Invalid(f"a relative tolerance lies between 0 and 1, got {tolerance}")
 
 
 def check_draw(count: int, seed: int) -> None:
-    """Refuse a sequence without systems, and a negative seed."""
+    """Refuse a sequence without systems, and a negative seed.
+
+    Raises
+    ------
+    Invalid
+        For either.
+    """
     if count < 1 or seed < 0:
         raise Invalid(f"a sequence needs at least one system and a seed from 0 on, got {count} and {seed}")

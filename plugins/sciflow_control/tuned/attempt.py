@@ -68,7 +68,13 @@ class Outcome:
 
 
 class Workspace:
-    """Vectors of an attempt: copies, so that an arm that fails leaves the caller's as they were."""
+    """Vectors of an attempt: copies, so that an arm that fails leaves the caller's as they were.
+
+    Parameters
+    ----------
+    like : PETSc.Vec
+        A vector of the size and layout.
+    """
 
     def __init__(self, like: Any) -> None:
         self.b, self.x, self.r = (like.duplicate() for _ in range(3))

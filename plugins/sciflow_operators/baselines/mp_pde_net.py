@@ -166,6 +166,11 @@ class Bundle(nn.Module):
     width, channels_out : int
         Numbers in and out.
 
+    Raises
+    ------
+    Invalid
+        If `width` is too small for so many outputs.
+
     Notes
     -----
     With 8 channels between. The kernels follow from the sizes: for 128 numbers and 25 outputs they are

@@ -153,6 +153,8 @@ def write_onnx(mapped: Mapped, path: Path, about: dict[str, Any]) -> Replay:
     ------
     Missing
         If a package for it is missing.
+    Invalid
+        If the weights are larger than such a file may be.
     """
     absent = [n for n in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(n) is None]
     if absent:

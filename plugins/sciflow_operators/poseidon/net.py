@@ -31,6 +31,11 @@ class PoseidonNet(nn.Module):
     port : Port
         What goes in and comes out.
 
+    Raises
+    ------
+    Invalid
+        If the fields have no square grid, or no input is a field.
+
     Notes
     -----
     The channel of the lead time comes standardised, as every channel; `clock` holds the affine map to

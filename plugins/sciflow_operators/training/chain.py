@@ -122,7 +122,13 @@ class Cut:
         return replace(batch, y=y)
 
     def time(self, batch: Batch, step: int) -> np.ndarray | None:
-        """Time of the first output level of a step, shape (batch,), where the model takes it."""
+        """Time of the first output level of a step, shape (batch,), where the model takes it.
+
+        Raises
+        ------
+        Invalid
+            If the samples do not tell the times of later levels.
+        """
         if self._clock is None:
             return None
         if batch.times is None:

@@ -133,7 +133,13 @@ class GlooComm:
 
 
 def backend() -> str:
-    """What `torch.distributed` is to use: gloo for the host's memory, NCCL for that of a GPU."""
+    """What `torch.distributed` is to use: gloo for the host's memory, NCCL for that of a GPU.
+
+    Raises
+    ------
+    Missing
+        If this torch was built without it.
+    """
     if not dist.is_available():
         raise Missing("this torch was built without torch.distributed; several ranks need mpi4py then")
     return "cpu:gloo,cuda:nccl" if dist.is_nccl_available() and torch.cuda.is_available() else "gloo"
@@ -199,6 +205,11 @@ def reduces(comm: Comm, device: torch.device) -> bool:
         Of several ranks.
     device : device
         Where the numbers are, of one type on all ranks.
+
+    Raises
+    ------
+    Invalid
+        If the environment variable names none of the ways.
 
     Notes
     -----

@@ -58,7 +58,13 @@ def _inner(values: Tensor, except_axis: int | None = None) -> Tensor:
 
 
 def burgers(config: BurgersStep, x: Tensor, y: Tensor, target: Target) -> list[Tensor]:
-    """Terms of `BurgersStep`: change, advection, diffusion."""
+    """Terms of `BurgersStep`: change, advection, diffusion.
+
+    Raises
+    ------
+    Invalid
+        If the fields have more than one spatial axis.
+    """
     old, new = _levels(config.field, x, y, target)
     if len(target.space) != 1:
         raise Invalid(f"burgers_step is for one spatial axis, these fields have {target.space}")
@@ -91,7 +97,13 @@ def _second(values: Tensor, axis: int, spacing: float) -> Tensor:
 
 
 def vorticity(config: VorticityStep, x: Tensor, y: Tensor, target: Target) -> list[Tensor]:
-    """Terms of `VorticityStep`: change, advection, diffusion, force."""
+    """Terms of `VorticityStep`: change, advection, diffusion, force.
+
+    Raises
+    ------
+    Invalid
+        If the fields do not have two periodic axes.
+    """
     old, new = _levels(config.field, x, y, target)
     if len(target.space) != 2 or not all(target.periodic):
         raise Invalid(f"vorticity_step is for two periodic axes; these fields have {target.space}")

@@ -229,7 +229,13 @@ def load(config: Trained, state: Arrays, signature: Signature) -> Fitted:
 
 
 def require(name: str, state: Arrays, wanted: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuse a state in which arrays are missing or have other shapes."""
+    """Refuse a state in which arrays are missing or have other shapes.
+
+    Raises
+    ------
+    Invalid
+        Naming the first five of them.
+    """
     wrong = []
     for key, shape in wanted.items():
         found = state.get(key)

@@ -204,7 +204,13 @@ class Gridded(Trained):
 
 
 def on_a_grid(name: str, inner: Surrogate) -> None:
-    """Refuse as the inner network of `name` what is none of a regular grid."""
+    """Refuse as the inner network of `name` what is none of a regular grid.
+
+    Raises
+    ------
+    Invalid
+        If it is none.
+    """
     if not isinstance(inner, Gridded):
         what = getattr(inner, "name", type(inner).__name__)
         raise Invalid(f"{name}.inner must be a network of a regular grid, such as fno or unet; got {what}")

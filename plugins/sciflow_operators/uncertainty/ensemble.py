@@ -134,7 +134,13 @@ class DeepEnsemble(Surrogate):
 
 
 def parts(arrays: Arrays) -> list[Arrays]:
-    """The arrays of each model, by its number in ``model.0.weight`` and so on."""
+    """The arrays of each model, by its number in ``model.0.weight`` and so on.
+
+    Raises
+    ------
+    Invalid
+        If a model is missing before the last one.
+    """
     found: dict[int, dict[str, np.ndarray]] = {}
     for key, values in arrays.items():
         word, _, rest = key.partition(".")

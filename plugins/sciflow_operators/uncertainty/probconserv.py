@@ -111,7 +111,15 @@ class Conserved(Surrogate):
         return ConservedModel(self, model)
 
     def check(self, signature: Signature) -> None:
-        """Refuse fields that are not there or have no grid."""
+        """Refuse fields that are not there or have no grid.
+
+        Raises
+        ------
+        NotFound
+            If the field, or the input with its integral, is not there.
+        Invalid
+            If it has no regular grid, or the two have different ones.
+        """
         output = signature.outputs.get(self.field)
         if output is None:
             raise NotFound(f"no output {self.field!r}. {nearest(self.field, signature.outputs)}")

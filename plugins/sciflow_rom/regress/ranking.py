@@ -66,7 +66,13 @@ def log_errors(errors: np.ndarray) -> np.ndarray:
 
 
 class ErrorRanker(Ranker):
-    """Ranks by predicted logarithms of the errors."""
+    """Ranks by predicted logarithms of the errors.
+
+    Parameters
+    ----------
+    regression : Regression
+        Features to the logarithms of all local models' errors.
+    """
 
     def __init__(self, regression: Regression) -> None:
         self.regression = regression

@@ -23,6 +23,11 @@ class Regression(ABC):
         All that it consists of.
     names : tuple of str
         Of the arrays.
+
+    Raises
+    ------
+    Invalid
+        If an array is missing.
     """
 
     names: tuple[str, ...]

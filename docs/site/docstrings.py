@@ -24,7 +24,9 @@ def markdown(text: str, link: Link = lambda name: "") -> str:
         The target for a name in backticks; empty for none.
     """
     text = re.sub(r":math:`([^`]+)`", lambda m: f"${m[1]}$", text)
-    text = _MATH_BLOCK.sub(lambda m: f"\n$$\n{textwrap.dedent(m[2])}\n$$\n", text)
+    text = _MATH_BLOCK.sub(lambda m: f"\n\n$$\n{textwrap.dedent(m[2])}\n$$\n\n", text)
+    # A literal block is code by its indentation in Markdown too.
+    text = re.sub(r"::$", ":", text, flags=re.MULTILINE)
     text = re.sub(r"^\.\. \[(\d+)\] ", r"\1. ", text, flags=re.MULTILINE)
     done = []
     for part in _CODE.split(text):
@@ -35,7 +37,7 @@ def markdown(text: str, link: Link = lambda name: "") -> str:
             target = "" if part.startswith("``") else link(name)
             done.append(f"[`{name}`]({target})" if target else f"`{name}`")
         else:
-            done.append(re.sub(r"\*\*|(?<=\w)\*|\*(?=\s)|(?<=\s)_|<", lambda m: _escaped(m[0]), part))
+            done.append(re.sub(r"(?<=\w)\*\*?(?=\w)|\*(?=\s)|(?<=\s)_|<", lambda m: _escaped(m[0]), part))
     return "".join(done)
 
 

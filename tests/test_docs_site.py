@@ -1,7 +1,9 @@
 """The documentation as a site: built strictly, complete, and with nothing from another host."""
 
+import importlib.util
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -82,6 +84,7 @@ def test_formulas_are_readable_without_scripts(site):
     for page in site.rglob("*.html"):
         text = page.read_text()
         assert "arithmatex" not in text, page
+        assert "$$" not in re.sub(r"<(pre|code|script)\b.*?</\1>", "", text, flags=re.DOTALL), page
         assert not re.search(r"<(mi|mo|mtext|mrow)>\\|<mi>&(amp;)?</mi>", text), page
 
 
@@ -118,6 +121,19 @@ def test_all_components_are_written_about():
                 rf"`[^`\n]*\b({cls.__name__}|{cls.name})\b|^[^\n|]*\b{cls.__name__}\(", re.MULTILINE
             )
             assert any(pattern.search(text) for text in texts), f"no page has {cls.__name__} in code"
+
+
+def test_the_gallery_shows_every_picture_with_the_command_that_made_it():
+    spec = importlib.util.spec_from_file_location("make", DOCS / "gallery" / "make.py")
+    made = importlib.util.module_from_spec(spec)
+    sys.modules["make"] = made
+    spec.loader.exec_module(made)
+    text = (DOCS / "gallery.md").read_text()
+    for shot in made.SHOTS:
+        assert f"sciflow run {shlex.join(shot.command)}\n" in text
+        assert f"(gallery/{shot.name}.png)" in text
+        assert (DOCS / "gallery" / f"{shot.name}.png").stat().st_size <= made.LARGEST
+    assert len(list((DOCS / "gallery").glob("*.png"))) == len(made.SHOTS)
 
 
 @pytest.mark.parametrize("page", METHODS, ids=lambda page: page.stem)

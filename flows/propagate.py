@@ -33,7 +33,7 @@ SIZES = {"ci": (32, 120, 10_000, 60), "full": (96, 400, 100_000, 200)}
 @flow
 async def propagate(
     size: Literal["ci", "full"] = "ci",
-    threshold: float = 2.0,
+    threshold: float = 1.5,
     centre: float = 0.1,
     strength: float = 0.5,
     solvers: int = 2,
@@ -55,7 +55,7 @@ async def propagate(
     data = await run(Simulate(plate, seed=seed), design=points, resources=several)
     small = await run(Compress(plate.unknown, seed=seed), ensemble=data)
     groups = await run(Cluster(clusterer=KMedoids(4), seed=seed), compression=small)
-    net = BuildRom(RomNet(plate, modes=12), seed=seed)
+    net = BuildRom(RomNet(plate, modes=20, indicator_modes=40), seed=seed)
     regression = Train(PODRegression(logarithmic=("amplitude",)), tuple(plate.parameters), (plate.unknown,))
     rom, fit = await asyncio.gather(
         run(net, ensemble=data, compression=small, clustering=groups), run(regression, ensemble=data)

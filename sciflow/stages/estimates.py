@@ -74,12 +74,11 @@ def summary(
         "quantiles": list(parts),
         "plain_error": spread / math.sqrt(equal),
         "costs": costs,
-        "speedup": _finite((spread**2 / equal) / max(mean.error**2, 1e-300)),
+        "speedup": _gain(spread, equal, mean.error),
     }
     trained = costs["training"]
     if trained is not None:
-        later = (spread**2 / ((cost + trained) / full)) / max(mean.error**2, 1e-300)
-        about["speedup_with_training"] = _finite(later)
+        about["speedup_with_training"] = _gain(spread, (cost + trained) / full, mean.error)
     return about, _path(done, correction, spread, share)
 
 
@@ -168,6 +167,11 @@ def _path(done: Propagation, correction: Correction, spread: float, share: bool)
         "half": np.array([e.half for e in found]),
         "plain_half": factor * spread / np.sqrt(np.maximum(cost / full, 1.0)),
     }
+
+
+def _gain(spread: float, solves: float, error: float) -> float | None:
+    """Variance of the mean of so many full solves over that of the mean that was found."""
+    return spread**2 / solves / error**2 if spread > 0 and error > 0 else None
 
 
 def _finite(value: float) -> float | None:

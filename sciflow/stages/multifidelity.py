@@ -241,13 +241,11 @@ class Correction:
         rate = (np.abs(differ).sum(axis=0) + z * z / 2) / (count + z * z)
         allowed = np.maximum(differ.var(axis=0), rate * (1 - rate))
         error = np.sqrt(allowed * (1 / count - 1 / total) + part * (1 - part) / total)
-        inside = line[np.abs(reached - part) <= z * error]
-        value = float(line[np.argmax(np.maximum.accumulate(reached) >= part - 1e-12)])
-        ends = np.append(inside, value)
-        # Beyond what any value reaches nothing is known.
-        low = -math.inf if line[0] in inside else float(ends.min())
-        high = math.inf if line[-1] in inside else float(ends.max())
-        return Estimate(value, low, high)
+        place = int(np.argmax(np.maximum.accumulate(reached) >= part - 1e-12))
+        inside = np.append(np.flatnonzero(np.abs(reached - part) <= z * error), place)
+        # The ends lie before the next values; beyond what any value reaches nothing is known.
+        wide = np.concatenate([[-math.inf], line, [math.inf]])
+        return Estimate(float(line[place]), float(wide[inside.min()]), float(wide[inside.max() + 2]))
 
     def _normal(self) -> float:
         from scipy.special import ndtri
@@ -256,10 +254,10 @@ class Correction:
 
     @staticmethod
     def _regress(f: np.ndarray, g: np.ndarray) -> tuple[float, np.ndarray]:
-        """Slope, and what is left of f."""
+        """Slope, 1 where g is the same everywhere, and what is left of f."""
         x, y = g - g.mean(), f - f.mean()
         size = float(x @ x)
-        slope = float(x @ y) / size if size > 0 else 0.0
+        slope = float(x @ y) / size if size > 0 else 1.0
         return slope, y - slope * x
 
 
@@ -302,7 +300,7 @@ def plain_quantiles(values: np.ndarray, parts: Sequence[float], level: float) ->
 
 
 def _without_one(f: np.ndarray, g: np.ndarray) -> np.ndarray:
-    """Slope of the regression of f on g over all values but one, for each; 1 for fewer than three."""
+    """Slope of the regression of f on g over all values but one, for each; 1 where these are the same."""
     count = len(f)
     if count < 3:
         return np.ones(count)
@@ -310,7 +308,7 @@ def _without_one(f: np.ndarray, g: np.ndarray) -> np.ndarray:
     weight = count / (count - 1)
     size, both = x @ x - weight * x * x, x @ y - weight * x * y
     there = size > 1e-14 * (x @ x)
-    return np.where(there, both / np.where(there, size, 1.0), 0.0)
+    return np.where(there, both / np.where(there, size, 1.0), 1.0)
 
 
 def _disagreement(differ: np.ndarray, z: float) -> float:

@@ -11,9 +11,9 @@ import numpy as np
 
 from sciflow.schema import Field
 from sciflow.stages import multifidelity, queries
+from sciflow.stages.answers import Answers, Asked, domain_of
 from sciflow.stages.multifidelity import Correction
 from sciflow.stages.propagate import LEAST, PROPAGATION
-from sciflow.stages.queries import Answers, Asked
 from sciflow.stages.simulate import ENSEMBLE, Campaign, Simulate, points_of
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class Propagation:
             Disk().replace(file, tensors(kept))
         seconds = float(kept["seconds"][0])
         answers = Answers(kept["quantity"], kept["doubt"], kept["change"], seconds=seconds)
-        domain = queries.domain_of(artifact, self.problem, self.training)
+        domain = domain_of(artifact, self.problem, self.training)
         if domain is None:
             self.ctx.log.warning("where the training members lie is not known: no query counts as outside")
         answers.judge(self.points, stage.tolerance, stage.far, domain)

@@ -265,7 +265,7 @@ class Stored(Samples):
         )
 
     def prefetch(self, samples: np.ndarray) -> None:
-        """Ask the system to begin reading samples that `take` will want soon."""
+        """Ask the system to begin reading samples, shape (n,), that `take` will want soon."""
         members, levels = self._member[samples], self._level[samples]
         for source in (*self._inputs.values(), *self._outputs.values()):
             if source.gather is not None:

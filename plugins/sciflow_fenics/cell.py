@@ -128,7 +128,7 @@ class Cell:
         return np.asarray((self.whole(u)[self.dofs] @ self.block.reshape(12, 8).T).reshape(-1, 3))
 
     def force(self, stress: np.ndarray) -> tuple[np.ndarray, float]:
-        """``B^T (w s)``, and the norm of what it would be if nothing in it cancelled."""
+        """``B^T (w s)`` of stresses s, shape (point, 4), and its norm if nothing in it cancelled."""
         each = stress.reshape(-1, 12)
         found = np.bincount(self._at, weights=(each @ self._back).reshape(-1), minlength=self.size + 1)
         parts = (np.abs(each) @ np.abs(self._back)).reshape(-1)
@@ -141,7 +141,7 @@ class Cell:
         return csc_matrix((values, self._rows, self._ends), shape=(self.size, self.size))
 
     def factorised(self, tangent: np.ndarray) -> Any:
-        """An LU of ``B^T (w D) B``, with a method ``solve``.
+        """An LU of ``B^T (w D) B``, with a method ``solve``; tangents D of shape (point, 4, 4).
 
         Raises
         ------

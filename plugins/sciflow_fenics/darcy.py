@@ -43,7 +43,7 @@ def covariance(distance: np.ndarray, length: float) -> np.ndarray:
 
     Parameters
     ----------
-    distance : ndarray
+    distance : ndarray, any shape
         In units of `length`'s unit.
     length : float
         Correlation length.

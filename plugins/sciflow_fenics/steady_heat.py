@@ -206,7 +206,7 @@ def linear_solver(comm: Any, matrix: Any) -> Any:
 
 
 def norms(comm: Any, *owned: np.ndarray) -> list[float]:
-    """Euclidean norms of vectors that are spread over the ranks; collective."""
+    """Euclidean norms of vectors, shape (owned,), that are spread over the ranks; collective."""
     mine = np.array([v @ v for v in owned])
     total = np.empty_like(mine)
     comm.Allreduce(mine, total)

@@ -143,7 +143,7 @@ class Plate:
 
 
 def both(scalar: np.ndarray) -> np.ndarray:
-    """Numbers of the two displacements at nodes: the last axis becomes twice as long."""
+    """Numbers of the two displacements at nodes, shape (..., node): the last axis becomes twice as long."""
     return (2 * scalar[..., None] + np.arange(2)).reshape(*scalar.shape[:-1], -1)
 
 

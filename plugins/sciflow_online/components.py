@@ -200,7 +200,7 @@ class OnlineTrain(Stage):
         return found
 
     def begin_order(self, purposes: np.ndarray) -> list[int]:
-        """Members in the order in which they are begun: validation first."""
+        """Members in the order in which they are begun, by purposes of shape (member,): validation first."""
         import numpy as np
 
         order = [1, 0, 2] if self.keep else [1, 0]

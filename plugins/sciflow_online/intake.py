@@ -25,7 +25,7 @@ TIME = "time"
 
 
 def all_finite(values: np.ndarray) -> bool:
-    """Whether no value is NaN or infinite."""
+    """Whether no value, shape (n,), is NaN or infinite."""
     if values.dtype.kind != "f":
         return True
     # The dot product is the fastest pass over an array; an overflow only costs a second look.
@@ -353,7 +353,7 @@ class Intake:
         return direct if whole and fresh and right else ""
 
     def begin(self, member: int, attempt: int, parameters: np.ndarray) -> None:
-        """An attempt at a member begins; what an earlier one left half done is forgotten."""
+        """An attempt at a member begins, parameters of shape (n,); what an earlier one left is forgotten."""
         statics = _Level(0.0, len(self._static))
         self._courses[member] = _Course(attempt, np.asarray(parameters, dtype=np.float64), statics)
         self._attempts[member] = attempt

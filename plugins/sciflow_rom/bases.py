@@ -158,7 +158,7 @@ def local_bases(
 
 
 def columns_of(coordinates: Coordinates, members: np.ndarray) -> np.ndarray:
-    """Columns of some members, given by their rows in ``coordinates.groups``.
+    """Columns of some members, shape (member,), given by their rows in ``coordinates.groups``.
 
     Raises
     ------

@@ -37,7 +37,7 @@ class Coordinates:
     logarithmic: tuple[bool, ...] = ()
 
     def take(self, columns: np.ndarray) -> Coordinates:
-        """Some columns, by their positions in the order given, or by a mask."""
+        """Some columns, by their positions in the order given, or by a mask of shape (column,)."""
         return Coordinates(
             self.triangle[:, columns],
             self.members[columns],
@@ -48,7 +48,7 @@ class Coordinates:
         )
 
     def of(self, members: np.ndarray) -> Coordinates:
-        """The columns of some members, in the order of the columns here."""
+        """The columns of some members, shape (n,), in the order of the columns here."""
         return self.take(np.isin(self.members, members))
 
     @cached_property

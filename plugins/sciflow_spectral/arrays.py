@@ -40,7 +40,7 @@ class Arrays:
             raise Invalid(f"numpy computes on the cpu, not on {device!r}: take backend='torch'")
 
     def take(self, values: np.ndarray) -> Any:
-        """From numpy."""
+        """From numpy, of any shape."""
         return values if self.torch is None else self.torch.from_numpy(values).to(self.device)
 
     def give(self, values: Any) -> np.ndarray:

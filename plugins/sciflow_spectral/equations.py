@@ -115,7 +115,7 @@ def marched(problem: Spectral, system: System) -> Iterator[State]:
 
 
 def band(number: np.ndarray, points: int) -> np.ndarray:
-    """Which wave numbers the nonlinear term sees and feeds: those below a third of the grid points.
+    """Which wave numbers, any shape, the nonlinear term sees and feeds: those below a third of the points.
 
     Of a product of two such waves, only what falls outside the band is wrong on the grid (the 2/3
     rule): ``2 k < points - k``.
@@ -182,14 +182,14 @@ def burgers(problem: Burgers, viscosity: np.ndarray, start: np.ndarray) -> Syste
 
 
 def burgers_flow(problem: Burgers, viscosity: np.ndarray, start: np.ndarray) -> Iterator[State]:
-    """The states of `burgers` with fixed steps."""
+    """See `burgers`; its states with fixed steps."""
     return marched(problem, burgers(problem, viscosity, start))
 
 
 def flame_start(
     problem: KuramotoSivashinsky, amplitude: np.ndarray, rngs: list[np.random.Generator]
 ) -> np.ndarray:
-    """Coefficients of the initial states of members with one generator each."""
+    """Coefficients of the first states of members with amplitudes, shape (member,), and a generator each."""
     n = problem.solve_points or problem.points
     return np.stack([a * random_waves(np.ones(8), rng, n) for a, rng in zip(amplitude, rngs, strict=True)])
 
@@ -218,7 +218,7 @@ def kuramoto_sivashinsky(problem: KuramotoSivashinsky, start: np.ndarray) -> Sys
 
 
 def flame_flow(problem: KuramotoSivashinsky, start: np.ndarray) -> Iterator[State]:
-    """The states of `kuramoto_sivashinsky` with fixed steps."""
+    """See `kuramoto_sivashinsky`; its states with fixed steps."""
     return marched(problem, kuramoto_sivashinsky(problem, start))
 
 
@@ -350,5 +350,5 @@ def navier_stokes(
 def vorticity_flow(
     problem: NavierStokes, viscosity: np.ndarray, force: np.ndarray, start: np.ndarray
 ) -> Iterator[State]:
-    """The states of `navier_stokes` with fixed steps."""
+    """See `navier_stokes`; its states with fixed steps."""
     return marched(problem, navier_stokes(problem, viscosity, force, start))

@@ -42,7 +42,7 @@ def coefficients(linear: np.ndarray, step: float) -> Scheme:
 
     Parameters
     ----------
-    linear : ndarray
+    linear : ndarray, any shape
         Eigenvalues of L, real.
     step : float
         h, in the problem's unit of time.
@@ -74,7 +74,7 @@ def phis(z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
     Parameters
     ----------
-    z : ndarray
+    z : ndarray, any shape
         Any real numbers.
 
     Notes
@@ -99,7 +99,7 @@ def quick_coefficients(linear: np.ndarray, step: float) -> Scheme:
 
     Parameters
     ----------
-    linear : ndarray
+    linear : ndarray, any shape
         Eigenvalues of L, real.
     step : float
         h, in the problem's unit of time.

@@ -124,7 +124,7 @@ class Gather:
             Member and first time level of each.
         count : int
             Levels in a window.
-        out : ndarray or None
+        out : ndarray, shape (n, count, ...), or None
             Where to put the values, C-contiguous.
 
         Returns
@@ -316,7 +316,7 @@ class Gather:
         return out
 
     def prefetch(self, members: np.ndarray, levels: np.ndarray, count: int = 1) -> None:
-        """Ask the system to begin reading windows that `read` will want soon; returns at once."""
+        """Ask the system to begin reading windows that will be wanted soon; returns at once; see `read`."""
         layout, page = self.layout, mmap.PAGESIZE
         for member, level in zip(members.tolist(), levels.tolist(), strict=True):
             shard = self._shards[member]

@@ -73,7 +73,7 @@ class Part:
             os.ftruncate(self.handle, size)
 
     def add(self, data: np.ndarray) -> None:
-        """Append one time level, in one system call with the checksum of a chunk that it completes."""
+        """Append a time level, in the field's shape; in one call the checksum of a chunk that is complete."""
         place, flat = self.layout.place(self.levels), data.reshape(-1)
         fresh = self.levels % self.layout.together == 0
         self.count(crc32c(data) if fresh else crc32c_extend(self.running, data))
@@ -98,7 +98,7 @@ class Part:
             self.sums.append(crc)
 
     def fill(self, values: np.ndarray) -> None:
-        """Write all time levels at once."""
+        """Write all time levels at once, shape (time, ...)."""
         rows = values.reshape(self.layout.chunks, -1)
         self.sums = [crc32c(row) for row in rows]
         buffers = [b for row, crc in zip(rows, self.sums, strict=True) for b in (row, little(crc))]

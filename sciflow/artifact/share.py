@@ -170,7 +170,7 @@ class Shares:
 def write_whole(
     data: Path, name: str, values: np.ndarray, field: Field, disk: Disk, *, sync: bool = True
 ) -> None:
-    """Write an array in one piece; writing the same one again from another process does no harm."""
+    """Write an array of any shape in one piece; writing it again from another process does no harm."""
     import numpy as np
 
     folder = data / name

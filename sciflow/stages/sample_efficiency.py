@@ -267,7 +267,7 @@ def members_for(sizes: Sequence[int], errors: np.ndarray, error: float) -> tuple
 
 
 def rate(sizes: Sequence[int], errors: np.ndarray) -> float:
-    """Slope of the error against the members, by least squares in the logarithms; NaN for one size."""
+    """Slope of errors, shape (size,), against members, by least squares of logarithms; NaN for one size."""
     import numpy as np
 
     x, y = _curve(sizes, errors)

@@ -64,7 +64,7 @@ def pair_steps(leads: tuple[int, ...], start: int, end: int, times: np.ndarray, 
     leads : tuple of int
         Levels that the steps leap, in turn, from the first again after the last.
     start, end, times
-        As in `window_steps`.
+        See `window_steps`.
     direct : bool
         Leap from `start` to each of the levels, and not from one to the next.
     """

@@ -42,7 +42,7 @@ def logarithm(cost: float) -> float:
 
 
 def note(table: np.ndarray, arm: int, cost: float, status: str) -> np.ndarray:
-    """The table with one more outcome; the given one stays as it is."""
+    """The table, shape (row, arm), with one more outcome; the given one stays as it is."""
     after = table.copy()
     y = logarithm(cost)
     if status == "ok":
@@ -57,7 +57,7 @@ def note(table: np.ndarray, arm: int, cost: float, status: str) -> np.ndarray:
 
 
 def lost(table: np.ndarray) -> list[int]:
-    """Arms some of whose outcomes are lower bounds, in their order."""
+    """Arms some of whose outcomes are lower bounds in a table of shape (row, arm), in their order."""
     return list((table[CENSORED] + table[FAILED]).nonzero()[0].tolist())
 
 
@@ -166,7 +166,7 @@ def refreshed(
 
 
 def strangers(found: np.ndarray, lines: Lines) -> list[int]:
-    """The middle arm of every family of which no arm was tried."""
+    """The middle arm of every family of which no arm was tried, in estimates of shape (row, arm)."""
     return [line[len(line) // 2] for line in lines if math.isnan(found[MEAN, line[0]])]
 
 

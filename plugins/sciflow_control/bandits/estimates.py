@@ -126,7 +126,7 @@ def _bounds(weighted: np.ndarray, least: float, log: bool) -> tuple[np.ndarray, 
 
 
 def packed(mask: np.ndarray) -> dict[str, float]:
-    """Bits as numbers of `WORD` bits each, ``shifted_0`` and so on."""
+    """Bits, shape (n,), as numbers of `WORD` bits each, ``shifted_0`` and so on."""
     raw = np.packbits(mask, bitorder="little").tobytes()
     size = WORD // 8
     return {

@@ -28,7 +28,7 @@ LEAST, MOST, BINS = -14.0, 6.0, 1024
 
 
 def best_omega(beta: np.ndarray | float) -> np.ndarray | float:
-    """The parameter with the smallest spectral radius of SOR; beta the Jacobi radius, in [0, 1).
+    """The parameter with the smallest spectral radius of SOR; beta the Jacobi radius in [0, 1), any shape.
 
     References
     ----------
@@ -42,7 +42,7 @@ def sor_radius(beta: np.ndarray, omega: np.ndarray) -> np.ndarray:
 
     Parameters
     ----------
-    beta : ndarray
+    beta : ndarray, any shape
         Jacobi radius, in [0, 1).
     omega : ndarray
         In (0, 2); broadcast against `beta`.
@@ -57,7 +57,7 @@ def sor_radius(beta: np.ndarray, omega: np.ndarray) -> np.ndarray:
 
 
 def sor_iterations(beta: np.ndarray, omega: np.ndarray, tolerance: float) -> np.ndarray:
-    """Iterations of SOR to reduce the residual, ``1 + log(tolerance) / log(radius)``."""
+    """Iterations of SOR to reduce the residual, ``1 + log(tolerance) / log(radius)``; see `sor_radius`."""
     radius = np.clip(sor_radius(beta, omega), 1e-6, 1 - 1e-12)
     found: np.ndarray = 1 + np.log(tolerance) / np.log(radius)
     return found
@@ -68,7 +68,7 @@ def ssor_condition(beta: np.ndarray, omega: np.ndarray) -> np.ndarray:
 
     Parameters
     ----------
-    beta : ndarray
+    beta : ndarray, any shape
         Jacobi radius, in [0, 1).
     omega : ndarray
         In (0, 2); broadcast against `beta`.
@@ -90,7 +90,7 @@ def ssor_condition(beta: np.ndarray, omega: np.ndarray) -> np.ndarray:
 
 
 def ssor_cg_iterations(beta: np.ndarray, omega: np.ndarray, tolerance: float) -> np.ndarray:
-    """Iterations of conjugate gradients with SSOR: the Chebyshev bound for `ssor_condition`."""
+    """Iterations of conjugate gradients with SSOR: the Chebyshev bound; see `ssor_condition`."""
     root = np.sqrt(np.maximum(ssor_condition(beta, omega), 1 + 1e-9))
     found: np.ndarray = 1 + np.arccosh(root / tolerance) / -np.log(1 - 2 / (1 + root))
     return found
@@ -142,7 +142,7 @@ class Theory(NamedTuple):
 
 
 def steps(h: np.ndarray) -> np.ndarray:
-    """In which step of the tables values of h are, in front of or behind them for values outside."""
+    """In which step of the tables values of h, any shape, are; outside, in front of or behind them."""
     place = (np.log(h) - np.float32(LEAST)) * np.float32(BINS / (MOST - LEAST))
     found: np.ndarray = place.astype(np.intp)
     return found

@@ -21,7 +21,7 @@ TINY = 1e-15
 
 @unchecked
 def apart(state: np.ndarray, i: int, o: int) -> tuple[float, float, float]:
-    """The way from body i to body o."""
+    """The way from body i to body o in a state (row, body, 3)."""
     return (
         (state[PLACE, o, 0] - state[PLACE, i, 0]) + (state[REST, o, 0] - state[REST, i, 0]),
         (state[PLACE, o, 1] - state[PLACE, i, 1]) + (state[REST, o, 1] - state[REST, i, 1]),
@@ -31,7 +31,7 @@ def apart(state: np.ndarray, i: int, o: int) -> tuple[float, float, float]:
 
 @unchecked
 def faster(state: np.ndarray, i: int, o: int) -> tuple[float, float, float]:
-    """The velocity of body o seen from body i."""
+    """The velocity of body o seen from body i in a state (row, body, 3)."""
     return (
         state[SPEED, o, 0] - state[SPEED, i, 0],
         state[SPEED, o, 1] - state[SPEED, i, 1],
@@ -41,7 +41,10 @@ def faster(state: np.ndarray, i: int, o: int) -> tuple[float, float, float]:
 
 @unchecked
 def drift(old: np.ndarray, new: np.ndarray, i: int, k: int, way: float) -> None:
-    """Move a coordinate of body i, and keep what is lost in rounding (the sum of two floats, Knuth)."""
+    """Move a coordinate of body i, and keep what is lost in rounding (the sum of two floats, Knuth).
+
+    States are of shape (row, body, 3).
+    """
     x, way = old[PLACE, i, k], way + old[REST, i, k]
     total = x + way
     part = total - x
@@ -53,7 +56,7 @@ def drift(old: np.ndarray, new: np.ndarray, i: int, k: int, way: float) -> None:
 def pull(
     state: np.ndarray, row: int, i: int, o: int, mine: float, theirs: float, x: float, y: float, z: float
 ) -> None:
-    """Add a vector times `mine` to body i, and take it times `theirs` from body o."""
+    """Add a vector times `mine` to body i, and take it times `theirs` from body o; (row, body, 3)."""
     state[row, i, 0] += mine * x
     state[row, i, 1] += mine * y
     state[row, i, 2] += mine * z
@@ -101,8 +104,8 @@ def forces(masses: np.ndarray, gravity: float, state: np.ndarray) -> None:
 def pace(masses: np.ndarray, gravity: float, state: np.ndarray) -> tuple[float, float]:
     """Square of the largest rate of a pair, and how its time scale grows: d(log tau)/dt, as if alone.
 
-    The time scale, one over the rate, is the smaller of ``r / v`` and the time to fall
-    ``sqrt(r^3 / (G (m_1 + m_2)))``.
+    Masses are of shape (body,), the state (row, body, 3). The time scale, one over the rate, is the smaller
+    of ``r / v`` and the time to fall ``sqrt(r^3 / (G (m_1 + m_2)))``.
     """
     n = masses.shape[0]
     fastest, growth = 0.0, 0.0
@@ -123,7 +126,7 @@ def pace(masses: np.ndarray, gravity: float, state: np.ndarray) -> tuple[float, 
 
 @unchecked
 def energy(masses: np.ndarray, gravity: float, state: np.ndarray) -> float:
-    """Kinetic and potential energy."""
+    """Kinetic and potential energy of masses (body,) in a state of shape (row, body, 3)."""
     n = masses.shape[0]
     total = 0.0
     for i in range(n):
@@ -137,7 +140,7 @@ def energy(masses: np.ndarray, gravity: float, state: np.ndarray) -> float:
 
 @unchecked
 def copied(start: np.ndarray, end: np.ndarray) -> None:
-    """Copy a state."""
+    """Copy a state, shape (row, body, 3)."""
     for row in range(start.shape[0]):
         for i in range(start.shape[1]):
             for k in range(3):
@@ -148,7 +151,7 @@ def copied(start: np.ndarray, end: np.ndarray) -> None:
 def step_of(
     masses: np.ndarray, gravity: float, state: np.ndarray, mu: float, symmetric: bool, rest: float
 ) -> float:
-    """The next step: `mu` times the time scale, taken in the middle of the step or at its start.
+    """The next step: `mu` times the time scale, taken in the middle of the step or at its start; see `pace`.
 
     With the time scale tau and its growth g = tau'/tau at the start, ``h = mu tau / (1 - mu tau g/2)`` is to
     first order the mean of what both ends of the step ask for; g is cut where h would more than double. Of
@@ -167,7 +170,7 @@ def step_of(
 def corrected(
     masses: np.ndarray, gravity: float, old: np.ndarray, new: np.ndarray, h: float, corrections: int
 ) -> None:
-    """One step of Hermite's method: predicted, then evaluated and corrected so many times."""
+    """One step of Hermite's method: predicted, then evaluated and corrected so many times; (5, body, 3)."""
     n = masses.shape[0]
     half, third, sixth = h / 2, h / 3, h / 6
     for i in range(n):
@@ -223,7 +226,7 @@ def hermite(
 
 @unchecked
 def kick_drift_kick(masses: np.ndarray, gravity: float, state: np.ndarray, h: float) -> None:
-    """One step of the leapfrog in place."""
+    """One step of the leapfrog in place, state (4, body, 3)."""
     n, half = masses.shape[0], h / 2
     for i in range(n):
         for k in range(3):

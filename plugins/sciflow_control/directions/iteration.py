@@ -18,7 +18,7 @@ class Solved:
 
     Attributes
     ----------
-    x : ndarray
+    x : ndarray, shape of b
         The last iterate.
     residuals : ndarray, shape (iterations + 1,)
         Norms of b - A x, the first that of the start.

@@ -158,7 +158,7 @@ def cells(names: Sequence[str], values: Sequence[float]) -> list[str]:
 
 
 def markdown(rows: Sequence[Mapping[str, str]], names: Sequence[str], figures: np.ndarray) -> str:
-    """The table in Markdown."""
+    """The table in Markdown, of figures of shape (row, name)."""
     head = ["sequence", "policy", *(HEAD.get(n, n) for n in names)]
     lines = [head, ["---"] * len(head)]
     for row, values in zip(rows, figures, strict=True):

@@ -242,7 +242,7 @@ def sweep(
 
     Parameters
     ----------
-    indptr, indices, data : ndarray
+    indptr, indices, data : ndarray, shapes (n + 1,), (nonzero,), (nonzero,)
         A square matrix in CSR, every row sorted and with its diagonal entry.
     b, x : ndarray, shape (n,), float64
         Right-hand side; unknowns, overwritten.
@@ -290,7 +290,7 @@ def sor(
 
     Parameters
     ----------
-    indptr, indices, data : ndarray
+    indptr, indices, data : ndarray, shapes (n + 1,), (nonzero,), (nonzero,)
         A square matrix in CSR, every row sorted and with its diagonal entry.
     b, x : ndarray, shape (n,), float64
         Right-hand side; first guess, overwritten by the solution.
@@ -342,7 +342,7 @@ def ssor_cg(
 
     Parameters
     ----------
-    indptr, indices, data : ndarray
+    indptr, indices, data : ndarray, shapes (n + 1,), (nonzero,), (nonzero,)
         A symmetric positive definite matrix in CSR, every row sorted.
     b, x : ndarray, shape (n,), float64
         Right-hand side; first guess, overwritten by the solution.

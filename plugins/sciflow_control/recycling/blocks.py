@@ -28,7 +28,7 @@ class Reduction:
         self._comm = comm.tompi4py() if self.size > 1 else None
 
     def sum(self, values: np.ndarray) -> np.ndarray:
-        """The sum over the ranks, the same bits on each; collective."""
+        """The sum over the ranks, of one shape, the same bits on each; collective."""
         if self._comm is None:
             return values
         total = np.empty_like(values)
@@ -82,7 +82,7 @@ class Block:
 
 
 def dots(block: np.ndarray, vector: np.ndarray) -> np.ndarray:
-    """This rank's part of the dot products of all columns with a vector."""
+    """This rank's part of the dot products of all columns, shape (row, column), with a vector."""
     if not len(vector) or not block.shape[1]:
         return np.zeros(block.shape[1])
     found: np.ndarray = blas.dgemv(1.0, block, vector, trans=1)
@@ -90,25 +90,25 @@ def dots(block: np.ndarray, vector: np.ndarray) -> np.ndarray:
 
 
 def add(vector: np.ndarray, block: np.ndarray, factors: np.ndarray, scale: float = 1.0) -> None:
-    """``vector += scale * block @ factors``, in place."""
+    """``vector += scale * block @ factors``, in place; shapes (row,), (row, column), (column,)."""
     if len(vector) and block.shape[1]:
         blas.dgemv(scale, block, factors, beta=1.0, y=vector, overwrite_y=1)
 
 
 def scale(vector: np.ndarray, factor: float) -> None:
-    """``vector *= factor``, in place; the vector of a rank without rows is empty, which BLAS refuses."""
+    """``vector *= factor``, shape (row,), in place; BLAS refuses the empty vector of a rank without rows."""
     if len(vector):
         blas.dscal(factor, vector)
 
 
 def move(vector: np.ndarray, direction: np.ndarray, step: float = 1.0) -> None:
-    """``vector += step * direction``, in place; empty where a rank has no rows."""
+    """``vector += step * direction``, shape (row,), in place; empty where a rank has no rows."""
     if len(vector):
         blas.daxpy(direction, vector, a=step)
 
 
 def combined(block: np.ndarray, factors: np.ndarray) -> np.ndarray:
-    """``block @ factors`` in Fortran order, without a transposing copy."""
+    """``block @ factors``, shapes (row, column), (column, n), in Fortran order, without a copy of block."""
     return np.asarray((factors.T @ block.T).T)
 
 

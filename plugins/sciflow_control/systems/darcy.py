@@ -85,7 +85,7 @@ def medium(size: int, alpha: float, tau: float, contrast: float, rng: np.random.
 
 
 def published(coefficient: np.ndarray, form: str) -> Any:
-    """The stencil of the published code: ``"skr"``, or ``"columns"`` without its slip."""
+    """The published stencil for a coefficient (y, x): ``"skr"``, or ``"columns"`` without its slip."""
     from sciflow_control.systems.stencils import columns
 
     return columns(coefficient, 2 if form == "skr" else 0)
@@ -97,7 +97,7 @@ def source(size: int, form: str) -> float:
 
 
 def spread(coefficient: np.ndarray) -> float:
-    """Common logarithm of the largest coefficient over the smallest."""
+    """Common logarithm of the largest coefficient over the smallest, of any shape."""
     import numpy as np
 
     return float(np.log10(coefficient.max() / coefficient.min()))

@@ -245,7 +245,7 @@ def shortened(text: str) -> str:
 def markdown(
     rows: Sequence[Mapping[str, Any]], figures: np.ndarray, frontiers: Sequence[str], compared: np.ndarray
 ) -> str:
-    """The table in Markdown."""
+    """The table in Markdown: figures (row, figure), and ratios to the frontiers (row, frontier, ratio)."""
     head = ["runs of", "controller", *(HEAD[n] for n in FIGURES)]
     for name in frontiers:
         head += [f"{word} {q} / {name}" for word in ("dex", "work") for q in ("p50", "p90", "max")]

@@ -49,7 +49,7 @@ def _array(value: Any) -> Any:
 
 
 def unpack(data: np.ndarray) -> Any:
-    """What `pack` was given; tuples come back as lists."""
+    """What `pack` was given, from bytes of shape (n,); tuples come back as lists."""
     return json.loads(np.asarray(data, dtype=np.uint8).tobytes().decode(), object_hook=_object)
 
 

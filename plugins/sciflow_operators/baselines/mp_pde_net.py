@@ -70,13 +70,13 @@ class Neighbours:
         return mask.expand(*self.points, 1)
 
     def pad(self, values: Tensor) -> Tensor:
-        """Values with `reach` points more at both ends of each axis, those of the other end."""
+        """Values (batch, *points, ...) with `reach` more points at both ends of each axis, periodic."""
         for axis, rows in enumerate(self._rows):
             values = values.index_select(1 + axis, rows)
         return values
 
     def shifted(self, padded: Tensor, offset: tuple[int, ...]) -> Tensor:
-        """The value of the neighbour at an offset, for every point; a view."""
+        """Values of every point's neighbour, from what `pad` gave (batch, *points, ...); a view."""
         for axis, (n, step) in enumerate(zip(self.points, offset, strict=True)):
             padded = padded.narrow(1 + axis, self.reach + step, n)
         return padded

@@ -71,7 +71,7 @@ def _spread(slopes: np.ndarray, count: int) -> np.ndarray:
 
 
 def sigmoid(z: np.ndarray) -> np.ndarray:
-    """``1 / (1 + exp(-z))``; of the smallest numbers 0."""
+    """``1 / (1 + exp(-z))``, any shape; of the smallest numbers 0."""
     s = np.exp(np.minimum(-z, 700.0))
     s += 1.0
     return np.asarray(np.reciprocal(s, out=s))

@@ -41,7 +41,7 @@ class Respond(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        """The gradient times the tangent that the law gave."""
+        """The gradient, shape (point, component), times the tangent that the law gave."""
         (tangent,) = ctx.saved_tensors
         return torch.einsum("qi,qij->qj", grads[0], tangent), None
 

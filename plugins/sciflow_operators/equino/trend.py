@@ -57,7 +57,7 @@ class Box:
         return np.asarray((self.high - self.low) / 2)
 
     def scale(self, strain: np.ndarray) -> np.ndarray:
-        """Strains as numbers between -1 and 1."""
+        """Strains, shape (..., component), as numbers between -1 and 1."""
         return np.asarray((strain - (self.low + self.high) / 2) / self.half)
 
     def outside(self, strain: np.ndarray) -> np.ndarray:

@@ -58,7 +58,7 @@ def extend(x: Tensor, axis: int, extra: int, ends: int) -> Tensor:
 
     Parameters
     ----------
-    x : Tensor
+    x : Tensor, any shape
     axis : int
         The one that grows.
     extra : int

@@ -83,7 +83,7 @@ def _unfold(whole: Tensor, axis: int) -> Tensor:
 
 
 def tucker(whole: Tensor, ranks: Sequence[int]) -> list[Tensor]:
-    """Core and factors of the truncated higher-order singular value decomposition."""
+    """Core and factors of a tensor, any shape, by the truncated higher-order singular value decomposition."""
     factors = []
     for axis, r in enumerate(ranks):
         u, _, _ = torch.linalg.svd(_unfold(whole, axis), full_matrices=False)
@@ -96,7 +96,7 @@ def tucker(whole: Tensor, ranks: Sequence[int]) -> list[Tensor]:
 
 
 def train(whole: Tensor, ranks: Sequence[int]) -> list[Tensor]:
-    """Cores of the tensor train by successive singular value decompositions."""
+    """Cores of the tensor train of a tensor of any shape by successive singular value decompositions."""
     cores, rest, before = [], whole, 1
     for n, r in zip(whole.shape[:-1], ranks, strict=True):
         u, s, v = torch.linalg.svd(rest.reshape(before * n, -1), full_matrices=False)
@@ -108,7 +108,7 @@ def train(whole: Tensor, ranks: Sequence[int]) -> list[Tensor]:
 
 
 def cp(whole: Tensor, ranks: Sequence[int]) -> list[Tensor]:
-    """Weights and factors of a sum of products by alternating least squares."""
+    """Weights and factors of a sum of products for a tensor of any shape by alternating least squares."""
     (rank,) = ranks
     draw = torch.Generator().manual_seed(0)
     factors = [torch.randn(n, rank, dtype=whole.dtype, generator=draw) for n in whole.shape]

@@ -18,7 +18,7 @@ NOMINAL = 16
 
 
 def times(equation: str, a: Tensor, b: Tensor) -> Tensor:
-    """`torch.einsum` of two complex arrays that hold their parts in the last axis."""
+    """`torch.einsum` of two complex arrays that hold their parts in the last axis, shapes (..., 2)."""
     (ar, ai), (br, bi) = a.unbind(-1), b.unbind(-1)
     re = torch.einsum(equation, ar, br) - torch.einsum(equation, ai, bi)
     im = torch.einsum(equation, ar, bi) + torch.einsum(equation, ai, br)

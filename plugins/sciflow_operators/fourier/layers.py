@@ -28,7 +28,7 @@ class Perceptron(nn.Module):
         self.second = nn.Linear(hidden, channels_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map channels (the last axis)."""
+        """Map channels, shape (..., channel)."""
         result: Tensor = self.second(F.gelu(self.first(x)))
         return result
 

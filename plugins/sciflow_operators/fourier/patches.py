@@ -20,7 +20,7 @@ def inside(index: Tensor, points: int, edge: str) -> Tensor:
 
     Parameters
     ----------
-    index : Tensor of int
+    index : Tensor of int, any shape
     points : int
         Of the axis.
     edge : {"circular", "reflect", "replicate"}

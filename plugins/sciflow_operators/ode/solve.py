@@ -67,7 +67,7 @@ class Solution:
 
 
 def first_length(f: Derivative, z: Tensor, slope: Tensor, end: Tensor, tolerance: float) -> Tensor:
-    """Length of the first step; one evaluation.
+    """Length of the first step from z, slope (batch, ...) and ends (batch,); one evaluation.
 
     As in Hairer et al., section II.4, a short Euler step shows how the solution bends; here in units of the
     interval to `end`, which is known, and of ``1 + |z|``.
@@ -139,7 +139,7 @@ def march(f: Derivative, z: Tensor, times: Tensor, tolerance: float, most: int) 
 
 
 def started(z: Tensor, times: Tensor) -> Tensor:
-    """Values before the first step: the first state everywhere."""
+    """Values (batch, time, ...) before the first step: the first state (batch, ...) everywhere."""
     return z.unsqueeze(1).expand(-1, times.shape[1], *z.shape[1:])
 
 

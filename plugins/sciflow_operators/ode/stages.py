@@ -95,12 +95,12 @@ def combined(weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
 
 
 def rms(values: Tensor) -> Tensor:
-    """Root mean square of each sample; its derivative is 0 where it is 0."""
+    """Root mean square of each sample, shape (batch, ...); its derivative is 0 where it is 0."""
     return values.square().flatten(1).mean(dim=1).clamp_min(least(values) ** 2).sqrt()
 
 
 def least(values: Tensor) -> float:
-    """What `rms` gives for zeros."""
+    """What `rms` gives for zeros of the dtype."""
     return math.sqrt(torch.finfo(values.dtype).tiny)
 
 

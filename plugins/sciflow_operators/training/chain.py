@@ -184,7 +184,7 @@ class Chain:
         return self._truths[step]
 
     def following(self, x: Tensor, result: Tensor, step: int) -> Tensor:
-        """Inputs of the step after `step`, from its own inputs and what was predicted."""
+        """Inputs (batch, *points, channel) of the step after `step`, from its own and what was predicted."""
         return self._cut.advance(x, result, self._cut.time(self._batch, step + 1))
 
     def true_input(self, step: int) -> Tensor:

@@ -77,23 +77,23 @@ class GlooComm:
     Barrier = barrier
 
     def Allreduce(self, mine: np.ndarray, everyone: np.ndarray) -> None:  # noqa: N802  mpi4py's name
-        """Sum over the ranks, the same bits on all."""
+        """Sum over the ranks, of one shape, the same bits on all."""
         total = torch.from_numpy(np.array(mine, order="C"))
         dist.all_reduce(total)
         everyone[...] = total.numpy().reshape(everyone.shape)
 
     def Allgather(self, mine: np.ndarray, everyone: np.ndarray) -> None:  # noqa: N802
-        """Equally large arrays of all ranks, one after the other."""
+        """Arrays of all ranks, of one shape, one after the other."""
         parts = self._parts([mine.size] * self.size, mine)
         everyone[...] = np.concatenate(parts).reshape(everyone.shape)
 
     def Allgatherv(self, mine: np.ndarray, target: Sequence[Any]) -> None:  # noqa: N802
-        """Arrays of all ranks, ``target`` being the whole array and the numbers of entries."""
+        """Arrays of all ranks, of any shape, ``target`` being the whole array and the numbers of entries."""
         whole, counts = target[0], [int(n) for n in target[1]]
         whole.reshape(-1)[: sum(counts)] = np.concatenate(self._parts(counts, mine))
 
     def Gatherv(self, mine: np.ndarray, target: Sequence[Any] | None, root: int = 0) -> None:  # noqa: N802
-        """As `Allgatherv`; only the root keeps the result."""
+        """See `Allgatherv`; only the root keeps the result."""
         counts = np.zeros(self.size, dtype=np.int64)
         self.Allgather(np.array([mine.size], dtype=np.int64), counts)
         parts = self._parts(counts.tolist(), mine)
@@ -101,17 +101,17 @@ class GlooComm:
             target[0].reshape(-1)[: int(counts.sum())] = np.concatenate(parts)
 
     def Bcast(self, values: np.ndarray, root: int = 0) -> None:  # noqa: N802
-        """Fill an array with that of the root."""
+        """Fill an array with that of the root, of the same shape."""
         sent = torch.from_numpy(np.array(values, order="C"))
         dist.broadcast(sent, src=root)
         values[...] = sent.numpy()
 
     def Send(self, values: np.ndarray, dest: int) -> None:  # noqa: N802
-        """Send an array to one rank."""
+        """Send an array of any shape to one rank."""
         dist.send(torch.from_numpy(np.array(values, order="C")), dst=dest)
 
     def Recv(self, values: np.ndarray, source: int) -> None:  # noqa: N802
-        """Receive an array from one rank."""
+        """Receive an array from one rank, of the shape that it sends."""
         got = torch.from_numpy(np.array(values, order="C"))
         dist.recv(got, src=source)
         values[...] = got.numpy()
@@ -314,7 +314,7 @@ def _store(address: str, port: int, rank: int, size: int) -> Any:
 
 
 def total(values: Tensor) -> Tensor:
-    """The sum over torch's process group, in place; the same bits on every rank; collective."""
+    """The sum over torch's process group, any shape, in place; the same bits on every rank; collective."""
     dist.all_reduce(values)
     return values
 

@@ -29,7 +29,7 @@ def _levels(name: str, x: Tensor, y: Tensor, target: Target) -> tuple[Tensor, Te
 
 
 def darcy(config: DarcyFlow, x: Tensor, y: Tensor, target: Target) -> list[Tensor]:
-    """Terms of `DarcyFlow`, one for each axis and the source."""
+    """Terms of `DarcyFlow`, one for each axis and the source; x, y of shape (batch, *points, channel)."""
     u, a = target.output(y, config.field), target.input(x, config.coefficient)
     spacings = target.spacings(u)
     terms = []
@@ -58,7 +58,7 @@ def _inner(values: Tensor, except_axis: int | None = None) -> Tensor:
 
 
 def burgers(config: BurgersStep, x: Tensor, y: Tensor, target: Target) -> list[Tensor]:
-    """Terms of `BurgersStep`: change, advection, diffusion.
+    """Terms of `BurgersStep`: change, advection, diffusion; x, y of shape (batch, *points, channel).
 
     Raises
     ------
@@ -97,7 +97,7 @@ def _second(values: Tensor, axis: int, spacing: float) -> Tensor:
 
 
 def vorticity(config: VorticityStep, x: Tensor, y: Tensor, target: Target) -> list[Tensor]:
-    """Terms of `VorticityStep`: change, advection, diffusion, force.
+    """Terms of `VorticityStep`: change, advection, diffusion, force; x, y of shape (batch, *points, channel).
 
     Raises
     ------

@@ -137,7 +137,7 @@ class Fitted(Model):
             self.call = self.net
 
     def errors(self, predicted: Tensor, truth: Tensor) -> Tensor:
-        """`relative_l2` of every sample."""
+        """See `relative_l2`; of every sample."""
         return relative_l2(predicted, truth, self.target.groups, self.target.typical)
 
     def objective(self, x: Tensor, y: Tensor, draw: torch.Generator, progress: float) -> Tensor:

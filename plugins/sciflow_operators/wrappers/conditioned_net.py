@@ -131,7 +131,7 @@ class Pulled(Fitted):
     config: Conditioned
 
     def both(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Prediction and rough prediction, each as `apply` gives it."""
+        """Prediction and rough prediction for x (batch, *points, channel), each as `apply` gives it."""
         mean_in, spread_in, mean, spread = self._scaling
         base = before(self.layout, x)
         found = self.call((x - mean_in) / spread_in).chunk(2, dim=-1)

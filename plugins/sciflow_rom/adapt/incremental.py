@@ -19,7 +19,7 @@ DRIFT = 1e-14
 
 
 def euclidean(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Inner products of columns, on one rank and without weights."""
+    """Inner products of columns, shape (row, column), on one rank and without weights."""
     return np.asarray(a.T @ b)
 
 

@@ -52,7 +52,7 @@ class Cases:
         return int(sines(rows @ rows.T).sum(axis=1).argmin())
 
     def carried(self, carry: np.ndarray) -> Cases:
-        """As a region sees them whose basis was changed by `incremental.add`."""
+        """As a region sees them whose basis was changed by `incremental.add`; `carry` is (before, after)."""
         moved = self.coefficients @ carry
         before, after = (np.square(c).sum(axis=(1, 2)) for c in (self.coefficients, moved))
         lost = np.maximum(before - after, 0.0) / np.square(self.norms)
@@ -158,7 +158,7 @@ def weighted_of(arrays: Mapping[str, np.ndarray], name: str) -> Weighted:
 
 
 def sines(cosines: np.ndarray) -> np.ndarray:
-    """Sines of angles from their cosines; signs do not matter."""
+    """Sines of angles from their cosines, any shape; signs do not matter."""
     return np.asarray(np.sqrt(np.clip(1.0 - np.square(cosines), 0.0, 1.0)))
 
 

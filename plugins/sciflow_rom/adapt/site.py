@@ -75,7 +75,7 @@ class Site:
         return lambda a, b: np.asarray(a.T @ (b if matrix is None else matrix @ b))
 
     def norm(self, columns: np.ndarray) -> float:
-        """Norm of all columns together."""
+        """Norm of all columns, shape (row, column), together."""
         return float(np.sqrt(np.trace(self.inner(columns, columns))))
 
     def columns(self, artifact: Artifact, member: int) -> np.ndarray:

@@ -378,7 +378,7 @@ def centred(labels: np.ndarray, matrix: np.ndarray, history: np.ndarray | None) 
         Group of each member, all from 0 on in use.
     matrix : ndarray, shape (member, member)
         Dissimilarities.
-    history : ndarray or None
+    history : ndarray, shape (iteration,), or None
         As in `Clustering`; None: the loss alone.
     """
     import numpy as np

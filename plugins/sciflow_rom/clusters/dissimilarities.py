@@ -77,7 +77,7 @@ class Dissimilarity(Component):
 
 
 def chosen(coordinates: Coordinates, rows: np.ndarray) -> Coordinates:
-    """The members at some rows, in the order of the rows."""
+    """The members at some rows, shape (n,), in the order of the rows."""
     import numpy as np
 
     groups = coordinates.groups

@@ -209,7 +209,7 @@ def within_spans(coordinates: Coordinates, bases: np.ndarray) -> list[np.ndarray
 
 
 def combined(first: np.ndarray, second: np.ndarray, how: Literal["max", "min", "mean"]) -> np.ndarray:
-    """Two one-sided dissimilarities as a symmetric one."""
+    """Two one-sided dissimilarities, any equal shapes, as a symmetric one."""
     if how == "mean":
         return np.asarray(0.5 * (first + second))
     return np.maximum(first, second) if how == "max" else np.minimum(first, second)
@@ -236,7 +236,7 @@ def scaled_parameters(reference: Coordinates, other: Coordinates) -> np.ndarray:
 
 
 def symmetric(found: np.ndarray) -> np.ndarray:
-    """A square matrix made exactly symmetric, with zeros on the diagonal."""
+    """A square matrix, shape (n, n), made exactly symmetric, with zeros on the diagonal."""
     made = np.asarray(0.5 * (found + found.T))
     np.fill_diagonal(made, 0.0)
     return made

@@ -102,7 +102,7 @@ def faster_pam(
 
 
 def check_distances(distances: np.ndarray) -> np.ndarray:
-    """The matrix as float64.
+    """The matrix, shape (member, member), as float64.
 
     Raises
     ------

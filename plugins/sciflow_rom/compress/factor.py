@@ -142,7 +142,7 @@ def _pass(
 
 
 def trapezoid(triangle: np.ndarray, rows: int) -> np.ndarray:
-    """A factor without the rows that a matrix of fewer rows than columns cannot have."""
+    """A factor (column, column) without the rows that a matrix of fewer rows than columns cannot have."""
     if rows >= len(triangle):
         return triangle
     _, values, vectors = np.linalg.svd(triangle, full_matrices=False)

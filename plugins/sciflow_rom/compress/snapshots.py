@@ -163,7 +163,7 @@ class SnapshotMatrix(ABC):
         return values.T
 
     def look(self, rows: slice, out: np.ndarray) -> np.ndarray:
-        """As `read`, but what is given may be the matrix itself and must not be changed."""
+        """See `read`, but what is given may be the matrix itself and must not be changed."""
         return self.read(rows, out)
 
     def refuse(self, rows: slice) -> None:

@@ -26,7 +26,7 @@ class Accumulator(ABC):
 
         Parameters
         ----------
-        block : ndarray
+        block : ndarray, shape (row, column)
             Best in Fortran order.
         """
 
@@ -156,7 +156,7 @@ def tall(columns: int) -> int:
 
 
 def triangular(values: np.ndarray) -> np.ndarray:
-    """``R`` of a matrix, by Householder reflections; one without rows is its own."""
+    """``R`` of a matrix, shape (row, column), by Householder reflections; one without rows is its own."""
     if not len(values):
         return values
     found: Any = np.linalg.qr(values, mode="r")
@@ -164,7 +164,7 @@ def triangular(values: np.ndarray) -> np.ndarray:
 
 
 def upright(factor: np.ndarray) -> np.ndarray:
-    """A triangular factor with rows turned so that its diagonal is not negative."""
+    """A triangular factor, shape (row, column), with rows turned so that its diagonal is not negative."""
     signs = np.where(np.diagonal(factor) < 0, -1.0, 1.0)
     return np.asarray(factor * signs[:, None])
 
@@ -199,7 +199,7 @@ def root_of(gram: np.ndarray) -> np.ndarray:
 
 
 def shared(values: np.ndarray, comm: Comm) -> np.ndarray:
-    """Rank 0's values on every rank, so that they are the same bits; collective."""
+    """Rank 0's values, of one shape, on every rank, so that they are the same bits; collective."""
     if comm.size > 1:
         values = np.ascontiguousarray(values)
         mpi: Any = comm

@@ -139,7 +139,7 @@ class Assembler:
         return np.asarray(self.coordinates.triangle[:, group].T @ basis.coordinates)
 
     def point(self, group: np.ndarray) -> dict[str, float]:
-        """The parameters of the member with these columns."""
+        """The parameters of the member with these columns, shape (level,)."""
         return dict(zip(self.problem.parameters, self.coordinates.points[group[0]].tolist(), strict=True))
 
     def states(
@@ -211,13 +211,16 @@ class Assembler:
         return combined
 
     def gathered(self, values: np.ndarray, order: np.ndarray) -> np.ndarray:
-        """Rows of all ranks on rank 0 in increasing `order`; empty elsewhere."""
+        """Rows of all ranks, shape (row, ...), on rank 0 in increasing `order`; empty elsewhere."""
         rows = gather_rows(values, self.ctx.comm)
         keys = gather_rows(order, self.ctx.comm)
         return np.asarray(rows[np.argsort(keys, kind="stable")])
 
     def tables(self, strains: np.ndarray, modes: np.ndarray, cubature: Cubature) -> Tables:
-        """Tables at the points of the ranks' cubatures, on rank 0."""
+        """Tables at the points of the ranks' cubatures, on rank 0; see `local`.
+
+        Strains of the modes have the shape (point, component, mode), modes (row, mode).
+        """
         pick, where = cubature.points, self.integrals.places[cubature.points]
         loads = sum_ranks(self.integrals.loads.T @ modes, self.ctx.comm)
         return Tables(

@@ -45,7 +45,7 @@ def level_errors(found: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def relative(found: np.ndarray, truth: np.ndarray) -> float:
-    """Norm of the difference over that of the truth."""
+    """Norm of the difference over that of the truth, of any equal shapes."""
     size = float(np.linalg.norm(truth))
     gap = float(np.linalg.norm(found - truth))
     return gap / size if size > 0 else (np.inf if gap > 0 else 0.0)

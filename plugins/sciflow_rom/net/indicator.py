@@ -150,11 +150,11 @@ def calibrate(indicators: np.ndarray, errors: np.ndarray, coverage: float) -> Ca
 
 
 def covered(uppers: np.ndarray, errors: np.ndarray) -> float:
-    """The fraction of members whose error is not above its bound; NaN for none."""
+    """The fraction of members whose error is not above its bound, both of shape (member,); NaN for none."""
     return float(np.mean(errors <= uppers)) if len(errors) else np.nan
 
 
 def spearman(a: np.ndarray, b: np.ndarray) -> float:
-    """Rank correlation of two lists, without regard to ties."""
+    """Rank correlation of two lists, shape (n,), without regard to ties."""
     ranks: Callable[[np.ndarray], np.ndarray] = lambda v: np.argsort(np.argsort(v)).astype(np.float64)  # noqa: E731
     return float(np.corrcoef(ranks(a), ranks(b))[0, 1])

@@ -37,7 +37,7 @@ class Plan:
     errors : ndarray, shape (member, cluster)
         Relative errors of projecting each of `known` on each basis, those of its own cluster by
         `left_out`.
-    held, test : ndarray of int64
+    held, test : ndarray of int64, shape (member,)
         Members for the calibration, and those that nothing has seen.
     """
 

@@ -59,7 +59,7 @@ def _counts(values: np.ndarray, mpi: Any) -> list[int]:
 
 
 def sum_ranks(values: np.ndarray, comm: Comm) -> np.ndarray:
-    """The sum over the ranks, on every rank; collective."""
+    """The sum over the ranks, of one shape, on every rank; collective."""
     if comm.size == 1:
         return values
     mpi: Any = comm
@@ -69,7 +69,7 @@ def sum_ranks(values: np.ndarray, comm: Comm) -> np.ndarray:
 
 
 def max_ranks(values: np.ndarray, comm: Comm) -> np.ndarray:
-    """The largest of the values of all ranks, on every rank; collective."""
+    """The largest of the values of all ranks, of one shape, on every rank; collective."""
     if comm.size == 1:
         return values
     mpi: Any = comm
@@ -79,7 +79,7 @@ def max_ranks(values: np.ndarray, comm: Comm) -> np.ndarray:
 
 
 def from_first(values: np.ndarray, comm: Comm) -> np.ndarray:
-    """Integers of rank 0, any number of them, on every rank; collective."""
+    """Integers of rank 0, shape (n,) with any n, on every rank; collective."""
     if comm.size == 1:
         return values
     mpi: Any = comm

@@ -209,7 +209,7 @@ class Moments:
         return np.asarray((ahead - self.targets @ head + self.height * residual[-1]) / self.lengths)
 
     def error(self, points: np.ndarray, weights: np.ndarray) -> float:
-        """Relative error of all integrals and the volume for some points and weights."""
+        """Relative error of all integrals and the volume for some points and weights, shape (n,)."""
         gaps = (weights @ self.integrands[points]) * self._factors - self.targets
         return float(np.hypot(np.linalg.norm(gaps), weights.sum() / self.volume - 1) / self.size)
 

@@ -113,7 +113,7 @@ def pivots(modes: np.ndarray, count: int | None = None, chosen: np.ndarray | Non
         Linearly independent.
     count : int or None
         How many rows; None for n.
-    chosen : ndarray of int or None
+    chosen : ndarray of int, shape (k,), or None
         Rows that are there already: what is left is orthogonal to them.
 
     Returns
@@ -143,7 +143,7 @@ def pivots(modes: np.ndarray, count: int | None = None, chosen: np.ndarray | Non
 
 
 def at_points(modes: np.ndarray, points: np.ndarray) -> Interpolation:
-    """Interpolation at given points, as many as modes."""
+    """Interpolation of modes, shape (row, n), at n given points."""
     square = np.asarray(modes, dtype=np.float64)[points]
     return Interpolation(
         points, np.linalg.inv(square), float(1 / np.linalg.svd(square, compute_uv=False)[-1])
@@ -151,7 +151,7 @@ def at_points(modes: np.ndarray, points: np.ndarray) -> Interpolation:
 
 
 def checked_modes(modes: np.ndarray) -> np.ndarray:
-    """Modes as float64.
+    """Modes, shape (row, n), as float64.
 
     Raises
     ------

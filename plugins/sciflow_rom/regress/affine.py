@@ -90,7 +90,7 @@ def affine(rows: np.ndarray, most: int, tolerance: float, normalised: bool = Fal
 
 
 def better_normalised(rows: np.ndarray, features: np.ndarray, most: int, tolerance: float) -> bool:
-    """Whether fields are predicted better with their norm as a coefficient of its own.
+    """Whether fields, shape (member, dof), are predicted better with their norm as a coefficient of its own.
 
     Every fifth member is left out and predicted both ways, by radial functions.
     """
@@ -117,6 +117,6 @@ def relative_errors(found: Arrays, y: Arrays) -> np.ndarray:
 
 
 def flattened(values: np.ndarray) -> np.ndarray:
-    """One row per member."""
+    """One row per member, from the shape (member, ...)."""
     array = np.asarray(values)
     return array.reshape(len(array), -1)

@@ -92,7 +92,7 @@ class Dictionary(Model):
         return np.array([int(np.argmin(self.ranker.rank(row))) for row in features], dtype=np.int64)
 
     def answer(self, features: np.ndarray, cluster: int | None = None) -> dict[str, np.ndarray]:
-        """Outputs for features, of the clusters that are chosen or of a given one."""
+        """Outputs for features, shape (batch, feature), of the clusters that are chosen or of a given one."""
         chosen = self.choose(features) if cluster is None else np.full(len(features), cluster)
         out = {
             name: np.empty((len(features), int(np.prod(self.signature.shape(name)))), dtype=field.dtype)

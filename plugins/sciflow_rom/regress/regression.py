@@ -64,7 +64,7 @@ class Regression(ABC):
 
 
 def checked(features: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Features and values as float64.
+    """Features and values, shape (member, ...), as float64.
 
     Raises
     ------
@@ -82,7 +82,7 @@ def checked(features: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def scaling(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and spread of each column; a spread of 1 where all values are equal."""
+    """Mean and spread of each column of the shape (member, ...); a spread of 1 where all values are equal."""
     mean, spread = values.mean(axis=0), values.std(axis=0)
     # Below the rounding of the mean there is no spread.
     flat = spread <= 1e-13 * np.abs(values).max(axis=0, initial=0.0)

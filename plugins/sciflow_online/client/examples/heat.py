@@ -18,7 +18,7 @@ PERIOD = 0.01
 
 
 def step(u: np.ndarray, number: float) -> np.ndarray:
-    """One explicit step; `number` is the diffusivity times the step over the square of the spacing."""
+    """One explicit step of u, shape (y, x); `number` is diffusivity times step over spacing squared."""
     wide = np.pad(u, 1)
     change = number * (wide[2:, 1:-1] + wide[:-2, 1:-1] + wide[1:-1, 2:] + wide[1:-1, :-2] - 4 * u)
     return np.asarray(u + change)

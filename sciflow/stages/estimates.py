@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sciflow.stages import multifidelity
+from sciflow.stages import allocation, multifidelity
 from sciflow.stages.multifidelity import Correction
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def summary(
     spread = correction.spread()
     mean = correction.mean(share=share)
     equal = cost / full
-    rho = multifidelity.correlation(correction.full, correction.there)
+    rho = allocation.correlation(correction.full, correction.there)
     costs = _costs(done, correction, cost, rho)
     about: dict[str, Any] = {
         "queries": len(done.points),
@@ -104,13 +104,13 @@ def _replaced(
 def _costs(done: Propagation, correction: Correction, cost: float, rho: float) -> dict[str, Any]:
     """What was spent, in seconds or in answers, and from how many full solves on the model pays."""
     full, cheap = done.full_seconds, done.cheap_seconds
-    ratio = multifidelity.best_ratio(full, cheap, rho)
-    gain = multifidelity.variance_ratio(full, cheap, rho)
+    ratio = allocation.best_ratio(full, cheap, rho)
+    gain = allocation.variance_ratio(full, cheap, rho)
     training = None if done.stage.cost else training_seconds(done.inputs["model"], done.training)
     pays = None
     if training is not None and gain < 1:
         pays = _finite(math.ceil(training / (full * (1 - gain))))
-    best = multifidelity.allocation(cost, full, cheap, rho)
+    best = allocation.allocation(cost, full, cheap, rho)
     return {
         "unit": "answers" if done.stage.cost else "s",
         "full": full,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sciflow.schema import Field
-from sciflow.stages import multifidelity, queries
+from sciflow.stages import allocation, queries
 from sciflow.stages.answers import Answers, Asked, domain_of
 from sciflow.stages.multifidelity import Correction
 from sciflow.stages.propagate import LEAST, PROPAGATION
@@ -162,8 +162,8 @@ class Propagation:
         pilot = self._correction(lot[: stage.pilot], replaced)
         if len(pilot.full) < LEAST:
             return stage.pilot
-        square = multifidelity.correlation(pilot.full, pilot.there)
-        ratio = multifidelity.best_ratio(self.full_seconds, self.cheap_seconds, square)
+        square = allocation.correlation(pilot.full, pilot.there)
+        ratio = allocation.best_ratio(self.full_seconds, self.cheap_seconds, square)
         wanted = len(self.points) if ratio <= 1 else math.ceil(len(self.points) / ratio)
         if stage.precision:
             wanted = self._for_precision(pilot)

@@ -7,15 +7,8 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from scipy.special import ndtri
 
-from sciflow.stages.multifidelity import (
-    Correction,
-    allocation,
-    best_ratio,
-    correlation,
-    plain_mean,
-    plain_quantiles,
-    variance_ratio,
-)
+from sciflow.stages.allocation import allocation, best_ratio, correlation, variance_ratio
+from sciflow.stages.multifidelity import Correction, plain_mean, plain_quantiles
 
 MODELS = {
     "good": lambda x: 1 + 0.3 * x,

@@ -232,6 +232,11 @@ class Crooked(Line):
             y = {k: v + np.arange(len(v))[:, None] for k, v in y.items()}
         return y
 
+    def doubt(self, x):
+        doubt = np.abs(super().predict(x)["v"]).max(axis=1)
+        faults = {"one doubt": doubt.max(), "no number": doubt * np.nan, "ranks": np.sort(doubt)}
+        return faults.get(self.fault, None if self.fault == "dumb" else doubt)
+
     def state(self):
         return {"weights": self.weights.astype(object) if self.fault == "pickle" else self.weights}
 
@@ -293,6 +298,9 @@ class Careless(Least):
         ("metrics", "metrics are not finite"),
         ("pickle", "'weights' is not an array of numbers"),
         ("neighbours", "the order of a batch matters"),
+        ("one doubt", r"doubt gives float64 of the shape \(\)"),
+        ("no number", "a doubt is nan"),
+        ("ranks", "the order of a batch matters to doubt"),
     ],
 )
 def test_a_careless_surrogate_is_caught(fault, message):

@@ -125,8 +125,8 @@ def check_surrogate(surrogate: Surrogate, *, axes: tuple[str, ...] = ("x",)) -> 
     AssertionError
         If `fit` is no generator of reports that ends with a model, epochs are not counted one by one or are
         not `Surrogate.epochs`, a resumed training or a reloaded model differs by a bit, a state or checkpoint
-        holds anything but numbers, the losses told to `Samples.feedback` are not one for each sample, or the
-        samples of a batch influence each other.
+        holds anything but numbers, the losses told to `Samples.feedback` are not one for each sample, the
+        samples of a batch influence each other, or what `Model.doubt` says is no bound of each one's error.
     Invalid
         If it does not take such fields.
     """
@@ -158,6 +158,29 @@ def check_surrogate(surrogate: Surrogate, *, axes: tuple[str, ...] = ("x",)) -> 
     assert np.allclose(moved, truth[order], rtol=1e-4, atol=1e-5), (
         f"{name}: the order of a batch matters: its samples are predicted each for itself, without anything "
         "taken over the batch"
+    )
+    _check_doubt(name, model, small, order)
+
+
+def _check_doubt(name: str, model: Model, small: _Small, order: np.ndarray) -> None:
+    """What a model says of its own errors is one number for each sample, and no NaN."""
+    import numpy as np
+
+    told = model.doubt({"u": small.u})
+    if told is None:
+        return
+    doubt = np.asarray(told)
+    assert doubt.shape == (len(small.u),) and doubt.dtype.kind == "f", (
+        f"{name}: doubt gives {doubt.dtype} of the shape {doubt.shape}; it is a relative error for each "
+        "sample of the batch, or None where the model cannot say"
+    )
+    assert (doubt >= 0).all(), (
+        f"{name}: a doubt is {doubt[~(doubt >= 0)][0]}; it bounds a relative error, and is infinite where "
+        "nothing is known"
+    )
+    again = np.asarray(model.doubt({"u": small.u[order]}))
+    assert np.allclose(again, doubt[order], rtol=1e-3, atol=1e-6), (
+        f"{name}: the order of a batch matters to doubt; each sample is judged for itself"
     )
 
 

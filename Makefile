@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup tools demo test lint types unit mpi bench docs torture clean
+.PHONY: help setup tools demo test lint types unit mpi bench docs gallery torture clean
 PY := .venv/bin/python
 # Under root Open MPI asks twice whether one is sure.
 MPIRUN := OMP_NUM_THREADS=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 mpirun --oversubscribe --bind-to none
@@ -26,22 +26,21 @@ lint: setup ## ruff, and who may import whom
 types: setup ## mypy --strict
 	@$(PY) -m mypy
 
-# Two at a time where no test waits for a clock; the others watch heartbeats, servers and a Slurm.
-TWO := $(addprefix tests/,artifact control fenics operators rom spectral stages parallel \
-	$(addprefix online/test_,comparison.py exactly_once.py roster.py steering.py wire.py) \
-	$(patsubst %,test_%.py,artifact care component conformance crate crate_validator docs docs_site experience flow predict provenance \
-	reporting site third_party))
-
-# A Slurm waits for its own clock most of the time: beside the rest.
+# These wait for clocks, heartbeats and servers most of the time: not two at a time, but the three beside each other.
 SLURM := tests/slurm tests/test_dask.py
+SERVERS := $(patsubst %,tests/test_%.py,outbox prefect serving)
+BEATS := tests/test_executors.py $(patsubst %,tests/online/test_%.py,faults mpi resume)
+# The HDF5 libraries of h5py and dolfinx do not share a process.
+APART := $(SLURM) $(SERVERS) $(BEATS) tests/formats
 
 unit: setup ## pytest
-	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 $(TWO)
-	@mkdir -p build; $(PY) -m pytest $(SLURM) >build/slurm.log 2>&1 & slurm=$$!; \
-	$(PY) -m pytest $(addprefix --ignore=,$(TWO) $(SLURM)) --ignore tests/formats; rest=$$?; \
-	wait $$slurm; slurm=$$?; if [ $$slurm = 0 ]; then tail -n 2 build/slurm.log; else cat build/slurm.log; fi; \
-	exit $$((rest + slurm))
-	@$(PY) -m pytest tests/formats # alone: the HDF5 libraries of h5py and dolfinx do not share a process
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 $(addprefix --ignore=,$(APART))
+	@mkdir -p build; export OMP_NUM_THREADS=1; \
+	beside() { log=build/$$1.log; shift; $(PY) -m pytest "$$@" >$$log 2>&1; ended=$$?; \
+		if [ $$ended = 0 ]; then tail -n 2 $$log; else cat $$log; fi; return $$ended; }; \
+	beside slurm $(SLURM) & slurm=$$!; beside servers $(SERVERS) & servers=$$!; \
+	$(PY) -m pytest $(BEATS); beats=$$?; $(PY) -m pytest tests/formats; formats=$$?; \
+	wait $$slurm; slurm=$$?; wait $$servers; exit $$((beats + formats + slurm + $$?))
 
 mpi: setup ## the tests that hold for any number of ranks, on two
 	@if command -v mpirun >/dev/null && $(PY) -c 'import mpi4py' 2>/dev/null; then \
@@ -55,6 +54,9 @@ bench: setup ## every figure with its target; k=PATTERN for some
 docs: setup ## the documentation as HTML in site/, warnings are errors
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 	@echo "site/index.html"
+
+gallery: setup ## the pictures of reports in docs/gallery, half an hour
+	@OMP_NUM_THREADS=1 $(PY) docs/gallery/make.py
 
 torture: tools ## long proofs: kill loops, a Debian 13 tree
 	@$(PY) -m pytest -o timeout=3000 -m torture tests

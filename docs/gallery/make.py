@@ -31,7 +31,7 @@ class Shot:
     command : tuple of str
         The flow and its settings.
     sections : tuple of str
-        Which sections of the report, by the beginning of their headings; "" is the head of the page.
+        Which parts of the report, as `box` takes them.
     """
 
     name: str
@@ -44,7 +44,27 @@ def settings(flow: str, *values: str) -> tuple[str, ...]:
     return (f"flows/{flow}.py", *(word for value in values for word in ("--set", value)))
 
 
-SHOTS = (Shot("heat_fno", settings("heat_fno", "members=100", "surrogate.epochs=20"), ("", "Evaluation")),)
+SHOTS = (
+    Shot("heat_fno", settings("heat_fno", "members=100", "surrogate.epochs=20"), ("", "Errors of")),
+    Shot("rom_net", settings("rom_net", "members=160", "clusters=8", "fno.epochs=15"), ("",)),
+    Shot("operators_table", settings("operators_table"), ("", "All models")),
+    Shot(
+        "online_heat",
+        settings(
+            "online_heat", "members=20", "tests=30", "mlp.epochs=60", "fno.epochs=15", "mp_pde.epochs=15"
+        ),
+        ("",),
+    ),
+    Shot("tuned_sor", settings("tuned_sor"), ("", "Tuners side by side/figure", "What the solver learned")),
+    Shot("three_body", settings("three_body", "count=12", "steps=10000"), ("",)),
+    Shot("adaptive_heat", settings("adaptive_heat"), ("", "Step controllers")),
+    Shot("two_scale", settings("two_scale", "size=ci"), ("", "Two scales: a model")),
+    Shot(
+        "cyclic_rom",
+        settings("cyclic_rom", "problem.cells=12", "members=16", "unseen=2", "modes=20"),
+        ("", "More steps"),
+    ),
+)
 
 
 def run(shot: Shot, store: Path) -> Path:
@@ -94,19 +114,29 @@ def picture(report: Path, shot: Shot) -> None:
             break
 
 
-def box(heading: str) -> str:
-    """A script that gives place and size of a section, or of what stands before the first one."""
-    if not heading:
-        return (
-            "(() => { const s = document.querySelector('section').getBoundingClientRect();"
-            "return [0, 0, document.documentElement.clientWidth, s.top + scrollY - 8] })()"
-        )
-    return (
-        "(() => { const h = [...document.querySelectorAll('section > h2')]"
-        f".find(e => e.innerText.startsWith({heading!r}));"
-        "if (!h) return null; const s = h.parentElement.getBoundingClientRect();"
-        "return [0, s.top + scrollY - 8, document.documentElement.clientWidth, s.height + 16] })()"
-    )
+def box(part: str) -> str:
+    """A script that gives the place and size of a part of a report.
+
+    Parameters
+    ----------
+    part : str
+        The beginning of a section's heading, with ``/figure`` behind it for its first figure alone; "" for
+        what stands before the first section.
+    """
+    heading, _, inner = part.partition("/")
+    return f"""(() => {{
+        const sections = [...document.querySelectorAll('section')];
+        const found = sections.find(e => e.querySelector('h2').innerText.startsWith({heading!r}));
+        if (!found) return null;
+        const place = (found.querySelector({inner or "nothing"!r}) || found).getBoundingClientRect();
+        const top = {"0" if not heading else "place.top + scrollY - 8"};
+        const bottom = {
+        "sections[0].getBoundingClientRect().top + scrollY - 8"
+        if not heading
+        else "place.bottom + scrollY + 8"
+    };
+        return [0, top, document.documentElement.clientWidth, bottom - top];
+    }})()"""
 
 
 def main() -> None:

@@ -91,7 +91,7 @@ class StepState:
     time : float
         Where the step begins, in the solver's unit of time.
     until : float
-        A time that must be met; a longer step ends there.
+        A time that must be met, in that unit; a longer step ends there.
     knob : Knob
         What is to be chosen.
     features : mapping of str to float
@@ -111,11 +111,11 @@ class StepResult:
     Attributes
     ----------
     time : float
-        Where the step began.
+        Where the step began, in the solver's unit of time.
     length : float
-        Of the step, in time.
+        Of the step, in that unit.
     value : float
-        Of the knob; less than what was chosen where a time had to be met.
+        Of the knob, in its unit; less than what was chosen where a time had to be met.
     knob : Knob
         What was chosen.
     error : float
@@ -145,7 +145,7 @@ class Verdict:
     Attributes
     ----------
     retry : float or None
-        None: the step stands. Else it is taken back and tried again with this value.
+        None: the step stands. Else it is taken back and tried again with this value, in the unit of the knob.
     """
 
     retry: float | None = None

@@ -89,7 +89,7 @@ class OnlineTrain(Stage):
     patience : float
         Minutes within which a new time level must come from a solver.
     checkpoint_seconds : float
-        Shortest time between two checkpoints.
+        Shortest time between two checkpoints, s.
     gather : {"auto", "owner", "root"}
         Every rank of a solver sends its part, or its root gathers them first; ``auto`` decides by size.
     listen : str

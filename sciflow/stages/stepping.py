@@ -24,7 +24,7 @@ class Step:
     levels : tuple of int
         Time levels of the trajectory that it gives.
     time : float
-        Of the first of them.
+        Of the first of them, in the unit of the trajectory's time.
     lead : float
         From the level that the model is fed to the one that it gives.
     place : int

@@ -28,9 +28,9 @@ class Tried:
     stiffness : float
         Step times a lower bound of the Lipschitz constant of the right-hand side.
     length : float
-        Of the step, in time.
+        Of the step, in the equation's unit of time.
     end : float
-        Time at which it ends.
+        Time at which it ends, in that unit.
     """
 
     error: float = 1.0

@@ -23,7 +23,7 @@ class InitialValue:
     state : ndarray or torch.Tensor
         At the start, finite.
     time : float
-        Of the start.
+        Of the start, in `unit`.
     parameters : sequence of float
         Of f.
     scale : float or array like

@@ -70,9 +70,9 @@ class WorkReward(Reward):
     usual : float
         Work of an ordinary step, in the solver's unit.
     change : float
-        What it costs to choose ten times or a tenth of the value before. A method that is symmetric in
-        time keeps a modified energy while its parameter stays the same: there each change is an error
-        that shows only later.
+        What it costs, in units of the reward, to choose ten times or a tenth of the value before. A method
+        that is symmetric in time keeps a modified energy while its parameter stays the same: there each
+        change is an error that shows only later.
     penalty : float
         Taken off where an episode ends too early, see `Reward`.
 

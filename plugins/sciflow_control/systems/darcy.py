@@ -32,7 +32,7 @@ class DarcySystems(Systems):
     alpha : float
         Smoothness of the Gaussian field, above 1.
     tau : float
-        Its inverse correlation length.
+        Its inverse correlation length, over that of a side.
     contrast : float
         Multiplies the Gaussian field; its standard deviation is 0.18 for the default alpha and tau.
     tolerance : float

@@ -98,9 +98,9 @@ class BurgersStep(Residual):
         Input and output that is ``u``: the last level of the input and all levels of the output, equally
         far apart.
     viscosity : str or float
-        Input that is ``nu``, or its value.
+        Input that is ``nu``, or its value in the units of the grid and of time.
     step : str or float
-        Input that is the time between levels, or its value.
+        Input that is the time between levels, or its value in the unit of time.
 
     Notes
     -----
@@ -134,12 +134,12 @@ class VorticityStep(Residual):
         Input and output that is ``w``: the last level of the input and all levels of the output, equally
         far apart.
     viscosity : str or float
-        Input that is ``nu``, or its value.
+        Input that is ``nu``, or its value in the units of the grid and of time.
     force : str or float
         Amplitude ``a`` of ``f = a (sin + cos)(2 pi (x + y))``, for coordinates over the lengths of the
         domain: an input, or its value.
     step : str or float
-        Input that is the time between levels, or its value.
+        Input that is the time between levels, or its value in the unit of time.
 
     Notes
     -----

@@ -52,18 +52,18 @@ class Costs:
     Attributes
     ----------
     full : float or None
-        One solution of the full model. None: the wall time of the ensemble per member, if the ensemble is
+        One solution of the full model, s. None: the wall time of the ensemble per member, if the ensemble is
         an input.
     online : tuple of float or None
         ``a0, a1, a2`` of a query of a reduced model with n modes and q points: a0 + a1 q n + a2 n^3.
         None: measured for one Newton step, times `solves`.
     selector : float or None
-        Choosing a cluster. None: measured with a small network.
+        Choosing a cluster, s. None: measured with a small network.
     offline : float or None
         Building a reduced model, per training snapshot and squared number of modes. None: measured as
         `points_per_mode` passes for each mode over its integrands.
     training : float
-        Training a selector; one second is what 300 members and 20 clusters took.
+        Training a selector, s; one second is what 300 members and 20 clusters took.
     points : int
         Integration points of the full model; 0 takes the values in a snapshot.
     points_per_mode : float

@@ -148,6 +148,11 @@ class MaxAngle(_Subspaces):
     ----------
     modes : int
         Dimension of each span, at most.
+
+    References
+    ----------
+    A. Bjorck and G. H. Golub, "Numerical methods for computing angles between linear subspaces", Math. Comp.
+    27 (1973), 579-594.
     """
 
     name: ClassVar[str] = "max_angle"
@@ -166,6 +171,11 @@ class Grassmann(_Subspaces):
     ----------
     modes : int
         Dimension of each span, at most.
+
+    References
+    ----------
+    A. Edelman, T. A. Arias and S. T. Smith, "The geometry of algorithms with orthogonality constraints", SIAM
+    J. Matrix Anal. Appl. 20 (1998), section 4.3.
     """
 
     name: ClassVar[str] = "grassmann"
@@ -184,6 +194,11 @@ class Chordal(_Subspaces):
     ----------
     modes : int
         Dimension of each span, at most.
+
+    References
+    ----------
+    A. Edelman, T. A. Arias and S. T. Smith, "The geometry of algorithms with orthogonality constraints", SIAM
+    J. Matrix Anal. Appl. 20 (1998), section 4.3.
     """
 
     name: ClassVar[str] = "chordal"

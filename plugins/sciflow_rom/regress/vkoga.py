@@ -26,7 +26,7 @@ class PymorVKOGA(Regressor):
     tolerance : float
         Of the greedy criterion, for values of unit size.
     length : float or None
-        Of the kernel, in spreads of the features; None chooses by cross-validation.
+        Of the kernel, in units of the features' spreads; None chooses by cross-validation.
     criterion : {"fp", "f", "p"}
         The next point has the largest residual times power function, residual, or power function.
     """

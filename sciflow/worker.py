@@ -113,16 +113,28 @@ def _members(spec: JobSpec, ctx: Context) -> None:
         return
     if ctx.comm.rank == 0:
         ctx.experience = Experience(out.scratch / EXPERIENCE, disk=out.disk)
+    # A process begins with what is set up once: libraries, meshes, compiled forms. Whoever compares times
+    # must know which member that fell to.
+    first = {"first": True}
     for member, row in zip(members, points, strict=True):
         for last in [False] * (spec.payload.get("attempts", 1) - 1) + [True]:
-            if _solve_one(problem, member, row, spec.seed, out, ctx, last=last):
+            if _solve_one(problem, member, row, spec.seed, out, ctx, first, last=last):
                 break
+        first = {}
 
 
 def _solve_one(
-    problem: Problem, member: int, row: list[float], seed: int, out: Writer, ctx: Context, *, last: bool
+    problem: Problem,
+    member: int,
+    row: list[float],
+    seed: int,
+    out: Writer,
+    ctx: Context,
+    notes: Mapping[str, Any],
+    *,
+    last: bool,
 ) -> bool:
-    """Solve one member and record it; False if an error of its solver asks for another attempt."""
+    """Solve one member and record it with `notes`; False if its solver's error asks for another attempt."""
     ctx.check_together()
     ctx.emit({"event": "member", "member": member, "state": "started"})
     # No rank may take the job down with this member before it is on record who was being solved.
@@ -153,7 +165,7 @@ def _solve_one(
                 one.drop()
                 ctx.log.warning("member %d: %s; it is tried again", member, reason)
                 return False
-        record = _record(reason, one.metrics, begin, ctx)
+        record = {**_record(reason, one.metrics, begin, ctx), **notes}
         if reason:
             one.drop()
             if ctx.comm.rank == 0:

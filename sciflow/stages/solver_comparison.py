@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 SIDES = ("baseline", "candidate")
 _SECONDS = Field(("sample",), "s", "float64", "wall time of a member, all that it did included")
 _ERROR = Field(("sample",), "1", "float64", "relative L2 distance from the reference")
+_SETTLED = Field(("sample",), "1", "uint8", "1 where the member was in neither the first of its process")
 _COUNT = Field(("sample",), "1", "float64", "summed over time")
 
 SOLVER_COMPARISON = Schema(
@@ -33,6 +34,7 @@ SOLVER_COMPARISON = Schema(
         "difference": Field(("sample",), "1", "float64", "relative L2 distance of the two solutions"),
         "baseline_seconds": _SECONDS,
         "candidate_seconds": _SECONDS,
+        "settled": _SETTLED,
     },
 )
 
@@ -63,8 +65,9 @@ class SolverComparison(Stage):
     -----
     Times are those that the members were measured with when their ensembles were made: for a fair ratio both
     with the same resources, on a machine that does nothing else. ``speed_up`` is the ratio of the sums over
-    all members, ``speed_up_median`` that of the medians; the first member of a process sets up meshes and
-    compiles forms, and reads models, which the first one counts.
+    the members that were in neither ensemble the first one of their process, which sets up meshes, compiles
+    forms and reads models; ``speed_up_all`` that of the sums over all members; ``speed_up_median`` that of
+    the medians.
     """
 
     name: ClassVar[str] = "solver_comparison"
@@ -159,6 +162,8 @@ class SolverComparison(Stage):
             else:
                 out.write(f"{one}_error", found, _ERROR)
         seconds = {side: member_seconds(inputs[side], members) for side in SIDES}
+        settled = ~(first_ones(inputs["baseline"], members) | first_ones(inputs["candidate"], members))
+        out.write("settled", settled.astype("uint8"), _SETTLED)
         for side, values in seconds.items():
             out.write(f"{side}_seconds", values, SOLVER_COMPARISON[f"{side}_seconds"])
             for figure in _figures(inputs[side]):
@@ -170,8 +175,8 @@ class SolverComparison(Stage):
             figures=[f for f in _figures(inputs["candidate"]) if f in _figures(inputs["baseline"])],
             failed={side: int((inputs[side].read("status") != 1).sum()) for side in SIDES},
             **{name: artifact.digest for name, artifact in inputs.items()},
-            **_ratios(seconds),
-            **self._costs(inputs, seconds, members),
+            **_ratios(seconds, settled),
+            **self._costs(inputs, _of(seconds, settled), members),
         )
 
     def _costs(
@@ -220,6 +225,24 @@ def member_seconds(ensemble: Artifact, members: np.ndarray) -> np.ndarray:
 
     records = committed(ensemble.path)
     return np.array([float(records.get(int(m), {}).get("seconds", math.nan)) for m in members])
+
+
+def first_ones(ensemble: Artifact, members: np.ndarray) -> np.ndarray:
+    """Which members were the first that their process solved, bool, shape (member,).
+
+    Parameters
+    ----------
+    ensemble : Artifact
+        False for all where its records do not say.
+    members : ndarray of int64, shape (member,)
+        Which.
+    """
+    import numpy as np
+
+    from sciflow.artifact.writer import committed
+
+    records = committed(ensemble.path)
+    return np.array([bool(records.get(int(m), {}).get("first", False)) for m in members], dtype=bool)
 
 
 def training_seconds(model: Artifact) -> float:
@@ -280,15 +303,21 @@ def _figures(ensemble: Artifact) -> list[str]:
     return [n.removeprefix("solver_") for n in ensemble.schema.fields if n.startswith("solver_")]
 
 
-def _ratios(seconds: Mapping[str, np.ndarray]) -> dict[str, float | None]:
+def _of(seconds: Mapping[str, np.ndarray], settled: np.ndarray) -> dict[str, np.ndarray]:
+    """Times of the members that are settled; of all where none is."""
+    return {side: values[settled] if settled.any() else values for side, values in seconds.items()}
+
+
+def _ratios(seconds: Mapping[str, np.ndarray], settled: np.ndarray) -> dict[str, float | None]:
     """How many times longer the baseline took; None where times are not known."""
     import numpy as np
 
-    one, other = seconds["baseline"], seconds["candidate"]
+    some = _of(seconds, settled)
     with np.errstate(divide="ignore", invalid="ignore"):
         return {
-            "speed_up": _finite(one.sum() / other.sum()),
-            "speed_up_median": _finite(np.median(one) / np.median(other)),
+            "speed_up": _finite(some["baseline"].sum() / some["candidate"].sum()),
+            "speed_up_all": _finite(seconds["baseline"].sum() / seconds["candidate"].sum()),
+            "speed_up_median": _finite(np.median(some["baseline"]) / np.median(some["candidate"])),
         }
 
 

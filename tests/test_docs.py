@@ -27,6 +27,7 @@ PAGES = [
     "operators.md",
     "control.md",
     "step-control.md",
+    "closing-the-loop.md",
 ]
 
 
@@ -83,6 +84,7 @@ def skip_without(page: str) -> None:
         "control.md": ("dolfinx",),
         "step-control.md": ("dolfinx", "numba", "stable_baselines3"),
         "rom.md": ("dolfinx", "sklearn"),
+        "closing-the-loop.md": ("dolfinx", "sklearn"),
     }
     absent = [name for name in needs.get(page, ()) if importlib.util.find_spec(name) is None]
     if absent:

@@ -1,4 +1,3 @@
-import io
 import json
 import os
 import subprocess
@@ -8,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from sciflow.cli import main
-from sciflow.console import Console
 from sciflow.loading import parameters_of
 from sciflow.stages.design import Design
 
@@ -29,33 +27,6 @@ async def small(problem: Wave = Wave(), count: int = 6) -> Path:
 """
 
 
-def test_every_stage_of_one_name_shows_progress_and_the_time_that_its_pace_leaves(monkeypatch):
-    """The second training too; neither a slow start nor what a killed one had done counts as pace."""
-    seen, clock = io.StringIO(), [0.0]
-    monkeypatch.setattr("sciflow.console.time.monotonic", lambda: clock[0])
-    show = Console(seen)
-    for _ in range(2):
-        show("train", {"event": "begin"})
-        for seconds, done in ((100.0, 90), (10.0, 92), (1.0, 100)):
-            clock[0] += seconds
-            show("train", {"event": "progress", "done": done, "total": 100, "what": "epochs"})
-        show("train", {"event": "end", "state": "computed", "seconds": 111.0, "detail": ""})
-    lines = seen.getvalue().splitlines()
-    assert lines[:3] == lines[3:]
-    assert "90/100 epochs" in lines[0]
-    assert "left" not in lines[0]
-    assert "100/100" in lines[1]
-
-    live = io.StringIO()
-    live.isatty = lambda: True
-    show = Console(live)
-    show("train", {"event": "begin"})
-    for seconds, done in ((100.0, 90), (10.0, 92)):
-        clock[0] += seconds
-        show("train", {"event": "progress", "done": done, "total": 100, "what": "epochs"})
-    assert "92/100 epochs  40.0 s left" in live.getvalue()
-
-
 @pytest.fixture
 def file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -70,14 +41,18 @@ def test_run_plan_show(file, capsys):
     assert main(["run", file, "--engine", "plain"]) == 0
     out, err = capsys.readouterr()
     assert Path(out.split("report: ")[1].strip()).is_file()
-    assert "simulate   computed" in err
+    assert re.search("simulate toy_wave +computed", err)
+    assert "2 stages: 2 computed" in err
+    assert "most of the time: " in err
     crate = json.loads(Path(out.split("report: ")[1].strip()).with_name("ro-crate-metadata.json").read_text())
     actions = [e for e in crate["@graph"] if e["@type"] == "CreateAction"]
     assert len(actions) == 3, "the flow and its two stages"
     assert all(a["actionStatus"].endswith("CompletedActionStatus") for a in actions)
     assert "async def small" in next(Path("sciflow-store").glob("runs/*/small_flow.py")).read_text()
     assert main(["run", file, "--engine", "plain"]) == 0
-    assert "simulate   cached" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert re.search("simulate toy_wave +cached", err)
+    assert "2 stages: 2 cached" in err
     assert main(["plan", file, "--set", "count=7"]) == 0
     assert capsys.readouterr().out.count("would run") == 2
     assert main(["show", "ensemble-", "--verify"]) == 0
@@ -190,14 +165,16 @@ def test_the_demo_says_so_where_dolfinx_is_missing(monkeypatch, capsys):
     assert "running the embedded default" in capsys.readouterr().err
 
 
+LONG = ("operators_table", "campaign")
+
+
 def test_flows_of_the_repository_can_be_planned(tmp_path, capsys):
     root = Path(__file__).parent.parent
     for flow in sorted((root / "flows").glob("*.py")):
         assert main(["plan", str(flow), "--store", str(tmp_path)]) == 0
         assert "would run" in capsys.readouterr().out
         # Half of those with several tasks or problems at three sizes says what they are.
-        long = flow.stem in ("operators_table", "campaign")
-        assert len(flow.read_text().splitlines()) <= (170 if long else 80)
+        assert len(flow.read_text().splitlines()) <= (180 if flow.stem in LONG else 80)
 
 
 def test_a_design_in_json_is_what_the_form_sends():

@@ -48,6 +48,7 @@ class Solver:
         # Beside the ensemble where there is one, so that it is sealed with what was learned.
         scratch = self._out.scratch if self._out is not None else ctx.scratch
         self._experience = Experience(scratch / EXPERIENCE if ctx.comm.rank == 0 else None)
+        self._sending = 0.0
 
     def run(self) -> None:
         """Compute members until there are no more.
@@ -64,6 +65,7 @@ class Solver:
 
     def _one(self, assigned: Assigned) -> None:
         begin = time.perf_counter()
+        self._sending = 0.0
         reason, final = "", False
         try:
             self._solve(assigned, begin)
@@ -87,11 +89,12 @@ class Solver:
         self._client.finish(reason, final=final)
 
     def _record(self, reason: str, metrics: Mapping[str, float], begin: float) -> dict[str, Any]:
+        """What the ensemble keeps of a member: its seconds are those of solving, not of the trainer's pace."""
         return {
             "status": FAILED if reason else OK,
             "reason": reason,
             "metrics": dict(metrics),
-            "seconds": time.perf_counter() - begin,
+            "seconds": time.perf_counter() - begin - self._sending,
             "ranks": self._ctx.comm.size,
         }
 
@@ -140,10 +143,12 @@ class Solver:
     def _send(self, state: State) -> None:
         """`Client.send`, after which all ranks agree on how it went."""
         problem: Exception | None = None
+        begin = time.perf_counter()
         try:
             self._client.send(state.time, state.fields)
         except (Aborted, Gone, Diverged, Invalid) as error:
             problem = error
+        self._sending += time.perf_counter() - begin
         if self._ctx.comm.size == 1:
             if problem is not None:
                 raise problem

@@ -113,7 +113,7 @@ class SideBySide(Stage):
                 raise Invalid(f"{bands.path} is not a calibration of {inputs[name].path}")
         first, *others = self.models
         tested = {name: inputs[f"{name}_score"].read("members").tolist() for name in self.models}
-        outputs = {name: sorted(inputs[f"{name}_score"].attributes["outputs"]) for name in self.models}
+        outputs = {name: compared_of(inputs[f"{name}_score"]) for name in self.models}
         for name in others:
             if sorted(set(tested[name])) != sorted(set(tested[first])):
                 raise Invalid(
@@ -139,12 +139,12 @@ class SideBySide(Stage):
             score, bands = inputs[f"{name}_score"], inputs.get(f"{name}_calibration")
             members = np.unique(score.read("members"))
             query, size = self._answer(inputs[name], data, members)
-            costs = _costs(inputs[name], data)
+            costs = _paid(inputs[name], data)
             paid = costs["offline_seconds"], sum(costs.values())
             rows.append(
                 {
                     **errors_of(score),
-                    **_bands(bands),
+                    **_bands(bands, score.attributes["outputs"]),
                     **costs,
                     "query_seconds": query,
                     "parameters": size.parameters,
@@ -198,18 +198,25 @@ def errors_of(score: Artifact) -> dict[str, float]:
     }
 
 
-def _bands(calibration: Artifact | None) -> dict[str, float]:
-    """What the table says of a model's bands: the outputs' mean."""
+def compared_of(score: Artifact) -> list[str]:
+    """What an evaluation compared: the outputs with their axes, in words."""
+    axes = {name: field["axes"] for name, field in score.attributes["signature"]["outputs"]}
+    return sorted(f"{n} ({', '.join(axes[n])})" for n in score.attributes["outputs"])
+
+
+def _bands(calibration: Artifact | None, outputs: list[str]) -> dict[str, float]:
+    """What the table says of a model's bands: the mean of the outputs that are compared."""
     if calibration is None:
         return dict.fromkeys(("coverage", "promised", "band_width"), math.nan)
+    rows = [i for i, name in enumerate(calibration.attributes["outputs"]) if name in outputs]
     return {
-        "coverage": float(calibration.read("coverage").mean()),
+        "coverage": float(calibration.read("coverage")[rows].mean()),
         "promised": 1 - float(calibration.attributes["alpha"]),
-        "band_width": float(calibration.read("relative_width").mean()),
+        "band_width": float(calibration.read("relative_width")[rows].mean()),
     }
 
 
-def _costs(model: Artifact, data: Artifact) -> dict[str, float]:
+def _paid(model: Artifact, data: Artifact) -> dict[str, float]:
     """What a model took before its first answer, s: its own stages, and the solving of the ensemble.
 
     Other ensembles that it learned from, such as coarse ones, are among its own stages. One that was

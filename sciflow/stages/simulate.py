@@ -43,8 +43,10 @@ HOPELESS = 5
 """So many jobs in a row that end before a single member is done, for each attempt, end the ensemble."""
 PATIENT = 100
 """The same for jobs that were ended by their time limit, for another job, or with their node."""
-WORTHWHILE = 1.0
-"""A job of several members should take at least so many seconds."""
+WORTHWHILE = 5.0
+"""A job of several members should take at least so many seconds: starting one takes one or two."""
+LONG = 1.0
+"""No member that takes less, in s, is a straggler."""
 SLOW = 5.0
 """A member that takes so many times the median is a straggler."""
 
@@ -307,6 +309,7 @@ class Campaign:
         self.problem, self.seed, self.attempts = stage.problem, stage.seed, stage.attempts
         self.points, self.out, self.ctx = points, out, ctx
         self._done: set[int] = set()
+        self._failed: set[int] = set()
         self._tries: dict[int, int] = {}
         self._seconds: list[float] = []
         self._slow: set[int] = set()
@@ -354,7 +357,8 @@ class Campaign:
 
     def _round(self, running: list[_Running]) -> tuple[list[_Running], list[int]]:
         """Look at every job once; those that still run, and members that need another job."""
-        self.ctx.progress(len(self._done), len(self.points), f"members{self._stragglers(running)}")
+        figures = {"failed": str(len(self._failed))} if self._failed else None
+        self.ctx.progress(len(self._done), len(self.points), f"members{self._stragglers(running)}", figures)
         begin = time.monotonic()
         still, left, waiting = [], [], ""
         first = running[0].job.wait(0.2) if running else None
@@ -508,6 +512,7 @@ class Campaign:
                     one.current, one.since = event["member"], event["time"]
                 elif event["state"] in ("ok", "failed"):
                     self._done.add(event["member"])
+                    (self._failed.add if event["state"] == "failed" else self._failed.discard)(event["member"])
                     if "seconds" in event:
                         self._seconds = [*self._seconds[-200:], event["seconds"]]
             elif event["event"] == "log":
@@ -521,7 +526,7 @@ class Campaign:
         slow = [
             one for one in running
             if one.current is not None and one.current not in self._done
-            and now - one.since > max(SLOW * usual, WORTHWHILE)
+            and now - one.since > max(SLOW * usual, LONG)
         ]  # fmt: skip
         for one in slow:
             if one.current not in self._slow:

@@ -16,7 +16,7 @@ from sciflow.sections import model as section
 from sciflow.stages.design import Design
 from sciflow.stages.simulate import Simulate
 from sciflow.stages.train import Train, load_model
-from sciflow_operators.components import Conditioned, Poseidon
+from sciflow_operators.components import FNO, Conditioned, Poseidon
 from sciflow_operators.poseidon import published
 from sciflow_operators.poseidon.blocks import Attention, TimeNorm
 from sciflow_operators.poseidon.scot import Embed, Recover, ScOT
@@ -346,3 +346,34 @@ def test_an_artifact_keeps_licence_and_digest_and_the_report_shows_them(plain, w
     # The longest lead time of the pairs, 3/4 s, counts as one.
     lead = np.array([0] * 4 + [0.25] * 3 + [0.5] * 2 + [0.75])
     assert fitted.state()["net.clock"] * 0.75 == pytest.approx([lead.mean(), lead.std()], rel=1e-5)
+
+
+def test_training_begins_with_a_fitted_model_and_its_price_is_paid(plain):
+    from sciflow.stages.side_by_side import offline_seconds
+
+    problem = NavierStokes(points=16, levels=4, end=0.75, steps=30)
+    names, how = (("vorticity", "lead_time"), ("vorticity",)), {"pairs": (1, 4), "train": 0.5, "valid": 0.2}
+    net = TRAINED.replace(epochs=1)
+
+    async def flow():
+        data = await run(Simulate(problem, seed=1), design=await run(Design(problem=problem, count=6)))
+        other = await run(Simulate(problem, seed=2), design=await run(Design(problem=problem, count=6)))
+        first = await run(Train(net, *names, **how), ensemble=other)
+        frozen = Train(net.replace(learning_rate=1e-9), *names, **how)
+        second = await run(frozen, ensemble=data, start=first)
+        with pytest.raises(Invalid, match="fno cannot begin with the weights of a model"):
+            await run(Train(FNO.example(), *names, **how), ensemble=data, start=first)
+        with pytest.raises(Invalid, match="two sets of weights"):
+            net.replace(weights=str(first.path), sha256="0").starting_from(first)
+        return first, second, await run(frozen, ensemble=data)
+
+    first, second, without = asyncio.run(flow())
+    a, b, c = (load_model(one).state() for one in (first, second, without))
+    moved = [k for k in a if k.startswith("net.net.") and not np.allclose(a[k], b[k], rtol=1e-5, atol=1e-6)]
+    assert moved == []
+    assert not np.allclose(a["net.net.embed.weight"], c["net.net.embed.weight"], atol=1e-3)
+    assert second.attributes["notes"]["weights_sha256"] == published.sha256(str(first.path))
+    assert second.provenance["inputs"]["start"]["digest"] == first.digest
+    assert offline_seconds(second) > offline_seconds(first)
+    # The configuration names no weights: the same in any store.
+    assert second.attributes["surrogate"]["weights"] == ""

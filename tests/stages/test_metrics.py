@@ -133,3 +133,17 @@ def test_levels_are_measured_one_by_one():
                 expected = measure(a, b, (1, 2)) if more else measure(a, b)
                 np.testing.assert_allclose(found[:, level], expected)
     assert metrics.by_level(metrics.rmse, guess, truth, None).shape == (3, 1)
+
+
+def test_what_is_lost_of_a_conserved_amount_is_at_most_the_error():
+    rng = np.random.default_rng(0)
+    truth, guess = rng.standard_normal((2, 6, 5, 4)) + 1.0
+    lost = metrics.conservation(guess, truth)
+    by_hand = [abs(g.mean() - t.mean()) / np.sqrt((t**2).mean()) for g, t in zip(guess, truth, strict=True)]
+    np.testing.assert_allclose(lost, by_hand)
+    assert (lost <= metrics.relative_l2(guess, truth) + 1e-12).all()
+    moved = np.roll(truth, 2, axis=2)
+    np.testing.assert_allclose(metrics.conservation(moved, truth), 0.0, atol=1e-14)
+    zero = np.zeros((1, 3))
+    assert metrics.conservation(zero, zero)[0] == 0
+    assert metrics.conservation(zero + 1, zero)[0] == np.inf

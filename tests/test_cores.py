@@ -1,0 +1,101 @@
+"""Stages of one run share the cores of this machine: never more than there are, in the order they came."""
+
+import threading
+import time
+
+import pytest
+
+from sciflow import Cancelled, Resources
+from sciflow.cores import Cores
+from sciflow.executors.local import Local
+from sciflow.executors.mpi import Mpi
+from sciflow.executors.slurm import Slurm
+from sciflow.flow import Session, Work
+from sciflow.site import Place, Site
+from sciflow.stages.design import Design
+from sciflow.stages.evaluate import Evaluate
+from sciflow.stages.simulate import Simulate
+from sciflow.store import Store
+from tests.toys import Wave
+
+
+def nothing():
+    pass
+
+
+def test_no_more_than_there_are_and_whoever_came_first_goes_first():
+    cores, lock = Cores(3), threading.Lock()
+    busy, most, begun = 0, 0, []
+
+    def take(number, wish):
+        nonlocal busy, most
+        with cores.taken(wish, threading.Event(), nothing) as share:
+            with lock:
+                busy += share
+                most = max(most, busy)
+                begun.append(number)
+            time.sleep(0.01)
+            with lock:
+                busy -= share
+
+    threads = []
+    for number, wish in enumerate((2, 2, 1, 9, 1, 1, 1, 3)):
+        threads.append(threading.Thread(target=take, args=(number, wish)))
+        threads[-1].start()
+        time.sleep(0.002)
+    for thread in threads:
+        thread.join(20)
+    assert most == 3
+    assert busy == 0
+    # Those that go at the same time may begin in any order; nobody overtakes one who waits for more.
+    assert set(begun[:3]) == {0, 1, 2}
+    assert begun[3] == 3
+    assert begun[-1] == 7
+
+
+def test_who_wishes_for_none_does_not_wait_and_who_waits_can_be_cancelled():
+    cores, told = Cores(1), []
+    stop = threading.Event()
+    with cores.taken(1, threading.Event(), nothing):
+        with cores.taken(0, threading.Event(), nothing) as share:
+            assert share == 0
+        stop.set()
+        with (
+            pytest.raises(Cancelled, match="the run was cancelled"),
+            cores.taken(1, stop, lambda: told.append(1)),
+        ):
+            raise AssertionError("unreachable")
+    assert told == [1]
+    with cores.taken(1, threading.Event(), nothing) as share:
+        assert share == 1
+
+
+def share(tmp_path, stage, executor, resources, count=4):
+    here = Session(Store(tmp_path), cores=Cores(count))
+    return Work(stage, {}, executor, resources, here)._share()
+
+
+def test_what_a_stage_takes(tmp_path):
+    whole, members = Evaluate(), Simulate(Wave())
+    assert share(tmp_path, whole, None, Resources()) == 0  # asked for nothing: as threads of the flow
+    assert share(tmp_path, whole, Mpi(), Resources(threads=1)) == 1
+    assert share(tmp_path, whole, Mpi(), Resources(ranks=2, threads=2)) == 4
+    assert share(tmp_path, whole, Mpi(), Resources()) == 4  # a process with a thread for each core
+    assert share(tmp_path, whole, Slurm(), Resources(threads=8)) == 0  # the scheduler counts
+    assert share(tmp_path, members, None, Resources(parallel=2)) == 2
+    assert share(tmp_path, members, None, Resources(ranks=3)) == 3
+    assert share(tmp_path, members, None, Resources()) == 4
+    assert share(tmp_path, members, Slurm(), Resources(parallel=9)) == 0
+
+
+def test_threads_of_its_own_a_stage_has_in_a_process_of_its_own():
+    site, stage = Site(), Evaluate()
+    assert site.place(stage, None, None)[0] is None
+    assert site.place(stage, None, Resources(threads=1))[0] == Mpi()
+    assert site.place(stage, None, Resources(ranks=2))[0] == Mpi()
+    assert site.place(stage, Local(), Resources(threads=1))[0] == Local()
+    assert site.place(Simulate(Wave()), None, Resources(ranks=2, threads=1))[0] is None
+    assert site.place(Design(problem=Wave()), None, Resources(threads=1))[0] is None
+    with_flow = Site(stages={"evaluate": Place("driver")})
+    assert with_flow.place(stage, None, Resources(threads=1))[0] is None
+    assert Site(executor=Slurm()).place(stage, None, Resources(threads=1))[0] == Slurm()

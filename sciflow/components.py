@@ -16,6 +16,7 @@ from sciflow.stages.comparison_table import ComparisonTable
 from sciflow.stages.convergence import Convergence
 from sciflow.stages.design import Design
 from sciflow.stages.evaluate import Evaluate
+from sciflow.stages.export_best import ExportBest
 from sciflow.stages.propagate import Propagate
 from sciflow.stages.resolution import Resolution
 from sciflow.stages.rollout import Rollout
@@ -24,6 +25,8 @@ from sciflow.stages.side_by_side import SideBySide
 from sciflow.stages.simulate import Simulate
 from sciflow.stages.solver_comparison import SolverComparison
 from sciflow.stages.train import Train
+
+sciflow_api = "1.0"
 
 
 @hookimpl
@@ -35,6 +38,7 @@ def sciflow_components() -> list[type[Component]]:
         Train,
         Evaluate,
         SideBySide,
+        ExportBest,
         Convergence,
         Rollout,
         Resolution,

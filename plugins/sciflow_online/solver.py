@@ -89,7 +89,7 @@ class Solver:
         self._client.finish(reason, final=final)
 
     def _record(self, reason: str, metrics: Mapping[str, float], begin: float) -> dict[str, Any]:
-        """What the ensemble keeps of a member: its seconds are those of solving, not of the trainer's pace."""
+        """What the ensemble keeps of a member: its seconds are of solving, without the trainer's pace."""
         return {
             "status": FAILED if reason else OK,
             "reason": reason,

@@ -45,9 +45,13 @@ def settings(flow: str, *values: str) -> tuple[str, ...]:
 
 
 SHOTS = (
-    Shot("heat_fno", settings("heat_fno", "members=100", "surrogate.epochs=20"), ("", "Errors of")),
+    Shot(
+        "heat_fno",
+        settings("heat_fno", "members=100", "surrogate.epochs=20"),
+        ("Errors of/figure:nth-of-type(2)", "Errors of/figure"),
+    ),
     Shot("rom_net", settings("rom_net", "members=160", "clusters=8", "fno.epochs=15"), ("",)),
-    Shot("operators_table", settings("operators_table"), ("", "All models")),
+    Shot("operators_table", settings("operators_table"), ("All models",)),
     Shot(
         "online_heat",
         settings(
@@ -55,14 +59,16 @@ SHOTS = (
         ),
         ("",),
     ),
-    Shot("tuned_sor", settings("tuned_sor"), ("", "Tuners side by side/figure", "What the solver learned")),
+    Shot(
+        "tuned_sor", settings("tuned_sor"), ("Tuners side by side/figure", "What the solver learned/figure")
+    ),
     Shot("three_body", settings("three_body", "count=12", "steps=10000"), ("",)),
-    Shot("adaptive_heat", settings("adaptive_heat"), ("", "Step controllers")),
-    Shot("two_scale", settings("two_scale", "size=ci"), ("", "Two scales: a model")),
+    Shot("adaptive_heat", settings("adaptive_heat"), ("Step controllers",)),
+    Shot("two_scale", settings("two_scale", "size=ci"), ("Two scales: a model",)),
     Shot(
         "cyclic_rom",
         settings("cyclic_rom", "problem.cells=12", "members=16", "unseen=2", "modes=20"),
-        ("", "More steps"),
+        ("More steps",),
     ),
 )
 
@@ -109,7 +115,7 @@ def picture(report: Path, shot: Shot) -> None:
         top += part.height
     file = FOLDER / f"{shot.name}.png"
     for colours in (256, 128, 64, 32):
-        whole.quantize(colours).save(file, optimize=True)
+        whole.quantize(colours, kmeans=3).save(file, optimize=True)
         if file.stat().st_size <= LARGEST:
             break
 
@@ -120,8 +126,8 @@ def box(part: str) -> str:
     Parameters
     ----------
     part : str
-        The beginning of a section's heading, with ``/figure`` behind it for its first figure alone; "" for
-        what stands before the first section.
+        The beginning of a section's heading, with a selector behind a slash for something in it, as
+        in ``Errors/figure``; "" for what stands before the first section.
     """
     heading, _, inner = part.partition("/")
     return f"""(() => {{

@@ -149,7 +149,7 @@ def of_python(block: Block) -> None:
         return
     try:
         exec(compile(block.text, block.where, "exec"), dict(components()))
-    except NameError as error:
+    except (NameError, SyntaxError) as error:
         pytest.fail(
             f"{block.where}: {error}; a block that cannot run alone belongs into CHECKED, with its reason"
         )

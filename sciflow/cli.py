@@ -115,6 +115,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("sciflow: interrupted; what was finished is kept, run again to go on", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        if options.command in ("run", "serve"):
+            raise
+        # Who reads has seen enough, such as head; Python would complain once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
 
 
 def _plugins(options: argparse.Namespace) -> int:
@@ -202,7 +208,8 @@ def _run(options: argparse.Namespace) -> int:
     found = load_flow(options.flow)
     parameters = parameters_of(found.fn, options.set, options.params)
     how = "prefect" if which == "prefect" else "plain"
-    here = engine.Session(_store(options), found.fn.__name__, plain(parameters), how, Console(), site=site)
+    shown = Console()
+    here = engine.Session(_store(options), found.fn.__name__, plain(parameters), how, shown, site=site)
     here.note_source(found.fn)
     earlier = None
     if which != "plain":
@@ -210,11 +217,14 @@ def _run(options: argparse.Namespace) -> int:
 
         earlier = keep(here, found, offline=which == "offline")
     try:
-        with engine.within(here):
+        with shown, engine.within(here):
             result = asyncio.run(_until_told(found if which == "prefect" else found.fn, parameters))
     except BaseException as error:
         here.close(error)
         raise
+    finally:
+        if said := shown.summary():
+            print(said, file=sys.stderr)
     here.close()
     if earlier is not None:
         earlier.join(5)
@@ -281,7 +291,7 @@ def show(artifact: Artifact, *, verify: bool) -> None:
     """Print fields, units and provenance of an artifact; with `verify` hash every file first."""
     import json
 
-    from sciflow.commands.plugins import table
+    from sciflow.terminal import table
 
     if verify:
         artifact.verify(full=True)
@@ -296,7 +306,7 @@ def show(artifact: Artifact, *, verify: bool) -> None:
         )
         for name, f in artifact.schema.fields.items()
     ]
-    table(("field", "axes", "type", "unit"), rows)
+    print(table(("field", "axes", "type", "unit"), rows))
     p = artifact.provenance
     on = f" on {p['host']}" if "host" in p else ""
     print(f"\nmade by {p['stage']['component']}{on} in {p['end'] - p['start']:.2f} s")
@@ -313,11 +323,15 @@ def _doctor(options: argparse.Namespace) -> int:
         from sciflow.site_doctor import checks
 
         found = checks(load_site(options.site), _store(options).root)
+    from sciflow.terminal import painted
+
     bad = 0
+    marks = {"ok": ("ok", "good"), "absent": ("--", "faint"), "bad": ("!!", "bad")}
     for check in found:
-        mark = {"ok": "ok", "absent": "--", "bad": "!!"}[check.state]
         bad += check.state == "bad"
-        print(f"{mark}  {check.name:<12} {check.found}", flush=True)
+        print(
+            painted([marks[check.state], (f"  {check.name:<12} {check.found}", "")], sys.stdout), flush=True
+        )
         for line in check.advice.splitlines():
             print(f"{'':17}{line}")
     return 1 if bad else 0

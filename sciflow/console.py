@@ -1,16 +1,31 @@
-"""What a person sees in the terminal while a flow runs."""
+"""What a person sees in the terminal while a flow runs, and what a log keeps of it."""
 
 from __future__ import annotations
 
 import sys
 import threading
 import time
-from typing import TextIO
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TextIO
 
-from sciflow.context import Event
+from sciflow.terminal import Words, clever, painted, width_of
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from sciflow.context import Event
+    from sciflow.terminal import Block
 
 PATIENCE = 2.0
 """Seconds of silence that a person is spared a progress line for."""
+PAUSE = 60.0
+"""Seconds between two lines of one stage in a log, at least."""
+NAME, BAR = 24, 22
+"""Columns of the name of a stage, which longer ones exceed, and of its bar."""
+STATES = {"computed": "good", "written": "good", "cached": "faint", "failed": "bad", "cancelled": "odd",
+          "would run": "new"}  # fmt: skip
+"""How the end of a stage is painted."""
 
 
 def duration(seconds: float) -> str:
@@ -23,75 +38,226 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def pace(per_second: float) -> str:
+    """How fast, with a unit that leaves a number that can be read."""
+    for unit, seconds in (("s", 1), ("min", 60), ("h", 3600)):
+        if per_second * seconds >= 1:
+            return f"{per_second * seconds:.3g}/{unit}"
+    return f"{per_second * 86400:.3g}/day"
+
+
+@dataclass
+class Running:
+    """One stage that runs.
+
+    Attributes
+    ----------
+    name : str
+        Its label.
+    begin : float
+        When it began, s of the monotonic clock.
+    done, total : int
+        So many of so many; 0 of 0 as long as it said nothing.
+    what : str
+        Of what.
+    figures : mapping of str to str
+        What else it said with it.
+    note : str
+        Its last metrics.
+    first : (float, int) or None
+        When it first said how far it is, and how far it was then.
+    told : (float, int)
+        When the last line about it was written, and at which tenth.
+    """
+
+    name: str
+    begin: float
+    done: int = 0
+    total: int = 0
+    what: str = ""
+    figures: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
+    first: tuple[float, int] | None = None
+    told: tuple[float, int] = (-1e9, 0)
+
+    @property
+    def share(self) -> float:
+        """Part that is done, 0 to 1."""
+        return min(1.0, self.done / max(1, self.total))
+
+    def line(self, now: float, width: int, bar: str) -> Words:
+        """The stage in a line; in a narrow window what matters least is left out.
+
+        Parameters
+        ----------
+        now : float
+            s of the monotonic clock.
+        width : int
+            Columns.
+        bar : str
+            What is done and what is not, a character each.
+        """
+        filled = round(BAR * self.share)
+        ahead, per_second = "", ""
+        # What a start took, and what was there before it, tell nothing of the pace.
+        if self.first is not None and self.first[1] < self.done and now > self.first[0]:
+            rate = (self.done - self.first[1]) / (now - self.first[0])
+            per_second = pace(rate)
+            if self.done < self.total:
+                ahead = f"{duration((self.total - self.done) / rate)} left"
+        failed = self.figures.get("failed", "0")
+        # Importance, place on the line, text and style.
+        pieces = [
+            (0, f"{self.name:<{NAME}}", "strong"),
+            (3, f" {bar[0] * filled}", "bar") if self.total else (3, "", ""),
+            (3, bar[1] * (BAR - filled), "faint") if self.total else (3, "", ""),
+            (1, f"  {self.done}/{self.total}", "")
+            if self.total
+            else (1, f"  {duration(now - self.begin)}", "faint"),
+            (4, f" {self.what}" if self.what else "", ""),
+            (1, f"  {failed} failed" if failed != "0" else "", "bad"),
+            (2, f"  {ahead}" if ahead else "", ""),
+            (5, f"  {per_second}" if per_second else "", "faint"),
+            (6, f"  {self.note}" if self.note else "", "faint"),
+        ]
+        for least in (6, 5, 4, 3, 2):
+            if sum(len(text) for _, text, _ in pieces) <= width:
+                break
+            pieces = [p for p in pieces if p[0] != least]
+        over = sum(len(text) for _, text, _ in pieces) - width
+        if over > 0:
+            name = pieces[0][1].rstrip()
+            spare = len(pieces[0][1]) - over
+            pieces[0] = (0, name if spare >= len(name) else name[: max(spare - 1, 3)] + "~", "strong")
+            pieces[0] = (0, f"{pieces[0][1]:<{max(spare, 0)}}", "strong")
+        return [(text, style) for _, text, style in pieces if text]
+
+
 class Console:
-    """Prints one line a stage, and a progress bar for those that take more than two seconds.
+    """A line for each stage that ended, and below, on a terminal, one for each that runs.
+
+    Elsewhere a stage that runs has a line at most at every tenth and every minute.
 
     Parameters
     ----------
-    stream : text stream
-        Where to; a bar is redrawn on a terminal and printed at every tenth elsewhere.
+    stream : text stream or None
+        Where to; None stands for standard error.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
-        self._live = self._stream.isatty()
-        self._lock = threading.Lock()
-        self._begin: dict[str, float] = {}
-        self._tenth: dict[str, int] = {}
-        self._note: dict[str, str] = {}
-        self._first: dict[str, tuple[float, float]] = {}
-        self._drawn = ""
+        self._live = clever(self._stream)
+        self._lock, self._opening = threading.Lock(), threading.Lock()
+        self._running: dict[str, Running] = {}
+        self._ended: list[tuple[str, str, float]] = []
+        self._since = time.monotonic()
+        self._block: Block | None = None
+        fancy = "utf" in (getattr(self._stream, "encoding", "") or "utf-8").lower()
+        self._bar = "\u2501\u2500" if fancy and self._live else "#."
+
+    def __enter__(self) -> Console:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     def __call__(self, stage: str, event: Event) -> None:
-        """Take one event of one stage."""
-        kind = event["event"]
+        """Take one event of one stage, from any thread."""
+        # The block asks for the lock while it holds its own: nothing is drawn or written under this one.
+        if event["event"] == "begin" and self._live:
+            self._open()
         with self._lock:
-            if kind == "begin":
-                # The stage may have the name of one that ended.
-                self._tenth.pop(stage, None)
-                self._note.pop(stage, None)
-                self._first.pop(stage, None)
-                self._begin[stage] = time.monotonic()
+            lines = self._take(stage, event)
+        for words in lines:
+            self._write(words)
+
+    def close(self) -> None:
+        """End the block, and give the terminal back as it was."""
+        block, self._block = self._block, None
+        if block is not None:
+            block.close()
+
+    def summary(self) -> str:
+        """What was computed and what was there already, how long that took, and where the time went."""
+        with self._lock:
+            ended, took = [e for e in self._ended if e[1] != "written"], time.monotonic() - self._since
+        if not ended:
+            return ""
+        states = [state for _, state, _ in ended]
+        counted = [f"{states.count(s)} {s}" for s in STATES if s in states]
+        text = f"{len(ended)} stage{'s'[: len(ended) != 1]}: {', '.join(counted)}; {duration(took)} in all"
+        spent: dict[str, float] = {}
+        for name, state, seconds in ended:
+            if state != "cached":
+                spent[name] = spent.get(name, 0.0) + seconds
+        most = sorted(spent.items(), key=lambda item: -item[1])[:4]
+        if took > 0 and most:
+            # Stages that ran at the same time add up to more than the whole.
+            shares = ", ".join(f"{name} {duration(s)} ({100 * s / took:.0f} %)" for name, s in most)
+            text += f"\nmost of the time: {shares}"
+        return text
+
+    def _open(self) -> None:
+        from sciflow.terminal import Block
+
+        with self._opening:
+            if self._block is None:
+                self._block = Block(self._stream, self._lines)
+
+    def _take(self, stage: str, event: Event) -> list[Words]:
+        """Note an event; the lines to be written of it."""
+        kind, now = event["event"], time.monotonic()
+        key = str(event.get("task", stage))
+        if kind == "begin":
+            self._running[key] = Running(stage, now)
+        elif kind == "end":
+            self._running.pop(key, None)
+            self._ended.append((stage, event["state"], event["seconds"]))
+            return [self._end(stage, event)]
+        elif kind == "log" and event["level"] not in ("DEBUG", "INFO"):
+            style = "bad" if event["level"] in ("ERROR", "CRITICAL") else "odd"
+            return [[(f"  {stage}: {event['message']}", style)]]
+        elif key in self._running:
+            one = self._running[key]
+            if kind == "metric":
+                one.note = "  ".join(f"{k} {v:.3g}" for k, v in list(event["values"].items())[:2])
             elif kind == "progress":
-                self._progress(stage, event)
-            elif kind == "metric":
-                self._note[stage] = "  ".join(f"{k} {v:.3g}" for k, v in list(event["values"].items())[:2])
-            elif kind == "log" and event["level"] not in ("DEBUG", "INFO"):
-                self._print(f"  {stage}: {event['message']}")
-            elif kind == "end":
-                self._print(
-                    f"{stage:<10} {event['state']:<9} {duration(event['seconds']):>12}  {event['detail']}"
-                )
+                one.done, one.total, one.what = event["done"], event["total"], event["what"]
+                one.figures = event.get("figures", {})
+                one.first = one.first or (now, one.done)
+                return self._told(one, now)
+        return []
 
-    def _progress(self, stage: str, event: Event) -> None:
+    def _told(self, one: Running, now: float) -> list[Words]:
+        """A line about a stage that runs, where there is no block and it is time for one."""
+        tenth = int(10 * one.share)
+        early = now - one.begin < PATIENCE or now - one.told[0] < PAUSE
+        if self._live or early or tenth <= one.told[1]:
+            return []
+        one.told = (now, tenth)
+        return [one.line(now, 10_000, self._bar)]
+
+    def _end(self, stage: str, event: Event) -> Words:
+        head = f"{stage:<{NAME}} "
+        state = f"{event['state']:<9}"
+        took = "" if event["state"] == "would run" else f" {duration(event['seconds']):>12}"
+        detail = str(event["detail"])
+        if self._live and len(head + state + took + detail) + 2 > width_of(self._stream) and "/" in detail:
+            detail = detail.rpartition("/")[2]  # the store is the same for all
+        return [(head, ""), (state, STATES.get(event["state"], "")), (took, ""), (f"  {detail}", "faint")]
+
+    def _lines(self, width: int) -> list[Words]:
         now = time.monotonic()
-        passed = now - self._begin.get(stage, now)
-        total = max(1, event["total"])
-        since, before = self._first.setdefault(stage, (now, event["done"]))
-        share = min(1.0, event["done"] / total)
-        tenth = int(10 * share)
-        if passed < PATIENCE or (not self._live and tenth <= self._tenth.get(stage, 0)):
-            return
-        self._tenth[stage] = tenth
-        left = ""
-        # What a start took, and what was there before it, tell nothing of the pace.
-        if before < event["done"] < total:
-            left = f"{duration((now - since) / (event['done'] - before) * (total - event['done']))} left"
-        bar = "#" * round(24 * share) + "." * (24 - round(24 * share))
-        note = self._note.get(stage, "")
-        text = (
-            f"{stage:<10} [{bar}] {event['done']}/{event['total']} {event['what']}  {left}  {note}".rstrip()
-        )
-        if self._live:
-            self._stream.write("\r" + text[:150].ljust(len(self._drawn)))
-            self._drawn = text[:150]
-            self._stream.flush()
-        else:
-            self._print(text)
+        with self._lock:
+            # One that is over at once does not flicker.
+            return [r.line(now, width, self._bar) for r in self._running.values() if now - r.begin > 0.3]
 
-    def _print(self, text: str) -> None:
-        if self._drawn:
-            self._stream.write("\r" + " " * len(self._drawn) + "\r")
-            self._drawn = ""
-        self._stream.write(text + "\n")
+    def _write(self, words: Words) -> None:
+        block = self._block
+        if block is not None:
+            block.above(words)
+            return
+        self._stream.write(painted(words, self._stream).rstrip() + "\n")
         self._stream.flush()

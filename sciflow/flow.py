@@ -370,7 +370,7 @@ class Work:
         if self.here.outbox is not None:
             inputs = {n: str(a.path) for n, a in self.inputs.items()} if event["event"] == "begin" else None
             self.here.outbox.add({**event, **self.marks} | ({"inputs": inputs} if inputs else {}))
-        self.here.listener(label(self.stage, self.inputs), event)
+        self.here.listener(label(self.stage, self.inputs), {**event, "task": self.marks["task"]})
         if self.listener is not None:
             self.listener(event)
 

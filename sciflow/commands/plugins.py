@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+import sys
 from typing import Any
 
 
@@ -28,6 +28,7 @@ def _list(options: argparse.Namespace) -> int:
     from sciflow.compatibility import written
     from sciflow.hooks import API
     from sciflow.registry import missing, registry
+    from sciflow.terminal import painted, table
 
     found = registry()
     rows = []
@@ -49,20 +50,15 @@ def _list(options: argparse.Namespace) -> int:
         }
         print(json.dumps(document, indent=2))
         return 0
-    table(("name", "kind", "distribution", "state"), rows)
+    marks = {"ready": "good", "needs": "odd"}
+    print(table(("name", "kind", "distribution", "state"), rows, marks=marks))
     print(f"\nplugins, and the version of the hooks that each was written for (here is {written(API)}):")
     whole = [(p.name, p.label, p.api or "not stated") for p in found.plugins if not p.error]
-    table(("plugin", "distribution", "hooks"), whole)
+    print(table(("plugin", "distribution", "hooks"), whole))
     for plugin in broken:
-        print(f"\nbroken: {plugin.name} of {plugin.label} ({plugin.module})\n  {plugin.error}")
+        head = painted([("broken:", "bad")], sys.stdout)
+        print(f"\n{head} {plugin.name} of {plugin.label} ({plugin.module})\n  {plugin.error}")
     return 0
-
-
-def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    """Print rows below a head, each column as wide as it must be."""
-    widths = [max(len(r[i]) for r in (head, *rows)) for i in range(len(head))]
-    for row in (head, *rows):
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -7,9 +7,11 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from sciflow.terminal import table
 
 if TYPE_CHECKING:
     from sciflow.artifact import Artifact
@@ -87,13 +89,6 @@ def _store(options: argparse.Namespace) -> Store:
     return Store(options.store) if options.store else default_store()
 
 
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows with columns aligned."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))] if rows else []
-    lines = ("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
-    return "\n".join(lines)
-
-
 def size(count: int) -> str:
     """Bytes for people."""
     value = float(count)
@@ -126,7 +121,7 @@ def _ls(options: argparse.Namespace) -> int:
     if not found:
         print(f"{store.root} is empty")
         return 0
-    rows = [["name", "state", "digest", "members", "size", "used", ""]]
+    head, rows = ["name", "state", "digest", "members", "size", "used", ""], []
     for i in found:
         good, failed, total = i.members or (0, 0, 0)
         members = f"{good}/{total}" + (f", {failed} failed" if failed else "") if i.members else ""
@@ -141,7 +136,8 @@ def _ls(options: argparse.Namespace) -> int:
                 " ".join(names.get(i.name, [])),
             ]
         )
-    print(table(rows))
+    marks = {"damaged": "bad", "interrupted": "odd"}
+    print(table(head, rows, right=(4, 5), marks=marks))
     return 0
 
 
@@ -279,7 +275,7 @@ def _gc(options: argparse.Namespace) -> int:
 def _list(doomed: Iterable[Doomed]) -> None:
     rows = [[str(d.path.name), size(d.size), d.why] for d in doomed]
     if rows:
-        print(table(rows))
+        print(table((), rows, right=(1,)))
 
 
 def _empty(doomed: list[Doomed], options: argparse.Namespace) -> int:
@@ -384,10 +380,12 @@ def _doctor(options: argparse.Namespace) -> int:
     else:
         print(
             table(
+                (),
                 [
                     [r.name, r.state, r.text, r.advice if r.state != "ok" or r.name == "file system" else ""]
                     for r in results
-                ]
+                ],
+                marks={"ok": "good", "bad": "bad"},
             )
         )
     failed = list(bad(results))

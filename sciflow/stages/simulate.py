@@ -512,7 +512,9 @@ class Campaign:
                     one.current, one.since = event["member"], event["time"]
                 elif event["state"] in ("ok", "failed"):
                     self._done.add(event["member"])
-                    (self._failed.add if event["state"] == "failed" else self._failed.discard)(event["member"])
+                    (self._failed.add if event["state"] == "failed" else self._failed.discard)(
+                        event["member"]
+                    )
                     if "seconds" in event:
                         self._seconds = [*self._seconds[-200:], event["seconds"]]
             elif event["event"] == "log":

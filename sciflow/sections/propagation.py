@@ -22,6 +22,7 @@ from sciflow.reporting import (
     picture,
     seconds,
     table,
+    with_unit,
 )
 
 if TYPE_CHECKING:
@@ -38,21 +39,21 @@ STATES = (
     (4, "P", GREY, "the full-order model failed"),
 )
 SHOWN = 2000
-"""Answers of the model that are drawn, at most; the others are all drawn."""
+"""Answers of the model that are drawn, at most, and as many that were in doubt; full solves are all drawn."""
 
 
 def section(artifact: Artifact) -> Section:
     """See `sciflow.sections`."""
     about = artifact.attributes["propagation"]
     name, unit = artifact.attributes["quantity"], artifact.attributes["unit"]
-    made = picture(_pictures(artifact, about, f"{name}, {unit}"), f"{name}: distribution and cost")
+    made = picture(_pictures(artifact, about, with_unit(name, unit)), f"{name}: distribution and cost")
     where = picture(_where(artifact), "who answered which query, over two parameters")
     body = f"<p>{html.escape(words(about, name))}</p>" + _estimates(about, unit) + made.html
     body += f"<p>{html.escape(worth(about))}</p>" + where.html
     mean, gain = about["corrected_estimate"]["mean"], about["speedup"]
     half = (mean["high"] - mean["low"]) / 2
     what = f"{'probability of ' if artifact.attributes['share'] else 'mean '}{name}"
-    figures: tuple[tuple[str, str], ...] = ((f"{mean['value']:.4g} ± {half:.2g}", f"{what}, {unit}"),)
+    figures: tuple[tuple[str, str], ...] = ((f"{mean['value']:.4g} ± {half:.2g}", with_unit(what, unit)),)
     if gain is not None:
         figures += ((f"{gain:.3g} x", "less variance than the solver alone at equal cost"),)
     return Section("A quantity over many queries", body, figures, made.markdown)
@@ -123,13 +124,18 @@ def worth(about: Mapping[str, Any]) -> str:
             if pays is not None
             else "It never pays off: the solver alone gives the same accuracy for less."
         )
-    best = costs["best_ratio"]
-    said.append(
-        f"There were {costs['ratio']:.3g} answers for each solve drawn; best for this cost "
-        + ("would be as few solves as can be." if best is None else f"are {best:.3g}, which gains ")
-        + ("" if best is None or costs["best_speedup"] is None else f"{costs['best_speedup']:.3g} times.")
-    )
+    said.append(f"There were {costs['ratio']:.3g} answers for each solve drawn; " + _better(costs))
     return " ".join(said)
+
+
+def _better(costs: Mapping[str, Any]) -> str:
+    """What the allocation of least variance would be."""
+    best, gain = costs["best_ratio"], costs["best_speedup"]
+    if best is None or gain is None:
+        return "best for this cost would be as few solves as can be."
+    if best <= 1:
+        return "a model that follows the solver so little is not worth being asked."
+    return f"best for this cost are {best:.3g}, which gains {gain:.3g} times."
 
 
 def _estimates(about: Mapping[str, Any], unit: str) -> str:
@@ -142,7 +148,7 @@ def _estimates(about: Mapping[str, Any], unit: str) -> str:
         rows.append([f"{percent(part)} quantile", _interval(first), _interval(corrected["quantiles"][place])])
     promised = percent(about["coverage"])
     head = [
-        f"in {unit}, intervals of {promised}",
+        f"{'' if unit == '1' else f'in {unit}, '}intervals of {promised}",
         "answers, those in doubt replaced (sampling error alone)",
         "corrected by lot",
     ]
@@ -192,7 +198,8 @@ def _interval_of_cost(ax: Axes, artifact: Artifact, about: Mapping[str, Any]) ->
     path = {n: artifact.read(f"path_{n}") for n in ("cost", "half", "plain_half")}
     ax.plot(path["cost"], path["half"], "o-", color=BLUE, ms=3, label="model, corrected by lot")
     ax.plot(path["cost"], path["plain_half"], "--", color=GREY, label="the solver alone")
-    ax.set_xscale("log")
+    if path["cost"][-1] > 5 * path["cost"][0]:
+        ax.set_xscale("log")
     if min(path["half"].min(), path["plain_half"].min()) > 0:
         ax.set_yscale("log")
     ax.set_xlabel(f"cost, {about['costs']['unit']}")
@@ -209,10 +216,10 @@ def _where(artifact: Artifact) -> Figure:
     for ax, (a, b) in zip(axes[0], pairs, strict=True):
         for number, mark, colour, label in STATES:
             these = np.flatnonzero(state == number)
-            if number == 0:
+            if number in (0, 3):
                 these = these[:: max(1, math.ceil(len(these) / SHOWN))]
             if len(these):
-                small = 2.0 if number == 0 else 4.0
+                small = {0: 2.0, 3: 2.5}.get(number, 4.0)
                 ax.plot(
                     points[these, a], points[these, b], mark, color=colour, ms=small, label=label, mew=0.8
                 )

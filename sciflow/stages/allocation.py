@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 
 def best_ratio(full: float, cheap: float, correlation: float) -> float:
     """Cheap values for each expensive one, so that the mean costs least.
@@ -72,10 +70,3 @@ def variance_ratio(full: float, cheap: float, correlation: float) -> float:
     if best_ratio(full, cheap, correlation) <= 1:
         return 1.0
     return float((math.sqrt(1 - square) + math.sqrt(cheap * square / full)) ** 2)
-
-
-def correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Of two lists of numbers; 0 where one of them is constant."""
-    x, y = a - a.mean(), b - b.mean()
-    size = math.sqrt(float(x @ x) * float(y @ y))
-    return float(x @ y) / size if size > 0 else 0.0

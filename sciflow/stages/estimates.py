@@ -50,7 +50,7 @@ def summary(
     spread = correction.spread()
     mean = correction.mean(share=share)
     equal = cost / full
-    rho = allocation.correlation(correction.full, correction.there)
+    rho = correction.correlation(share=share)
     costs = _costs(done, correction, cost, rho)
     about: dict[str, Any] = {
         "queries": len(done.points),

@@ -95,12 +95,9 @@ class Correction:
         """
         f, g, total = self.full, self.there, len(self.cheap)
         count = len(f)
-        slope, residual = self._regress(f, g)
+        slope, left = self._left(share)
         others = (self.cheap.sum() - g.sum() + g) / (total - count + 1)
         value = float(np.mean(f + _without_one(f, g) * (others - g)))
-        left = float(residual @ residual) / max(count - 3, 1)
-        if share:
-            left = max(left, _disagreement(np.abs(f - g) > 0.5, self._normal()))
         variance = left * (1 / count - 1 / total) + (slope**2 * self.cheap.var() + left) / total
         error = math.sqrt(max(variance, 0.0))
         half = student(self.level, max(count - 2, 1)) * error
@@ -108,6 +105,26 @@ class Correction:
         if share:
             ends = (min(max(ends[0], 0.0), value), max(min(ends[1], 1.0), value))
         return Estimate(value, *ends, error)
+
+    def _left(self, share: bool) -> tuple[float, float]:
+        """Slope of the regression, and the variance that it leaves."""
+        slope, residual = self._regress(self.full, self.there)
+        left = float(residual @ residual) / max(len(residual) - 3, 1)
+        if share:
+            left = max(left, _disagreement(np.abs(self.full - self.there) > 0.5, self._normal()))
+        return slope, left
+
+    def correlation(self, *, share: bool = False) -> float:
+        """Of the two quantities over the queries: what the cheap one explains of the variance, and the sign.
+
+        Parameters
+        ----------
+        share : bool
+            As for `mean`; then a careful value, also where all that was drawn is alike.
+        """
+        slope, left = self._left(share)
+        known = slope**2 * float(self.cheap.var())
+        return math.copysign(math.sqrt(known / (known + left)), slope) if known > 0 else 0.0
 
     def spread(self) -> float:
         """Standard deviation of the expensive quantity: of what the cheap one explains, and of the rest."""

@@ -162,8 +162,8 @@ class Propagation:
         pilot = self._correction(lot[: stage.pilot], replaced)
         if len(pilot.full) < LEAST:
             return stage.pilot
-        square = allocation.correlation(pilot.full, pilot.there)
-        ratio = allocation.best_ratio(self.full_seconds, self.cheap_seconds, square)
+        rho = pilot.correlation(share=stage.quantity.probability)
+        ratio = allocation.best_ratio(self.full_seconds, self.cheap_seconds, rho)
         wanted = len(self.points) if ratio <= 1 else math.ceil(len(self.points) / ratio)
         if stage.precision:
             wanted = self._for_precision(pilot)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from scipy.special import ndtri
 
-from sciflow.stages.allocation import allocation, best_ratio, correlation, variance_ratio
+from sciflow.stages.allocation import allocation, best_ratio, variance_ratio
 from sciflow.stages.multifidelity import Correction, plain_mean, plain_quantiles
 
 MODELS = {
@@ -154,11 +154,17 @@ def test_a_cheap_model_that_is_not_worth_it_gets_nothing():
     assert best_ratio(1.0, 0.5, 1.0) == np.inf
 
 
-def test_correlation_is_that_of_numpy():
+def test_correlation_is_that_of_numpy_where_all_are_drawn():
     rng = np.random.default_rng(0)
-    a, b = rng.standard_normal((2, 30))
-    assert correlation(a, b) == pytest.approx(np.corrcoef(a, b)[0, 1], rel=1e-12)
-    assert correlation(a, np.ones(30)) == 0
+    a, b = rng.standard_normal((2, 2000))
+    for f in (a + b, -a - 0.1 * b, b):
+        found = Correction(a, np.arange(2000), f).correlation()
+        assert found == pytest.approx(np.corrcoef(a, f)[0, 1], abs=2e-3)
+    assert Correction(np.ones(9), np.arange(9), a[:9]).correlation() == 0
+    # Nothing happened at what was drawn: it is not taken for granted that nothing differs.
+    rare = (a > 1.5).astype(float)
+    calm = np.flatnonzero(rare == 0)[:20]
+    assert 0 < Correction(rare, calm, rare[calm]).correlation(share=True) < 0.9
 
 
 def test_plain_estimates_hold_as_often_as_they_say():

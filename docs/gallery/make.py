@@ -50,7 +50,11 @@ SHOTS = (
         settings("heat_fno", "members=100", "surrogate.epochs=20"),
         ("Errors of/figure:nth-of-type(2)", "Errors of/figure"),
     ),
-    Shot("rom_net", settings("rom_net", "members=160", "clusters=8", "fno.epochs=15"), ("",)),
+    Shot(
+        "rom_net",
+        settings("rom_net", "members=160", "clusters=8", "fno.epochs=15"),
+        ("Side by side", "Is a reduced/figure"),
+    ),
     Shot("operators_table", settings("operators_table"), ("All models",)),
     Shot(
         "online_heat",

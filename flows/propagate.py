@@ -10,7 +10,6 @@ some queries drawn by lot tell what the others are off by. The report sets both 
     sciflow run flows/propagate.py --set size=full  # a finer mesh, more members and queries
 """
 
-import asyncio
 from pathlib import Path
 from typing import Literal
 
@@ -57,9 +56,8 @@ async def propagate(
     groups = await run(Cluster(clusterer=KMedoids(4), seed=seed), compression=small)
     net = BuildRom(RomNet(plate, modes=20, indicator_modes=40), seed=seed)
     regression = Train(PODRegression(logarithmic=("amplitude",)), tuple(plate.parameters), (plate.unknown,))
-    rom, fit = await asyncio.gather(
-        run(net, ensemble=data, compression=small, clustering=groups), run(regression, ensemble=data)
-    )
+    rom = await run(net, ensemble=data, compression=small, clustering=groups)
+    fit = await run(regression, ensemble=data)
 
     law = {"x": (0.5, centre), "y": (0.5, centre), "amplitude": (100.0, strength)}
     uncertain = Design(problem=plate, count=count, normal=law, method="random", seed=seed + 1)

@@ -310,3 +310,19 @@ def test_a_model_that_does_not_say_what_it_stands_for_is_refused(tmp_path):
             await run(Propagate(Mean("u"), budget=20), model=model, design=design, **HERE)
 
     asyncio.run(flow())
+
+
+def test_members_with_steps_of_their_own_are_read_at_their_last_one():
+    wide = {"a": (0.5, 1.9), "b": (0.05, 0.3)}
+
+    async def flow():
+        _, model = await made(Steps(), Least(epochs=2), outputs=("u[-1]",), bounds=wide)
+        stage = Propagate(At("u", position={"x": 1.0}), budget=20, pilot=20)
+        return await run(stage, model=model, design=await asked(Steps(), 60, wide), **HERE)
+
+    found = asyncio.run(flow())
+    full, (a, b) = found.read("query_full"), found.read("queries").T
+    solved = np.isfinite(full)
+    assert solved.sum() == 20
+    last = np.array([Steps().times(one)[-1] for one in a])
+    np.testing.assert_allclose(full[solved], (b + last)[solved], rtol=1e-6)

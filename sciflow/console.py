@@ -182,12 +182,12 @@ class Console:
     def summary(self) -> str:
         """What was computed and what was there already, how long that took, and where the time went."""
         with self._lock:
-            ended, took = [e for e in self._ended if e[1] != "written"], time.monotonic() - self._since
-        if not ended:
+            ended, took = list(self._ended), time.monotonic() - self._since
+        states = [state for _, state, _ in ended if state != "written"]
+        if not states:
             return ""
-        states = [state for _, state, _ in ended]
         counted = [f"{states.count(s)} {s}" for s in STATES if s in states]
-        text = f"{len(ended)} stage{'s'[: len(ended) != 1]}: {', '.join(counted)}; {duration(took)} in all"
+        text = f"{len(states)} stage{'s'[: len(states) != 1]}: {', '.join(counted)}; {duration(took)} in all"
         spent: dict[str, float] = {}
         for name, state, seconds in ended:
             if state != "cached":

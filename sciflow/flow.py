@@ -584,6 +584,8 @@ async def report(title: str, *artifacts: Artifact) -> Path:
         return here.directory / "report.html"
     from sciflow.reporting import build
 
+    begin = time.monotonic()
+    here.listener("report", {"event": "begin"})
     loop = asyncio.get_running_loop()
     document = await loop.run_in_executor(None, build, title, artifacts, here)
     path = here.directory / "report.html"
@@ -596,5 +598,6 @@ async def report(title: str, *artifacts: Artifact) -> Path:
     if here.outbox is not None:
         text = f"# {title}\n\n{document.markdown}\n\nWhole report: `{path}`\n"
         here.outbox.add({"event": "report", "title": title, "text": text})
-    here.listener("report", {"event": "end", "state": "written", "seconds": 0.0, "detail": str(path)})
+    took = time.monotonic() - begin
+    here.listener("report", {"event": "end", "state": "written", "seconds": took, "detail": str(path)})
     return path

@@ -247,11 +247,11 @@ def test_the_summary_says_what_was_there_and_where_the_time_went(monkeypatch):
     show("simulate heat", end(seconds=30.0))
     show("train fno", end(seconds=60.0))
     show("train fno", end(seconds=40.0))
-    show("report", end("written", 0.0))
+    show("report", end("written", 5.0))
     clock[0] = 100.0
     assert show.summary() == (
         "4 stages: 3 computed, 1 cached; 1 min 40 s in all\n"
-        "most of the time: train fno 1 min 40 s (100 %), simulate heat 30.0 s (30 %)"
+        "most of the time: train fno 1 min 40 s (100 %), simulate heat 30.0 s (30 %), report 5.0 s (5 %)"
     )
 
 

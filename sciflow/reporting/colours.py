@@ -84,17 +84,34 @@ def shades(*values: np.ndarray, signed: bool | None = None) -> dict[str, Any]:
     F. Crameri, G. E. Shephard, P. J. Heron, The misuse of colour in science communication, Nature
     Communications 11, 5444 (2020).
     """
-    import numpy as np
-
-    # Values of single precision may be so close that their limits are one in colours.
-    finite = [a[np.isfinite(a)].astype(float) for a in map(np.asarray, values)]
-    low = min((float(a.min()) for a in finite if a.size), default=0.0)
-    high = max((float(a.max()) for a in finite if a.size), default=0.0)
+    low, high = _ends(values)
     if signed is None:
-        signed = low < 0 < high and min(-low, high) > 0.2 * max(-low, high)
+        signed = both_signs(*values)
     if signed:
         most = max(abs(low), abs(high)) or 1.0
         return {"cmap": SIGNED, "vmin": -most, "vmax": most}
     if not high > low:
         low, high = low - 0.5, high + 0.5
     return {"cmap": FIELD, "vmin": low, "vmax": high}
+
+
+def both_signs(*values: np.ndarray) -> bool:
+    """Whether some fields together have values of both signs of similar size, so that zero is their middle.
+
+    Parameters
+    ----------
+    *values : ndarray
+        Any shapes, one unit: all that are to be shown in the same kind of colours.
+    """
+    low, high = _ends(values)
+    return low < 0 < high and min(-low, high) > 0.2 * max(-low, high)
+
+
+def _ends(values: tuple[np.ndarray, ...]) -> tuple[float, float]:
+    """Smallest and largest of all that is finite; 0 where nothing is."""
+    import numpy as np
+
+    # Values of single precision may be so close that their limits are one in colours.
+    finite = [a[np.isfinite(a)].astype(float) for a in map(np.asarray, values)]
+    low = min((float(a.min()) for a in finite if a.size), default=0.0)
+    return low, max((float(a.max()) for a in finite if a.size), default=0.0)

@@ -34,7 +34,7 @@ def stages(here: Session) -> Section:
         )
         state = Markup(f'<span class="state-{r.state}">{r.state}</span>')
         where = Markup(f"<code>{html.escape(r.artifact.path.name if r.artifact else r.reason)}</code>")
-        rows.append([label(r.stage), state, duration(r.seconds), _computed(r), Markup(lane), where])
+        rows.append([label(r.stage, r.inputs), state, duration(r.seconds), _computed(r), Markup(lane), where])
     scale = Markup(f'<span class="when"><span>0</span><span>{html.escape(duration(span))}</span></span>')
     head = ["stage", "state", "this run", "when computed", scale, "artifact"]
     note = (

@@ -147,6 +147,11 @@ def _finish(made: Figure) -> None:
         for axis in (ax.xaxis, ax.yaxis):
             _readable(axis)
     made.draw_without_rendering()
+    for ax in made.axes:
+        power = ax.xaxis.get_offset_text()
+        if power.get_text().startswith("1e") and ax.get_xlabel():  # it would stand on the label
+            ax.set_xlabel(f"{ax.get_xlabel()}, $\\times 10^{{{power.get_text()[2:]}}}$")
+            power.set_visible(False)
     # Found once: it takes longer than the drawing.
     made.set_layout_engine("none")
 

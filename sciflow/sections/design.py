@@ -19,7 +19,9 @@ def section(artifact: Artifact) -> Section:
     made, axes = figure(max(1, shown), width=10, height=2.4)
     for i in range(shown):
         j = (i + 1) % len(names)
-        axes[0, i].scatter(points[:, i], points[:, j], s=5, color=BLUE, alpha=0.7, lw=0)
+        axes[0, i].scatter(
+            points[:, i], points[:, j], s=max(5, min(20, 1500 / len(points))), color=BLUE, alpha=0.7, lw=0
+        )
         axes[0, i].set_xlabel(with_unit(names[i], units[i]))
         axes[0, i].set_ylabel(with_unit(names[j], units[j]))
         if artifact.attributes["log"][i]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sciflow.reporting import BLUE, Section, figure, picture, shades, table, with_unit
+from sciflow.reporting import BLUE, Section, both_signs, figure, picture, shades, table, with_unit
 from sciflow.sections.stepping import steps
 
 if TYPE_CHECKING:
@@ -60,13 +60,13 @@ def _caption(artifact: Artifact, shown: Mapping[str, Any]) -> str:
 def _members(artifact: Artifact, members: np.ndarray, shown: dict[str, list[np.ndarray]]) -> Figure:
     made, axes = figure(len(members), len(shown), width=9.8, height=2.4 * len(shown))
     for row, (name, fields) in enumerate(shown.items()):
-        unit = artifact.schema[name].unit
+        unit, signed = artifact.schema[name].unit, both_signs(*fields)
         for column, (member, values) in enumerate(zip(members, fields, strict=True)):
             ax = axes[row, column]
             if values.ndim == 1:
                 _line(ax, artifact, name, values)
             else:
-                drawn = ax.imshow(values, **shades(values))
+                drawn = ax.imshow(values, **shades(values, signed=signed))
                 made.colorbar(drawn, ax=ax, shrink=0.8)
                 ax.set_xticks([])
                 ax.set_yticks([])

@@ -17,6 +17,7 @@ from sciflow.reporting import (
     INK,
     ORANGE,
     Section,
+    both_signs,
     figure,
     legend,
     percent,
@@ -203,8 +204,9 @@ def _lines(
 
 def _images(truth: np.ndarray, guess: np.ndarray, titles: list[str], unit: str) -> Figure:
     made, axes = figure(3, 3, width=9.8, height=8.2)
+    signed = both_signs(truth)
     for row, title in enumerate(titles):
-        scale = shades(truth[row])
+        scale = shades(truth[row], signed=signed)
         error = guess[row] - truth[row]
         for ax, values, look, label in zip(
             axes[row],

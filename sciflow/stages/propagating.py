@@ -14,7 +14,8 @@ from sciflow.stages import allocation, queries
 from sciflow.stages.answers import Answers, Asked, domain_of
 from sciflow.stages.multifidelity import Correction
 from sciflow.stages.propagate import LEAST, PROPAGATION
-from sciflow.stages.simulate import ENSEMBLE, Campaign, Simulate, points_of
+from sciflow.stages.simulate import Simulate, points_of
+from sciflow.stages.solves import Solves
 
 if TYPE_CHECKING:
     from sciflow.artifact import Artifact
@@ -51,6 +52,8 @@ class Propagation:
         self.problem = queries.problem_of(model, stage.problem, self.training)
         self.points = points_of(inputs["design"], self.problem)
         self.limit = min(stage.budget, len(self.points))
+        simulate = Simulate(self.problem, stage.seed, minimum=0.0, attempts=stage.attempts)
+        self.solves = Solves(simulate, self.limit, inputs["design"], out, ctx)
         self.order: list[int] = []
         self.full = np.full(len(self.points), np.nan)
         self.failed: set[int] = set()
@@ -65,8 +68,6 @@ class Propagation:
         Cancelled
             If the run was cancelled; full solves so far are kept.
         """
-        design = self.inputs["design"]
-        self._simulate.begin(self.out, design, np.zeros((self.limit, self.points.shape[1])))
         answers = self.answers
         lot = np.random.default_rng([self.stage.seed, 1]).permutation(len(self.points))
         self._solve(lot[: self.stage.pilot])
@@ -113,47 +114,20 @@ class Propagation:
         answers.judge(self.points, stage.tolerance, stage.far, domain)
         return answers
 
-    @property
-    def _simulate(self) -> Simulate:
-        return Simulate(self.problem, self.stage.seed, minimum=0.0, attempts=self.stage.attempts)
-
     def _solve(self, wanted: Sequence[int] | np.ndarray) -> None:
         """Have some queries solved in full, those that are not yet; the order decides who is which member."""
         known = set(self.order)
         fresh = [int(q) for q in wanted if int(q) not in known]
         if not fresh:
             return
-        first = len(self.order)
         self.order += fresh
-        Campaign(self._simulate, self.points[self.order], self.out, self.ctx).run()
-        records = self.out.committed()
-        for member in range(first, len(self.order)):
-            if records[member]["status"] != 1:
-                self.failed.add(self.order[member])
-                reason = records[member]["reason"]
-                self.ctx.log.warning("query %d: the full-order model failed: %s", self.order[member], reason)
-        self._read(first)
-        self._say()
-
-    def _read(self, first: int) -> None:
-        """The quantity of the full solutions from a member on."""
-        from sciflow.artifact.snapshot import Snapshot
-
-        name, level = self.stage.quantity.source
-        found = self.problem.fields[name]
-        lines, units = self.problem.coordinates(), self.problem.axis_units()
-        grid = queries.grid_of(found, lines, units, self.problem.periodic)
-        gather, records = Snapshot(self.out.path).gather(name), self.out.committed()
-        for member in range(first, len(self.order)):
-            query = self.order[member]
-            if query in self.failed:
-                continue
-            count = len(lines[found.axes[0]]) if found.axes[:1] and found.axes[0] in queries.TIME else 1
-            if found.axes[:1] == ("step",):
-                count = records[member].get("levels", count)
-            place = level % count if count > 1 else 0
-            values = gather.read(np.array([member]), np.array([place]))
-            self.full[query] = self.stage.quantity.of(values[:, 0], grid)[0]
+        members = self.solves.more(self.points[fresh])
+        for member in members.tolist():
+            if member in self.solves.failed:
+                query, reason = self.order[member], self.solves.failed[member]
+                self.failed.add(query)
+                self.ctx.log.warning("query %d: the full-order model failed: %s", query, reason)
+        self.full[fresh] = self.solves.quantity(self.stage.quantity, members)
 
     def _wanted(self, lot: np.ndarray, replaced: np.ndarray) -> int:
         """How many queries are to be drawn in all, as the pilot tells."""
@@ -182,9 +156,6 @@ class Propagation:
         room = (self.stage.precision * spread * whole.error / max(whole.half, 1e-300)) ** 2 - floor
         return total if room <= 0 else math.ceil(left / (room + left / total))
 
-    def _say(self) -> None:
-        self.ctx.progress(len(self.order), self.limit, "full solves")
-
     # -- costs ---------------------------------------------------------------------------------
 
     @cached_property
@@ -192,10 +163,7 @@ class Propagation:
         """Median wall time of a full solve, s; in units of an answer where the costs are given."""
         if self.stage.cost:
             return self.stage.cost
-        records = self.out.committed()
-        members = range(min(len(self.order), self.stage.pilot))
-        found = [records[m]["seconds"] for m in members if records[m]["status"] == 1]
-        return max(float(np.median(found)), 1e-9) if found else 1.0
+        return self.solves.seconds(self.stage.pilot)
 
     @property
     def cheap_seconds(self) -> float:
@@ -229,7 +197,7 @@ class Propagation:
                 "be corrected. They are kept: mend the cause and run again"
             )
         self._queries(answers, replaced, drawn)
-        self._members()
+        self.solves.store()
         found = self.problem.fields[self.stage.quantity.source[0]]
         grid = queries.grid_of(
             found, self.problem.coordinates(), self.problem.axis_units(), self.problem.periodic
@@ -267,12 +235,3 @@ class Propagation:
         for name, (values, unit, text) in columns.items():
             self.out.write(f"query_{name}", values, Field(("query",), unit, values.dtype.name, text))
         self.out.write("drawn", np.asarray(drawn, dtype=np.int64), Field(("solve",), "1", "int64", "by lot"))
-
-    def _members(self) -> None:
-        """What is known of the full solutions; those that were not made are NaN."""
-        status = np.zeros(self.limit, dtype=np.uint8)
-        status[: len(self.order)] = [2 if q in self.failed else 1 for q in self.order]
-        points = np.full((self.limit, self.points.shape[1]), np.nan)
-        points[: len(self.order)] = self.points[self.order]
-        self.out.write("parameters", points, ENSEMBLE["parameters"])
-        self.out.write("status", status, Field(("member",), "1", "uint8", "0 not made, 1 ok, 2 failed"))

@@ -13,9 +13,9 @@ from sciflow.quantities import At, Exceeds, Maximum, Mean
 from sciflow.stages.calibrate import Calibrate
 from sciflow.stages.design import Design
 from sciflow.stages.propagate import Propagate
-from sciflow.stages.propagating import Propagation
 from sciflow.stages.queries import grid_of
 from sciflow.stages.simulate import Simulate
+from sciflow.stages.solves import Solves
 from sciflow.stages.train import Train
 from sciflow.store import Store
 from tests.toys import Block, Least, Steps, Unsure, Wave
@@ -164,22 +164,22 @@ def test_a_killed_run_goes_on_after_the_last_solve(tmp_path, monkeypatch, phase)
         _, model = await made(Wave(), Unsure(epochs=12), inputs=("a",))
         return await run(stage, model=model, design=await asked(Wave()), **HERE)
 
-    calls, phases, solve, whole = [], [], Wave.solve, Propagation._read
+    calls, phases, solve, whole = [], [], Wave.solve, Solves.quantity
 
     def counted(self, mu, ctx):
         calls.append(tuple(mu.values()))
         return solve(self, mu, ctx)
 
-    def killed(self, first):
-        phases.append(first)
+    def killed(self, quantity, members):
+        phases.append(members)
         if len(phases) == phase + 1:
             raise KeyboardInterrupt
-        return whole(self, first)
+        return whole(self, quantity, members)
 
     with within(Session(Store(tmp_path / "unbroken"), "one")):
         unbroken = asyncio.run(flow())
     monkeypatch.setattr(Wave, "solve", counted)
-    monkeypatch.setattr(Propagation, "_read", killed)
+    monkeypatch.setattr(Solves, "quantity", killed)
     with within(Session(Store(tmp_path / "broken"), "two")):
         with pytest.raises((Exception, KeyboardInterrupt)):
             asyncio.run(flow())

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from prefect import flow
 
-from sciflow import Artifact, Problem, Resources, Surrogate, report, run
+from sciflow import Artifact, Invalid, Problem, Resources, Surrogate, report, run
 from sciflow.linear_solver import TakesSolver
 from sciflow.reduction import Reducible
 from sciflow.stages.calibrate import Calibrate
@@ -120,6 +120,8 @@ async def campaign(
     """
     it = plan(problem, SIZES.index(size), control=control)
     members = members or (120, 400, 1200)[SIZES.index(size)]
+    if members < 52:
+        raise Invalid(f"{members} members leave too few unseen ones for bands that hold: take 52 or more")
     each, timed, alone = Resources(ranks), Resources(ranks, parallel=1), Resources(threads=threads)
     parts: dict[str, Any] = {"train": 0.6, "valid": 0.05, "seed": seed}
     fixed = {"boundary": 0.0} if isinstance(it.problem, Heat) else {}  # or it could not be reduced

@@ -120,7 +120,8 @@ def _told_apart(sections: Sequence[Section]) -> list[Section]:
 def _page(title: str, sections: Sequence[Section], figures: Sequence[tuple[str, str]], here: Session) -> str:
     names = _anchors([s.title for s in sections])
     top = "".join(
-        f'<div class="figure"><b>{html.escape(value)}</b><span>{html.escape(label)}</span></div>'
+        f'<div class="figure{" long" * (len(value) > 12)}"><b>{html.escape(value)}</b>'
+        f"<span>{html.escape(label)}</span></div>"
         for value, label in figures
     )
     links = "".join(

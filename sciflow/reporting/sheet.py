@@ -22,6 +22,7 @@ margin:0 0 20px}
 .figures{display:grid;grid-template-columns:repeat(auto-fill,minmax(165px,1fr));gap:12px;margin:0 0 20px}
 .figure{background:var(--paper);border:1px solid var(--rule);border-radius:10px;padding:12px 16px}
 .figure b{display:block;font-size:24px;line-height:1.3;font-weight:650;overflow-wrap:anywhere}
+.figure.long b{font-size:15px;line-height:1.35;margin:4px 0}
 .figure span{color:var(--muted);font-size:13px;line-height:1.35;display:block}
 nav h2{font-size:15px;margin:0 0 6px}nav ol{margin:0;padding-left:1.6em;columns:2 320px;column-gap:32px}
 nav li{padding:1px 0;break-inside:avoid}nav a{text-decoration:none}nav a:hover{text-decoration:underline}

@@ -49,7 +49,7 @@ def section(artifact: Artifact) -> Section:
             (_histogram(errors, artifact), "distribution of the errors of all unseen samples"),
             (
                 _examples(artifact, errors),
-                f"{name} of the best, the median and the worst unseen sample; at the left the truth",
+                f"{name} of the best, the median and the worst unseen sample{_read(artifact)}",
             ),
         )
         if made is not None
@@ -65,7 +65,13 @@ def section(artifact: Artifact) -> Section:
         *([(percent(nearest), "error of the nearest training sample")] if np.isfinite(nearest) else []),
     )
     short = "\n\n".join(one.markdown for one in drawn)
-    return Section(f"Errors on unseen members: {model} for {name}, {grid} values", body, figures, short)
+    return Section(f"Errors on unseen members: {model}, {name} with {grid} values", body, figures, short)
+
+
+def _read(artifact: Artifact) -> str:
+    """How the picture of the examples is to be read."""
+    space = set(artifact.schema["example_truth"].axes) - {"example", "time", "lead"}
+    return "; at the left the truth" if len(space) > 1 else "; below, the prediction less the truth"
 
 
 def _model(artifact: Artifact) -> str:
@@ -196,7 +202,9 @@ def _lines(
         axes[0, column].set_title(title)
         axes[1, column].plot(x, guess[column] - truth[column], color=BLUE, lw=1.0)
         axes[1, column].set_xlabel(axis)
-    legend(axes[0, 0])
+        if len(x) < 12:
+            axes[1, column].xaxis.get_major_locator().set_params(integer=True)
+    legend(made)
     axes[0, 0].set_ylabel(with_unit("value", unit))
     axes[1, 0].set_ylabel(with_unit("prediction \u2212 truth", unit))
     return made

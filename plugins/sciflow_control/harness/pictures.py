@@ -50,7 +50,7 @@ def learned(policies: Sequence[str], pulls: np.ndarray, mean: np.ndarray, regret
             ax.set_ylim(bottom=0)
         ax.set_xlabel("solves")
         ax.set_ylabel(what)
-    legend(axes[0, 0])
+    legend(made, 5)
     return made
 
 
@@ -89,8 +89,8 @@ def chosen(artifact: Artifact, most: int = 1500) -> Figure | None:
         ax.plot(x, omegas[choice[turns]], "o", mfc="none", mec=BLUE, ms=4, mew=0.7, label="chosen")
         ax.set_xlabel(names[place].replace("_", " "))
         ax.set_ylabel(word)
-    legend(axes[0, 0])
     axes[0, 0].set_title("second half of the last play")
+    legend(made)
     return made
 
 

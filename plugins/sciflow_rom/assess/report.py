@@ -223,6 +223,8 @@ def _matrix(artifact: Artifact, most: int = 400) -> Figure:
     made, axes = figure(width=5, height=4)
     shown = axes[0, 0].imshow(part, interpolation="nearest", **shades(part))
     made.colorbar(shown, ax=axes[0, 0], shrink=0.8, label="dissimilarity")
+    for axis in (axes[0, 0].xaxis, axes[0, 0].yaxis):
+        axis.get_major_locator().set_params(integer=True)
     axes[0, 0].set_xlabel("member, in the order of clusters")
     axes[0, 0].set_ylabel("member, in the order of clusters")
     return made

@@ -26,21 +26,23 @@ lint: setup ## ruff, and who may import whom
 types: setup ## mypy --strict
 	@$(PY) -m mypy
 
-# These wait for clocks, heartbeats and servers most of the time: not two at a time, but the three beside each other.
-SLURM := tests/slurm tests/test_dask.py
+# These wait for clocks, heartbeats and servers most of the time: one at a time each, but beside each other, and those
+# with a Slurm or a network beside all others.
+SLURM := tests/slurm $(patsubst %,tests/test_%.py,dask packaging)
 SERVERS := $(patsubst %,tests/test_%.py,outbox prefect serving)
 BEATS := tests/test_executors.py $(patsubst %,tests/online/test_%.py,faults mpi resume)
 # The HDF5 libraries of h5py and dolfinx do not share a process.
-APART := $(SLURM) $(SERVERS) $(BEATS) tests/formats
+FORMATS := tests/formats
 
 unit: setup ## pytest
-	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 $(addprefix --ignore=,$(APART))
 	@mkdir -p build; export OMP_NUM_THREADS=1; \
 	beside() { log=build/$$1.log; shift; $(PY) -m pytest "$$@" >$$log 2>&1; ended=$$?; \
 		if [ $$ended = 0 ]; then tail -n 2 $$log; else cat $$log; fi; return $$ended; }; \
-	beside slurm $(SLURM) & slurm=$$!; beside servers $(SERVERS) & servers=$$!; \
-	$(PY) -m pytest $(BEATS); beats=$$?; $(PY) -m pytest tests/formats; formats=$$?; \
-	wait $$slurm; slurm=$$?; wait $$servers; exit $$((beats + formats + slurm + $$?))
+	beside slurm $(SLURM) & slurm=$$!; \
+	$(PY) -m pytest -n 2 $(addprefix --ignore=,$(SLURM) $(SERVERS) $(BEATS) $(FORMATS)); two=$$?; \
+	{ beside servers $(SERVERS); first=$$?; beside formats $(FORMATS); exit $$((first + $$?)); } & servers=$$!; \
+	$(PY) -m pytest $(BEATS); beats=$$?; wait $$servers; servers=$$?; wait $$slurm; \
+	exit $$((two + beats + servers + $$?))
 
 mpi: setup ## the tests that hold for any number of ranks, on two
 	@if command -v mpirun >/dev/null && $(PY) -c 'import mpi4py' 2>/dev/null; then \

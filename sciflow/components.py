@@ -17,6 +17,7 @@ from sciflow.stages.convergence import Convergence
 from sciflow.stages.design import Design
 from sciflow.stages.evaluate import Evaluate
 from sciflow.stages.export_best import ExportBest
+from sciflow.stages.invert import Invert
 from sciflow.stages.propagate import Propagate
 from sciflow.stages.resolution import Resolution
 from sciflow.stages.rollout import Rollout
@@ -46,6 +47,7 @@ def sciflow_components() -> list[type[Component]]:
         ComparisonTable,
         Calibrate,
         Propagate,
+        Invert,
         Mean,
         Integral,
         At,

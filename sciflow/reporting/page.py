@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sciflow.flow import Session
 
 KINDS = (
-    "comparison_table", "side_by_side", "propagation", "evaluation", "rollout", "resolution",
+    "comparison_table", "side_by_side", "propagation", "inversion", "evaluation", "rollout", "resolution",
     "sample_efficiency", "export", "calibration", "convergence", "solver_comparison", "model", "ensemble",
     "design",
 )  # fmt: skip
@@ -151,7 +151,9 @@ def _about(here: Session) -> str:
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(here.start))
     total = duration(sum(r.seconds for r in here.records))
     states = [r.state for r in here.records]
-    counted = f"{len(states)} stages" + (f", {states.count('cached')} cached" if "cached" in states else "")
+    counted = f"{len(states)} stage{'s' * (len(states) != 1)}" + (
+        f", {states.count('cached')} cached" if "cached" in states else ""
+    )
     lines = [" · ".join((here.name, when, f"{total} of work", counted, f"{here.engine} engine"))]
     made = [r.artifact.provenance for r in here.records if r.artifact is not None]
     versions: dict[str, str] = {}

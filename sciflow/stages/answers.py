@@ -175,12 +175,13 @@ class Asked:
         for first in range(0, len(points), batch):
             ctx.progress(first, len(points), "queries of the model")
             begin = time.perf_counter()
-            columns.append(self._some(points[first : first + batch]))
+            columns.append(self.some(points[first : first + batch]))
             seconds += time.perf_counter() - begin
         found = [np.concatenate(c) for c in zip(*columns, strict=True)]
         return Answers(found[0], found[1], found[2], seconds=seconds / len(points))
 
-    def _some(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def some(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Quantity, doubt and change of some queries at once, each of shape (query,); see `Answers`."""
         x = self.inputs(points)
         with warnings.catch_warnings():
             # Queries outside of the training are found, and counted, by where they lie.

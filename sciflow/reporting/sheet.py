@@ -32,7 +32,8 @@ thead{text-align:left}th{text-align:inherit}
 th,td{padding:5px 14px 5px 0;border-bottom:1px solid var(--rule);vertical-align:top}
 th{color:var(--muted);font-weight:600;font-size:13px;line-height:1.35;vertical-align:bottom}
 thead th{border-bottom:1.5px solid var(--grey)}
-td:last-child,th:last-child{padding-right:2px}.dense table{font-size:12.5px;line-height:1.35}
+td:last-child,th:last-child{padding-right:2px}.dense table,table.dense{font-size:12.5px;line-height:1.35}
+.dense th{font-size:12px}table.dense th,table.dense td{padding-right:9px}
 figure{margin:14px 0 18px;overflow-x:auto}img{max-width:100%;height:auto;display:block}
 figcaption{color:var(--muted);font-size:13px;margin:4px 0 0}
 figcaption::before{counter-increment:figure;content:"Figure " counter(figure) ". ";font-weight:600}

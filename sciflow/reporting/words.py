@@ -11,6 +11,8 @@ import numpy as np
 from sciflow.console import duration
 
 _NUMBER = re.compile(r"(more than |at most |at least )?[<>≈±+−-]?\s?\d[\d\s.,\u2009]*([eE][+-]?\d+)?\b")
+DENSE = 10
+"""Columns beyond which a table has smaller letters."""
 _NOTHING = ("", "–", "-", "never", "none")
 
 
@@ -40,7 +42,8 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
         return "<tr>" + "".join(f"<{tag}>{text}</{tag}>" for text in inner) + "</tr>"
 
     right = [i + 1 for i in range(len(names)) if _numeric([row[i] for row in lines if i < len(row)])]
-    kind = f' class="{" ".join(f"n{i}" for i in right)}"' if right else ""
+    kinds = [f"n{i}" for i in right] + ["dense"] * (len(names) > DENSE)
+    kind = f' class="{" ".join(kinds)}"' if kinds else ""
     top = f"<thead>{cells('th', names)}</thead>" if any(names) else ""
     body = "".join(cells("td", row) for row in lines)
     # A reader without a mouse scrolls what can be focused.
@@ -62,9 +65,9 @@ def with_unit(what: str, unit: str) -> str:
     what : str
         In a few words.
     unit : str
-        ``1`` or nothing for a plain number.
+        ``1`` or nothing for a plain number, ``any`` where nobody said.
     """
-    return what if unit in ("", "1") else f"{what}, {unit}"
+    return what if unit in ("", "1", "any") else f"{what}, {unit}"
 
 
 def percent(value: float) -> str:

@@ -163,7 +163,7 @@ def _pictures(artifact: Artifact) -> Figure:
             shown = ax.imshow(values[column], **scale)
             ax.set_xticks([])
             ax.set_yticks([])
-        axes[0, column].set_title(f"time {time:.3g} {unit.removeprefix('1')}".rstrip())
+        axes[0, column].set_title(f"time {time:.3g}{with_unit('', unit).replace(',', '')}")
     made.colorbar(shown, ax=list(axes.flat), shrink=0.7, label=_of(artifact))
     axes[0, 0].set_ylabel("truth")
     axes[1, 0].set_ylabel("prediction")

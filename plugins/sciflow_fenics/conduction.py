@@ -167,7 +167,7 @@ class Conduction:
             Rise on the boundary at the end of the step, K.
         source : callable, ndarray or None
             Source at the end of the step, W m-3; None keeps the last one.
-        guess : ndarray or None
+        guess : ndarray, shape (unknown,), or None
             Where Newton's method begins, K, at the degrees of freedom that this rank owns; None: at the
             beginning of the step.
 

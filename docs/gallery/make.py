@@ -45,6 +45,7 @@ def settings(flow: str, *values: str) -> tuple[str, ...]:
 
 
 SHOTS = (
+    Shot("campaign", settings("campaign"), ("", "Side by side")),
     Shot(
         "heat_fno",
         settings("heat_fno", "members=100", "surrogate.epochs=20"),
@@ -61,7 +62,7 @@ SHOTS = (
         settings(
             "online_heat", "members=20", "tests=30", "mlp.epochs=60", "fno.epochs=15", "mp_pde.epochs=15"
         ),
-        ("",),
+        ("Offline and online",),
     ),
     Shot(
         "tuned_sor", settings("tuned_sor"), ("Tuners side by side/figure", "What the solver learned/figure")

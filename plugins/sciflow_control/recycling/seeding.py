@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,16 @@ def read(path: str, field: str, count: int, expected: str = "") -> np.ndarray:
     found = digest(path)
     if expected and found != expected:
         raise Invalid(f"{path} has the digest {found}, the configuration asks for {expected}")
+    return _read(path, field, count, found)
+
+
+@lru_cache(maxsize=4)
+def _read(path: str, field: str, count: int, found: str) -> np.ndarray:
+    """Vectors of what has the digest `found`: every member of an ensemble asks for the same ones."""
     values, ordered = _of_file(path) if Path(path).is_file() else _of_artifact(path, field)
-    return _best(values, count, ordered=ordered)
+    best = _best(values, count, ordered=ordered)
+    best.flags.writeable = False
+    return best
 
 
 def _of_file(path: str) -> tuple[np.ndarray, bool]:

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from sciflow import Invalid
 from sciflow.loading import load_flow
 from sciflow_online.comparison import CLOSER, WAYS, Compare, cells, equal_time, seconds
-from sciflow_operators.components import FNO, MLP, MPPDE
+from sciflow_operators.components import MLP
+from tests.online.toys import Mean, Other
 from tests.toys import Wave
 
 FLOW = Path(__file__).parents[2] / "flows" / "online_heat.py"
@@ -24,13 +25,13 @@ FLOW = Path(__file__).parents[2] / "flows" / "online_heat.py"
 @pytest.fixture
 def outcome(plain):
     """The flow at its smallest: its session, and the HTML of its report."""
-    tiny = {"epochs": 2, "batch": 4, "device": "cpu", "width": 4, "layers": 1}
     report = asyncio.run(
         load_flow(str(FLOW)).fn(
             problem=Wave(),
-            mlp=MLP(**tiny),
-            fno=FNO(**tiny, modes=4),
-            mp_pde=MPPDE(**tiny),
+            mlp=MLP(epochs=2, batch=4, device="cpu", width=4, layers=1),
+            # Nine trainings with torch would take three times as long, and say no more of the table.
+            fno=Mean(epochs=2),
+            mp_pde=Other(epochs=2),
             given=("q",),
             members=8,
             tests=3,
@@ -44,7 +45,7 @@ def test_the_table_says_what_the_artifacts_say(outcome):
     plain, page = outcome
     rows = [r for r in plain.records if r.stage.name == "compare"]
     table = rows[-1].artifact
-    assert table.attributes["surrogates"] == ["mlp", "fno", "mp_pde"]
+    assert table.attributes["surrogates"] == ["mlp", "toy_mean", "toy_other_mean"]
     for i, row in enumerate(rows):
         made = row.inputs
         scores = [made[f"{way}_score"] for way in WAYS]

@@ -161,6 +161,13 @@ class Mean(Surrogate):
         return Average(signature, state["mean"])
 
 
+@dataclass(frozen=True)
+class Other(Mean):
+    """The same under another name, to be compared with it."""
+
+    name: ClassVar[str] = "toy_other_mean"
+
+
 @hookimpl
 def sciflow_components():
-    return [Moody, Mean]
+    return [Moody, Mean, Other]

@@ -8,7 +8,6 @@ import re
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from sciflow import hooks
@@ -95,8 +94,13 @@ def hook_names() -> tuple[str, ...]:
     return tuple(name for name, value in vars(hooks).items() if hasattr(value, "sciflow_spec"))
 
 
-def check_hooks(module: ModuleType) -> None:
+def check_hooks(module: Any) -> None:
     """Refuse a module with a hook that does not exist or takes arguments that it is not given.
+
+    Parameters
+    ----------
+    module : module or object
+        What an entry point names.
 
     Raises
     ------
@@ -120,6 +124,7 @@ def check_hooks(module: ModuleType) -> None:
                 )
 
 
-def _implementations(module: ModuleType) -> Mapping[str, Any]:
-    """Functions of a module that are marked as hooks, by their names."""
-    return {name: value for name, value in vars(module).items() if hasattr(value, "sciflow_impl")}
+def _implementations(module: Any) -> Mapping[str, Any]:
+    """What of a module is marked as a hook, by its name."""
+    found = {name: getattr(module, name, None) for name in dir(module)}
+    return {name: value for name, value in found.items() if hasattr(value, "sciflow_impl")}

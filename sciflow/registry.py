@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points, requires
 from importlib.util import find_spec
-from types import ModuleType
 from typing import Any
 
 import pluggy
@@ -116,8 +115,7 @@ class Registry:
             raise
         api = check_stated(getattr(module, STATEMENT, None), plugin.distribution)
         plugin = replace(plugin, api=api)
-        if isinstance(module, ModuleType):
-            check_hooks(module)
+        check_hooks(module)
         # Two distributions may use the same name for their entry points.
         self.manager.register(module, name=f"{plugin.distribution}:{point.name}")
         offered = getattr(module, "sciflow_components", None)
@@ -198,8 +196,10 @@ def _check_whole(cls: type[Component], plugin: Plugin) -> None:
 
 
 def _told(error: BaseException) -> str:
-    """One line on an error of a plugin; those of sciflow say themselves what is wrong."""
+    """One line on an error of a plugin."""
     lines = str(error).strip().splitlines()
+    if isinstance(error, pluggy.PluginValidationError):
+        lines = [", ".join(lines)]
     return f"{type(error).__name__}: {lines[0] if lines else ''}"
 
 

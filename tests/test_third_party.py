@@ -2,9 +2,10 @@ import asyncio
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
-from importlib.metadata import distributions, version
+from importlib.metadata import EntryPoint, distributions, version
 from pathlib import Path
 from types import ModuleType
 
@@ -134,6 +135,18 @@ def test_a_hook_that_takes_anything_is_refused():
     module.sciflow_report = hookimpl(sciflow_report)
     with pytest.raises(Invalid, match=r"takes \*\*anything; it is called with \(artifact\)"):
         check_hooks(module)
+
+
+def test_what_pluggy_refuses_is_one_line_as_well(monkeypatch):
+    """A wrapper that yields nothing: pluggy says so in three lines."""
+    module = ModuleType("acme_wrapper")
+    module.sciflow_report = hookimpl(wrapper=True)(lambda artifact: None)
+    monkeypatch.setitem(sys.modules, "acme_wrapper", module)
+    registry = Registry()
+    registry.load([EntryPoint("acme", "acme_wrapper", "sciflow")])
+    (plugin,) = registry.plugins
+    assert re.match(r"PluginValidationError: Plugin .*sciflow_report.*generator", plugin.error)
+    assert registry.manager.list_name_plugin() == []
 
 
 def test_methods_that_a_class_leaves_out_are_named_with_the_versions(monkeypatch):

@@ -32,7 +32,7 @@ SIZES = {"ci": (32, 120, 10_000, 60), "full": (96, 400, 100_000, 200)}
 @flow
 async def propagate(
     size: Literal["ci", "full"] = "ci",
-    threshold: float = 1.5,
+    threshold: float = 1.2,
     centre: float = 0.1,
     strength: float = 0.5,
     solvers: int = 2,
@@ -68,5 +68,5 @@ async def propagate(
         return await run(stage, model=model, design=queries, ensemble=data, resources=several)
 
     mean, hottest = Mean(plate.unknown), Exceeds(Maximum(plate.unknown), threshold)
-    found = [await asked(model, quantity) for quantity in (mean, hottest) for model in (rom, fit)]
+    found = [await asked(rom, mean), await asked(fit, mean), await asked(fit, hottest)]
     return await report("What an uncertain source does to a plate", *found, rom, fit, data, queries)

@@ -296,7 +296,8 @@ def image(uri: str, text: str, width: float = 0.0) -> str:
     said = html.escape(text)
     size = f' width="{width * INCH:.0f}"' if width else ""
     kind = ' class="broad"' if width >= WIDE or not width else ""
-    caption = html.escape(text[:1].upper() + text[1:])
+    # A name such as u stays as it is.
+    caption = html.escape(text[:1].upper() + text[1:] if text[:2].isalpha() else text)
     return (
         f'<figure{kind} tabindex="0"><img alt="{said}" src="{uri}"{size}>'
         f"<figcaption>{caption}.</figcaption></figure>"

@@ -1,7 +1,8 @@
-"""Cores: what the stages of a run that are computed on this machine share."""
+"""What the stages of a run share that are computed on this machine: its cores, and this process."""
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -77,3 +78,42 @@ class Cores:
             finally:
                 self._line.remove(ticket)
                 self._changed.notify_all()
+
+
+class Inside:
+    """Which stages of a run go on as threads of this process, so that none starts MPI beside another.
+
+    Starting MPI forks, and a fork waits for the threads of a BLAS that another stage may be using: both would
+    hang. And what speaks MPI (PETSc, dolfinx) knows one thread.
+    """
+
+    def __init__(self) -> None:
+        self._running = self._starting = 0
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def entered(self, speaks: bool) -> Iterator[bool]:
+        """Go on as a thread of this process, where that is safe, for as long as the block lasts.
+
+        Parameters
+        ----------
+        speaks : bool
+            Whether the stage needs MPI.
+
+        Yields
+        ------
+        bool
+            False where the stage needs a process of its own: one that speaks MPI beside any other, or any
+            one while MPI is being started.
+        """
+        with self._lock:
+            there = "mpi4py.MPI" in sys.modules or "petsc4py.PETSc" in sys.modules
+            safe = not (speaks and self._running) and not (self._starting and not there)
+            self._running += safe
+            self._starting += safe and speaks
+        try:
+            yield safe
+        finally:
+            with self._lock:
+                self._running -= safe
+                self._starting -= safe and speaks

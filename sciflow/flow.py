@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from sciflow.artifact import Artifact, explain_os_error
 from sciflow.component import plain
 from sciflow.context import Context, Event
-from sciflow.cores import Cores
+from sciflow.cores import Cores, Inside
 from sciflow.errors import Cancelled, Failed, Invalid
 from sciflow.executor import Cause, Executor, Job, JobState, Resources, ended, unfinished
 from sciflow.jobs import JOB, EventHandler, EventLog, JobSpec
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from sciflow.store import Writer
 
 
+MPI = frozenset({"mpi4py", "petsc4py", "dolfinx"})
+"""Components that need one of these speak MPI."""
 CONTINUATIONS = 100
 """So often a stage goes on in another job after one was ended from outside."""
 
@@ -108,6 +110,8 @@ class Session:
         What is awaited now.
     cores : Cores
         What stages that are computed on this machine share.
+    inside : Inside
+        Which of them go on as threads of this process.
     records : list of Record
         How each stage went, in the order in which they ended.
     start : float
@@ -131,6 +135,7 @@ class Session:
     cancelled: str = ""
     works: list[Work] = field(default_factory=list)
     cores: Cores = field(default_factory=Cores)
+    inside: Inside = field(default_factory=Inside)
     records: list[Record] = field(default_factory=list)
     start: float = field(default_factory=time.time)
 
@@ -446,7 +451,7 @@ class Work:
                     if found is not None:
                         self.cached = True
                         return found
-                    with self.here.cores.taken(self._share(), self._cancelled, self._waits_for_cores):
+                    with self._placed():
                         return self._write(out)
             except BlockingIOError:
                 if not told:
@@ -456,6 +461,21 @@ class Work:
                     raise Cancelled(f"the run was cancelled {self.here.cancelled}".strip()) from None
             except OSError as error:
                 raise explain_os_error(error, store.root, "what was finished is kept") from error
+
+    @contextlib.contextmanager
+    def _placed(self) -> Iterator[None]:
+        """Have the cores, and in this process the place, that the stage needs."""
+        parts = components_in(self.stage)
+        speaks = not self.stage.orchestrates and any(MPI & set(part.requires) for part in parts)
+        with contextlib.ExitStack() as held:
+            inside = self.executor is not None or held.enter_context(self.here.inside.entered(speaks))
+            # A stage that orchestrates starts processes itself.
+            if not inside and not self.stage.orchestrates:
+                from sciflow.executors.mpi import Mpi
+
+                self.executor = Mpi()
+            held.enter_context(self.here.cores.taken(self._share(), self._cancelled, self._waits_for_cores))
+            yield
 
     def _share(self) -> int:
         """Cores of this machine that the stage asked for; 0 where none were named or others count them."""

@@ -1,16 +1,22 @@
 """Stages of one run share the cores of this machine: never more than there are, in the order they came."""
 
+import asyncio
+import os
+import sys
 import threading
 import time
+from dataclasses import dataclass
+from typing import ClassVar
 
+import numpy as np
 import pytest
 
-from sciflow import Cancelled, Resources
-from sciflow.cores import Cores
+from sciflow import Cancelled, Field, Resources, Schema, Stage, run
+from sciflow.cores import Cores, Inside
 from sciflow.executors.local import Local
 from sciflow.executors.mpi import Mpi
 from sciflow.executors.slurm import Slurm
-from sciflow.flow import Session, Work
+from sciflow.flow import Session, Work, within
 from sciflow.site import Place, Site
 from sciflow.stages.design import Design
 from sciflow.stages.evaluate import Evaluate
@@ -99,3 +105,74 @@ def test_threads_of_its_own_a_stage_has_in_a_process_of_its_own():
     with_flow = Site(stages={"evaluate": Place("driver")})
     assert with_flow.place(stage, None, Resources(threads=1))[0] is None
     assert Site(executor=Slurm()).place(stage, None, Resources(threads=1))[0] == Slurm()
+
+
+@dataclass(frozen=True)
+class Where(Stage):
+    """Notes in which process it ran; waits for another one that is in this process."""
+
+    name: ClassVar[str] = "toy_where"
+    requires: ClassVar[tuple[str, ...]] = ()
+    output: ClassVar[Schema] = Schema("where", {"pid": Field((), "1", "int64")})
+    begun: ClassVar[threading.Event] = threading.Event()
+    end: ClassVar[threading.Event] = threading.Event()
+    number: int = 0
+
+    def run(self, inputs, out, ctx):
+        self.begun.set()
+        assert self.end.wait(30)
+        out.write("pid", np.array(os.getpid()), self.output["pid"])
+
+
+@dataclass(frozen=True)
+class Speaks(Where):
+    """The same with MPI."""
+
+    name: ClassVar[str] = "toy_speaks"
+    requires: ClassVar[tuple[str, ...]] = ("mpi4py",)
+
+
+@pytest.mark.parametrize("first", [Where(), Speaks()])
+@pytest.mark.parametrize(("there", "second"), [(False, Where(1)), (False, Speaks(1)), (True, Where(1))])
+def test_nothing_starts_mpi_beside_another_stage_of_this_process(tmp_path, monkeypatch, first, there, second):
+    """What would have been beside it in this process is given to an executor of processes."""
+    pytest.importorskip("mpi4py")
+    for name in ("mpi4py.MPI", "petsc4py.PETSc"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    if there:
+        monkeypatch.setitem(sys.modules, "petsc4py.PETSc", object())
+    moved = []
+
+    def submitted(work, out):
+        moved.append(work.stage)
+        out.write("pid", np.array(-1), Where.output["pid"])
+        return {}
+
+    monkeypatch.setattr(Work, "_submit", submitted)
+    Where.begun.clear()
+    Where.end.clear()
+
+    async def flow():
+        one = asyncio.create_task(run(first))
+        while not Where.begun.is_set():
+            await asyncio.sleep(0.01)
+        # It ends before the first one only if it is not in this process.
+        other = asyncio.create_task(run(second))
+        await asyncio.wait([other], timeout=0.3)
+        Where.end.set()
+        return await one, await other
+
+    with within(Session(Store(tmp_path))):
+        one, _ = asyncio.run(flow())
+    assert int(one.read("pid")) == os.getpid()
+    apart = isinstance(second, Speaks) or (isinstance(first, Speaks) and not there)
+    assert moved == ([second] if apart else [])
+
+
+def test_a_place_in_this_process_is_given_back(monkeypatch):
+    monkeypatch.setitem(sys.modules, "petsc4py.PETSc", object())
+    inside = Inside()
+    with inside.entered(True) as first, inside.entered(True) as second, inside.entered(False) as third:
+        assert (first, second, third) == (True, False, True)
+    with inside.entered(True) as again:
+        assert again

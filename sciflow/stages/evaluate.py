@@ -74,7 +74,15 @@ class Evaluate(Stage):
         check_choices(self)
 
     def check(self, inputs: Mapping[str, Artifact]) -> None:
-        """Also refuse a model that was not trained on ``training``, and ``all`` on seen members."""
+        """Also refuse a model that was not trained on ``training``, and ``all`` on seen members.
+
+        Raises
+        ------
+        Invalid
+            Where model, ensembles and members do not go together.
+        NotFound
+            If the model does not predict what is to be compared.
+        """
         super().check(inputs)
         model, training = inputs["model"], inputs.get("training")
         seen = model.attributes.get("ensemble")

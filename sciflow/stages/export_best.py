@@ -51,6 +51,11 @@ class ExportBest(Stage):
         Models with a larger mean error are left out; 0 leaves none out.
     formats : tuple of str
         Suffixes in the order in which they are tried, before the arrays alone.
+
+    Raises
+    ------
+    Invalid
+        If there are no models, a bound is negative, or a format is no suffix.
     """
 
     name: ClassVar[str] = "export_best"
@@ -85,7 +90,15 @@ class ExportBest(Stage):
         return {"comparison": SIDE_BY_SIDE, "ensemble": ENSEMBLE, **dict.fromkeys(self.models, MODEL)}
 
     def check(self, inputs: Mapping[str, Artifact]) -> None:
-        """Also refuse models that are not in the table."""
+        """Also refuse models that are not in the table.
+
+        Raises
+        ------
+        NotFound
+            If the table has no model of a name.
+        Invalid
+            If it has another one under that name.
+        """
         super().check(inputs)
         compared = inputs["comparison"].attributes["models"]
         for name in self.models:

@@ -67,6 +67,11 @@ class SideBySide(Stage):
         What the models are called, letters, digits and ``_``.
     queries : int
         So many answers are timed for each model.
+
+    Raises
+    ------
+    Invalid
+        If a name stands twice or cannot be that of an input, or nothing is to be timed.
     """
 
     name: ClassVar[str] = "side_by_side"
@@ -101,7 +106,13 @@ class SideBySide(Stage):
         return tuple(f"{name}_calibration" for name in self.models)
 
     def check(self, inputs: Mapping[str, Artifact]) -> None:
-        """Also refuse evaluations of other models, on another ensemble, or of different outputs."""
+        """Also refuse evaluations of other models, on another ensemble, or of different outputs.
+
+        Raises
+        ------
+        Invalid
+            Naming both of what does not go together.
+        """
         super().check(inputs)
         for name in self.models:
             score, bands = inputs[f"{name}_score"], inputs.get(f"{name}_calibration")

@@ -70,6 +70,11 @@ class Simulate(Stage):
     attempts : int
         How often a member is tried that takes its job down or meets an error of its solver. One that
         diverges is tried once: it would again.
+
+    Raises
+    ------
+    Invalid
+        If the minimum is no fraction, the seed is negative, or there is no attempt.
     """
 
     name: ClassVar[str] = "simulate"
@@ -151,6 +156,15 @@ class Simulate(Stage):
 
     def seal(self, out: Writer, points: np.ndarray, ctx: Context) -> None:
         """Write what is known when every member has a record: status, seeds, solver figures.
+
+        Parameters
+        ----------
+        out : Writer
+            Of the ensemble.
+        points : ndarray, shape (member, parameter)
+            Its points.
+        ctx : Context
+            Told of members that failed.
 
         Raises
         ------

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sciflow.commands import chosen_store
+
 if TYPE_CHECKING:
     from sciflow.artifact import Artifact
 
@@ -106,12 +108,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     try:
         return actions[options.command](options)
-    except Cancelled as error:
+    except (Cancelled, SciflowError) as error:
         print(f"sciflow: {error}", file=sys.stderr)
-        return 143
-    except SciflowError as error:
-        print(f"sciflow: {error}", file=sys.stderr)
-        return 1
+        return 143 if isinstance(error, Cancelled) else 1
     except KeyboardInterrupt:
         print("sciflow: interrupted; what was finished is kept, run again to go on", file=sys.stderr)
         return 130
@@ -159,13 +158,6 @@ def _deliver(options: argparse.Namespace) -> int:
     return run(options)
 
 
-def _store(options: argparse.Namespace) -> Any:
-    from sciflow.flow import default_store
-    from sciflow.store import Store
-
-    return Store(options.store) if options.store else default_store()
-
-
 def _prepare_engine(wish: str) -> str:
     """Decide on the engine before Prefect is imported; ``prefect``, ``plain`` or ``offline``."""
     from sciflow.errors import Failed
@@ -209,7 +201,7 @@ def _run(options: argparse.Namespace) -> int:
     parameters = parameters_of(found.fn, options.set, options.params)
     how = "prefect" if which == "prefect" else "plain"
     shown = Console()
-    here = engine.Session(_store(options), found.fn.__name__, plain(parameters), how, shown, site=site)
+    here = engine.Session(chosen_store(options), found.fn.__name__, plain(parameters), how, shown, site=site)
     here.note_source(found.fn)
     earlier = None
     if which != "plain":
@@ -271,7 +263,9 @@ def _plan(options: argparse.Namespace) -> int:
         os.environ.setdefault(name, value)
     found = load_flow(options.flow)
     parameters = parameters_of(found.fn, options.set, options.params)
-    here = engine.Session(_store(options), found.fn.__name__, listener=Console(sys.stdout), planning=True)
+    here = engine.Session(
+        chosen_store(options), found.fn.__name__, listener=Console(sys.stdout), planning=True
+    )
     with engine.within(here):
         try:
             asyncio.run(found.fn(**parameters))
@@ -283,7 +277,7 @@ def _plan(options: argparse.Namespace) -> int:
 def _show(options: argparse.Namespace) -> int:
     from sciflow.care import resolve
 
-    show(resolve(_store(options), options.artifact), verify=options.verify)
+    show(resolve(chosen_store(options), options.artifact), verify=options.verify)
     return 0
 
 
@@ -322,7 +316,7 @@ def _doctor(options: argparse.Namespace) -> int:
         from sciflow.site import load_site
         from sciflow.site_doctor import checks
 
-        found = checks(load_site(options.site), _store(options).root)
+        found = checks(load_site(options.site), chosen_store(options).root)
     from sciflow.terminal import painted
 
     bad = 0

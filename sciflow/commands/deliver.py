@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sciflow.commands import chosen_store
+
 if TYPE_CHECKING:
     from threading import Thread
 
@@ -29,12 +31,10 @@ def main(options: argparse.Namespace) -> int:
         If a run that is named has nothing to deliver.
     """
     from sciflow.errors import NotFound
-    from sciflow.flow import default_store
     from sciflow.server.engine import ensure_server
     from sciflow.server.outbox import OUTBOX, Progress, undelivered
-    from sciflow.store import Store
 
-    root = (Store(options.store) if options.store else default_store()).root
+    root = chosen_store(options).root
     runs = [_run(root, text) for text in options.run] or undelivered(root)
     for run in runs:
         if not (run / OUTBOX).is_file():

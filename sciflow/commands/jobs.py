@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from sciflow.commands import chosen_store
+
 
 def add(commands: Any) -> None:
     """Add the command to the command line."""
@@ -17,11 +19,9 @@ def add(commands: Any) -> None:
 def main(options: argparse.Namespace) -> int:
     """List, or cancel, the jobs of every artifact that is being written."""
     from sciflow.executor import cancel_all, unfinished
-    from sciflow.flow import default_store
     from sciflow.jobs import JOB, JobSpec
-    from sciflow.store import Store
 
-    store = Store(options.store) if options.store else default_store()
+    store = chosen_store(options)
     found = []
     for partial in sorted(store.root.glob("partial/*/scratch")):
         found += [(partial.parent.name, job) for job in unfinished(partial) if not job.state().ended]

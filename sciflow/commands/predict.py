@@ -9,11 +9,12 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sciflow.commands import chosen_store
+
 if TYPE_CHECKING:
     import numpy as np
 
     from sciflow.artifact import Artifact
-    from sciflow.store import Store
 
 FORMATS = (".safetensors", ".pt2", ".onnx")
 KNOWN = 16
@@ -57,13 +58,6 @@ def main(options: argparse.Namespace) -> int:
     return _predict(options) if options.command == "predict" else _export(options)
 
 
-def _store(options: argparse.Namespace) -> Store:
-    from sciflow.flow import default_store
-    from sciflow.store import Store
-
-    return Store(options.store) if options.store else default_store()
-
-
 def _free(text: str, suffixes: tuple[str, ...], overwrite: bool) -> Path:
     """Where to write; refuses what is there already."""
     from sciflow.errors import Invalid, NotFound
@@ -86,7 +80,7 @@ def _predict(options: argparse.Namespace) -> int:
     from sciflow.stages.train import load_model
 
     path = _free(options.output, (".zarr", ".npz"), options.overwrite)
-    artifact = resolve(_store(options), options.model)
+    artifact = resolve(chosen_store(options), options.model)
     model = load_model(artifact)
     ensemble = _ensemble(options)
     axes = tuple(model.signature.coordinates)
@@ -149,7 +143,7 @@ def _ensemble(options: argparse.Namespace) -> Artifact | None:
         return None
     if Path(text).suffix in (".npz", ".json", ".nc", ".zarr"):
         return None
-    found = resolve(_store(options), text)
+    found = resolve(chosen_store(options), text)
     if found.schema.kind != "ensemble":
         raise Invalid(f"{found.path} is of kind {found.schema.kind}, no ensemble")
     return found
@@ -183,7 +177,7 @@ def _export(options: argparse.Namespace) -> int:
     from sciflow.registry import registry
 
     path = _free(options.output, FORMATS, options.overwrite)
-    artifact = resolve(_store(options), options.model)
+    artifact = resolve(chosen_store(options), options.model)
     if artifact.schema.kind != "model" or "surrogate" not in artifact.attributes:
         raise NotFound(f"{artifact.path} is of kind {artifact.schema.kind}; it holds no fitted surrogate")
     if path.suffix == ".safetensors":
@@ -238,7 +232,7 @@ def _known(artifact: Artifact, options: argparse.Namespace) -> dict[str, np.ndar
     from sciflow.samples import Signature
 
     if options.inputs:
-        ensemble = resolve(_store(options), options.inputs)
+        ensemble = resolve(chosen_store(options), options.inputs)
         if ensemble.schema.kind != "ensemble":
             raise Invalid(f"--inputs: {ensemble.path} is of kind {ensemble.schema.kind}, no ensemble")
         members = ensemble.members()[:KNOWN]
@@ -262,7 +256,7 @@ def _training(artifact: Artifact, options: argparse.Namespace) -> Artifact | Non
     from sciflow.errors import SciflowError
 
     digest = artifact.attributes.get("ensemble")
-    folders = [_store(options).root / "artifacts", artifact.path.parent]
+    folders = [chosen_store(options).root / "artifacts", artifact.path.parent]
     for path in (p for folder in folders for p in sorted(folder.glob("ensemble-*"))):
         try:
             if digest is not None and read_manifest(path)["digest"] == digest:

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from sciflow.commands import chosen_store
+
 
 def add(commands: Any) -> None:
     """Add the command to the command line."""
@@ -44,12 +46,10 @@ def main(options: argparse.Namespace) -> int:
     if options.stop:
         print("stopped" if engine.stop_server() else "no local Prefect server was running")
         return 0
-    from sciflow.flow import default_store
     from sciflow.site import load_site
-    from sciflow.store import Store
 
     site = load_site(options.site)
-    store = Store(options.store) if options.store else default_store()
+    store = chosen_store(options)
     url = engine.ensure_server(options.host, token=options.token)
     from sciflow.errors import NotFound
     from sciflow.server import serving

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sciflow.commands import chosen_store
 from sciflow.terminal import table
 
 if TYPE_CHECKING:
@@ -82,13 +83,6 @@ def main(options: argparse.Namespace) -> int:
     return ACTIONS[options.action](options)
 
 
-def _store(options: argparse.Namespace) -> Store:
-    from sciflow.flow import default_store
-    from sciflow.store import Store
-
-    return Store(options.store) if options.store else default_store()
-
-
 def size(count: int) -> str:
     """Bytes for people."""
     value = float(count)
@@ -110,7 +104,7 @@ def _age(then: float) -> str:
 def _ls(options: argparse.Namespace) -> int:
     from sciflow.care import items, refs
 
-    store = _store(options)
+    store = chosen_store(options)
     names: dict[str, list[str]] = {}
     for name, artifact in refs(store).items():
         names.setdefault(artifact, []).append(f"@{name}")
@@ -145,7 +139,7 @@ def _show(options: argparse.Namespace) -> int:
     from sciflow.care import lineage, refs, resolve
     from sciflow.cli import show
 
-    store = _store(options)
+    store = chosen_store(options)
     partial = sorted((store.root / "partial").glob(f"{options.artifact}*"))
     published = options.artifact.startswith("@") or any(
         p.name.startswith(options.artifact) for p in store.artifacts()
@@ -189,7 +183,7 @@ def _show_partial(path: Path) -> int:
 def _verify(options: argparse.Namespace) -> int:
     from sciflow.artifact.verify import findings
 
-    store = _store(options)
+    store = chosen_store(options)
     paths = [_path(store, text) for text in options.artifact] or list(store.artifacts())
     damaged, report = 0, []
     for number, path in enumerate(paths):
@@ -231,14 +225,14 @@ def _path(store: Store, text: str) -> Path:
 def _resume(options: argparse.Namespace) -> int:
     from sciflow.care import resume
 
-    print(resume(_store(options), options.artifact).path)
+    print(resume(chosen_store(options), options.artifact).path)
     return 0
 
 
 def _tag(options: argparse.Namespace) -> int:
     from sciflow.care import resolve, tag
 
-    store = _store(options)
+    store = chosen_store(options)
     artifact = resolve(store, options.artifact)
     expect = resolve(store, options.expect).path.name if options.expect else None
     tag(store, options.name, artifact, expect)
@@ -249,14 +243,14 @@ def _tag(options: argparse.Namespace) -> int:
 def _untag(options: argparse.Namespace) -> int:
     from sciflow.care import untag
 
-    untag(_store(options), options.name)
+    untag(chosen_store(options), options.name)
     return 0
 
 
 def _gc(options: argparse.Namespace) -> int:
     from sciflow.care import discard, old_trash, unneeded
 
-    store = _store(options)
+    store = chosen_store(options)
     if options.empty_trash:
         return _empty(old_trash(store, options.trash_days), options)
     doomed = unneeded(store, options.keep_days)
@@ -296,14 +290,14 @@ def _empty(doomed: list[Doomed], options: argparse.Namespace) -> int:
 def _restore(options: argparse.Namespace) -> int:
     from sciflow.care import restore
 
-    print(restore(_store(options), options.name))
+    print(restore(chosen_store(options), options.name))
     return 0
 
 
 def _export(options: argparse.Namespace) -> int:
     from sciflow.care import resolve
 
-    store = _store(options)
+    store = chosen_store(options)
     artifact, target = resolve(store, options.artifact), Path(options.target)
     if options.format == "ro-crate":
         from sciflow.crate import crate_of
@@ -344,7 +338,7 @@ def _formats() -> str:
 def _import(options: argparse.Namespace) -> int:
     from sciflow.formats import import_ensemble
 
-    made = import_ensemble(Path(options.path), options.format, _store(options))
+    made = import_ensemble(Path(options.path), options.format, chosen_store(options))
     # What was guessed is shown, apart from the path that scripts read.
     print(_contents(made), file=sys.stderr)
     print(made.path)

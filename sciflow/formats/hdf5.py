@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sciflow.errors import Invalid, nearest
 from sciflow.formats.ensemble import Ensemble, dataset, h5
+from sciflow.formats.labels import word
 from sciflow.schema import Field
 
 if TYPE_CHECKING:
@@ -132,9 +133,7 @@ def _planned(file: Any, path: Path) -> Plan:
         if item.ndim == 1 and (item.is_scale or last in COORDINATES):
             plan.coordinates[_axis(item, last)] = name
         elif name in tables:
-            labels = [_word(v) for v in item.attrs.get("names", ())] or [
-                f"p{i}" for i in range(item.shape[1])
-            ]
+            labels = [word(v) for v in item.attrs.get("names", ())] or [f"p{i}" for i in range(item.shape[1])]
             if len(labels) != item.shape[1]:
                 raise Invalid(f"{path}, {name}: {len(labels)} names for {item.shape[1]} columns")
             called = identifiers(labels, f"{path}, {name}")
@@ -153,15 +152,11 @@ def _axis(item: Any, last: str) -> str:
     return _ALIAS.get(name, name)
 
 
-def _word(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
 def _labelled(item: Any, path: Path) -> tuple[str, ...]:
     """Axes by attribute, or dimension labels or scales; empty where there are none."""
     given = item.attrs.get("axes")
     if given is not None:
-        words = [_word(v) for v in ([given] if isinstance(given, str | bytes) else given)]
+        words = [word(v) for v in ([given] if isinstance(given, str | bytes) else given)]
         axes = tuple(words[0].replace(",", " ").split() if len(words) == 1 else words)
     else:
         labels = [d.label or (d[0].name.rpartition("/")[2] if len(d) else "") for d in item.dims]
@@ -282,7 +277,7 @@ def _sizes(file: Any, plan: Plan, lines: Mapping[str, np.ndarray], path: Path) -
 
 
 def _unit(item: Any, given: str | None) -> str:
-    return given or _word(item.attrs.get("units", item.attrs.get("unit", ""))) or "any"
+    return given or word(item.attrs.get("units", item.attrs.get("unit", ""))) or "any"
 
 
 def _parameters(file: Any, plan: Plan, count: int) -> dict[str, tuple[str, np.ndarray]]:

@@ -18,6 +18,11 @@ _TAKEN = ("parameters", "status", "seed", "time", "step", "n_steps", "mesh", "no
 """Names that ensembles and their meshes use."""
 
 
+def word(value: Any) -> str:
+    """The text of an attribute of HDF5, which comes as bytes or as text."""
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
 def identifier(text: str, where: object) -> str:
     """A name that an artifact can hold: lower case, digits and underscores.
 

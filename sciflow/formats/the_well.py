@@ -7,6 +7,7 @@ from typing import Any
 
 from sciflow.errors import Invalid
 from sciflow.formats.ensemble import Ensemble, dataset, h5
+from sciflow.formats.labels import word
 from sciflow.schema import Field
 
 _AXES = ("x", "y", "z")
@@ -111,12 +112,12 @@ def _open(file: Any, path: Path) -> Ensemble:
 
     if "dimensions" not in file:
         raise Invalid(f"{path}: no group 'dimensions'")
-    if _text(file.attrs.get("grid_type", "cartesian")) != "cartesian":
+    if word(file.attrs.get("grid_type", "cartesian")) != "cartesian":
         raise Invalid(
-            f"{path}: the grid is {_text(file.attrs['grid_type'])}; only cartesian ones can be imported"
+            f"{path}: the grid is {word(file.attrs['grid_type'])}; only cartesian ones can be imported"
         )
     axes = [
-        _text(a)
+        word(a)
         for a in file["dimensions"].attrs.get("spatial_dims", [a for a in _AXES if a in file["dimensions"]])
     ]
     coordinates, units = {}, {}
@@ -125,16 +126,16 @@ def _open(file: Any, path: Path) -> Ensemble:
         if found.ndim != 1:
             raise Invalid(f"{path}, /dimensions/{axis}: differs between trajectories, which is not supported")
         coordinates[axis] = np.asarray(found[...], dtype=float)
-        units[axis] = _text(found.attrs.get("units", "any"))
+        units[axis] = word(found.attrs.get("units", "any"))
     count = int(file.attrs["n_trajectories"])
     fields, places = _fields(file, path, axes, coordinates, count)
     parameters = {}
-    for name in map(_text, file["scalars"].attrs.get("field_names", ())) if "scalars" in file else ():
+    for name in map(word, file["scalars"].attrs.get("field_names", ())) if "scalars" in file else ():
         found = dataset(file["scalars"], name)
         if found.attrs.get("time_varying", False):
             continue
         values = np.broadcast_to(np.asarray(found[...], dtype=float), (count,))
-        parameters[name] = (_text(found.attrs.get("units", "any")), np.array(values))
+        parameters[name] = (word(found.attrs.get("units", "any")), np.array(values))
 
     def one(name: str, number: int) -> Any:
         where, component, varying, timed = places[name]
@@ -144,7 +145,7 @@ def _open(file: Any, path: Path) -> Ensemble:
         return values.transpose([*range(first), *range(values.ndim - 1, first - 1, -1)])
 
     periodic = tuple(a for a in axes if _periodic(file, a))
-    name = _text(file.attrs.get("dataset_name", path.stem))
+    name = word(file.attrs.get("dataset_name", path.stem))
     return Ensemble(
         name, fields, coordinates, units, parameters, count, one, periodic=periodic, close=file.close
     )
@@ -157,7 +158,7 @@ def _fields(
 
     fields, places = {}, {}
     for rank, group in enumerate(_RANKS):
-        for name in map(_text, file[group].attrs.get("field_names", ())) if group in file else ():
+        for name in map(word, file[group].attrs.get("field_names", ())) if group in file else ():
             found = dataset(file[group], name)
             varying, timed = (
                 bool(found.attrs.get("sample_varying", True)),
@@ -168,7 +169,7 @@ def _fields(
             if found.shape != wanted:
                 raise Invalid(f"{path}, /{group}/{name}: shape {found.shape}, the dimensions say {wanted}")
             dtype = "float64" if str(found.dtype) == "float64" else "float32"
-            unit = _text(found.attrs.get("units", "any"))
+            unit = word(found.attrs.get("units", "any"))
             for component in itertools.product(range(len(axes)), repeat=rank):
                 ours = "_".join([name.lower(), *(axes[c] for c in component)])
                 fields[ours] = Field((*(("time",) if timed else ()), *reversed(axes)), unit, dtype)
@@ -178,11 +179,7 @@ def _fields(
 
 def _periodic(file: Any, axis: str) -> bool:
     return any(
-        axis in map(_text, b.attrs.get("associated_dims", ()))
-        and _text(b.attrs.get("bc_type", "")).upper() == "PERIODIC"
+        axis in map(word, b.attrs.get("associated_dims", ()))
+        and word(b.attrs.get("bc_type", "")).upper() == "PERIODIC"
         for b in file.get("boundary_conditions", {}).values()
     )
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)

@@ -23,6 +23,7 @@ from sciflow_operators.equino.perceptron import Coefficients, Perceptron
 from sciflow_operators.equino.residual import Residual, networks
 from sciflow_operators.equino.trend import Box, Trend
 from sciflow_operators.training.fitted import require, torch_threads
+from sciflow_operators.training.update import seed as mixed
 
 if TYPE_CHECKING:
     from sciflow.reduction import Integrals
@@ -174,7 +175,7 @@ def _polish(objective: Objective, strains: np.ndarray) -> float:
 
 def _strains(config: EquiNO, components: int, seed: int, epoch: int) -> np.ndarray:
     """Scaled strains of one round, shape (points, component)."""
-    draw = _seed(seed, epoch, 0)
+    draw = mixed(seed, epoch, 0)
     return 2 * unit_points(config.sampler, components, config.points, (), draw) - 1
 
 
@@ -183,14 +184,9 @@ def _residual(model: EquinoModel, seed: int, epoch: int, size: float) -> Residua
     count, config = len(model.modes.points), model.config
     chosen = np.arange(count)
     if 0 < config.loss_points < count:
-        rng = np.random.default_rng(_seed(seed, epoch, 1))
+        rng = np.random.default_rng(mixed(seed, epoch, 1))
         chosen = np.sort(rng.permutation(count)[: config.loss_points])
     return Residual(model.modes, chosen, model.problem.material, size)
-
-
-def _seed(*numbers: int) -> int:
-    """One 63-bit seed from several numbers."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def _begin(

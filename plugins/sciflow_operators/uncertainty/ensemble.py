@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from sciflow.errors import Invalid
+from sciflow.problem import member_seed
 from sciflow.surrogate import Arrays, Model, Report, Surrogate
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class DeepEnsemble(Surrogate):
         done, going = self._resumed(resume)
         models = [self.inner.load(state, valid.signature) for state in done]
         for i in range(len(models), self.size):
-            mine = dataclasses.replace(ctx, seed=_seed(ctx.seed, i))
+            mine = dataclasses.replace(ctx, seed=member_seed(ctx.seed, i))
             fit = self.inner.fit(samples, valid, mine, going)
             going = None
             while True:
@@ -150,10 +151,3 @@ def parts(arrays: Arrays) -> list[Arrays]:
     if sorted(found) != list(range(len(found))):
         raise Invalid(f"models {sorted(found)} are there, some before the last are missing")
     return [found[i] for i in sorted(found)]
-
-
-def _seed(seed: int, number: int) -> int:
-    """Seed of one model; the first has another one than a model fitted alone."""
-    import numpy as np
-
-    return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0] >> np.uint64(1))

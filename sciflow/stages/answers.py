@@ -65,7 +65,19 @@ class Domain:
         return np.asarray(((rows < low) | (rows > high)).any(axis=1))
 
     def far(self, points: np.ndarray, factor: float) -> np.ndarray:
-        """Whether the next member is more than `factor` times as far as any member is from its next."""
+        """Whether the next member is more than `factor` times as far as any member is from its next.
+
+        Parameters
+        ----------
+        points : ndarray, shape (query, parameter)
+            In the units of the parameters.
+        factor : float
+            See `sciflow.stages.propagate.Propagate`.
+
+        Returns
+        -------
+        ndarray of bool, shape (query,)
+        """
         from scipy.spatial import cKDTree
 
         if len(self.points) < 2:
@@ -113,7 +125,17 @@ class Answers:
     seconds: float = 0.0
 
     def judge(self, points: np.ndarray, tolerance: float, far: float, domain: Domain | None) -> None:
-        """Say which answers are in doubt, and why."""
+        """Say which answers are in doubt, and why.
+
+        Parameters
+        ----------
+        points : ndarray, shape (query, parameter)
+            What was asked.
+        tolerance, far : float
+            See `sciflow.stages.propagate.Propagate`; the first is a relative error.
+        domain : Domain or None
+            Where the training members lie; None where nobody knows.
+        """
         self.reason = np.where(self.doubt > tolerance, BOUND, TRUSTED).astype(np.uint8)
         if domain is not None:
             self.reason[domain.far(points, far)] = FAR
@@ -201,7 +223,7 @@ class Asked:
         return quantity, told, np.where(np.isnan(told), np.nan, change)
 
     def inputs(self, points: np.ndarray) -> dict[str, np.ndarray]:
-        """Parameter points as inputs of the model."""
+        """Parameter points, shape (query, parameter), as inputs of the model."""
         names = list(self.problem.parameters)
         signature = self.model.signature
         return {n: points[:, names.index(n)].astype(f.dtype) for n, f in signature.inputs.items()}

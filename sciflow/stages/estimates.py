@@ -33,7 +33,7 @@ def summary(
         Of the queries that were drawn by lot.
     replaced : ndarray, shape (query,)
         Answers, those in doubt replaced; NaN where there is none.
-    solved : ndarray of int
+    solved : ndarray of int, shape (doubtful,)
         Queries that were replaced.
 
     Returns

@@ -230,7 +230,16 @@ def plain_mean(values: np.ndarray, level: float, *, share: bool = False) -> Esti
 
 
 def plain_quantiles(values: np.ndarray, parts: Sequence[float], level: float) -> list[Estimate]:
-    """Quantiles of independent values, with intervals between two of them by the binomial distribution."""
+    """Quantiles of independent values, with intervals between two of them by the binomial distribution.
+
+    Parameters
+    ----------
+    values : ndarray, shape (n,)
+    parts : sequence of float
+        Which quantiles, in (0, 1).
+    level : float
+        How often an interval shall hold the truth.
+    """
     from scipy.stats import binom
 
     line, found = np.sort(values), []

@@ -207,6 +207,11 @@ class FromModel(Guess):
     model_digest : str
         Of the artifact. Where it is empty that of the one that is there is taken when the configuration is
         made.
+
+    Raises
+    ------
+    Invalid
+        If no model is named.
     """
 
     name: ClassVar[str] = "from_model"

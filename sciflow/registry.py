@@ -59,6 +59,8 @@ class Registry:
     ----------
     plugins : list of Plugin
         Every entry point of the group, the broken ones too.
+    manager : pluggy.PluginManager
+        Calls the hooks of the plugins.
     """
 
     plugins: list[Plugin] = field(default_factory=list)

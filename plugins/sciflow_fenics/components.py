@@ -185,6 +185,11 @@ class Darcy(TakesGuess, TakesSolver):
     guess : Guess or None
         Where the conjugate gradients begin, for example `FromModel`; the field is interpolated from the grid.
         None: at zero. Another `solver` takes none.
+
+    Raises
+    ------
+    Invalid
+        If both `guess` and `solver` are given, or the mesh or grid cannot be.
     """
 
     name: ClassVar[str] = "darcy"

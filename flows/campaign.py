@@ -166,7 +166,8 @@ async def campaign(
     ways = {name: learned(name, surrogate) for name, surrogate in it.stored.items()}
     ways |= {"rom_net": reduced()} if it.rom else {}
     ways |= {"poseidon": fine_tuned()} if "fno" in it.stored else {}
-    models = {"online": online, **dict(zip(ways, await asyncio.gather(*ways.values()), strict=True))}
+    made = dict(zip(ways, await asyncio.gather(*ways.values()), strict=True))
+    models = {f"online_{it.online.name}": online, **made}
 
     known, judge, bands = {"ensemble": data}, Evaluate(outputs_of=it.scored), Calibrate(seed=seed)
     for name, model in models.items():

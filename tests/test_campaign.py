@@ -18,7 +18,7 @@ COMMAND = [
     *("--set", f"problem={CELL}", "--set", "members=52", "--set", "study=0"),
 ]
 KINDS = {"design", "ensemble", "model", "evaluation", "calibration", "side_by_side", "export"}
-MODELS = ("online", "equino", "equino_newton", "mlp", "pod_regression")
+MODELS = ("online_mlp", "equino", "equino_newton", "mlp", "pod_regression")
 
 
 def published(store):

@@ -36,7 +36,7 @@ FOREIGN = {
         "pip",
         "sbatch",
     ),
-    *("pytest", "sinfo", "ssh", "torchrun"),
+    *("pytest", "sinfo", "source", "ssh", "torchrun"),
 }
 
 

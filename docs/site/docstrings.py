@@ -8,7 +8,7 @@ from typing import Any
 from griffe import Docstring, Parser
 
 Link = Callable[[str], str]
-_MATH_BLOCK = re.compile(r"^( *)\.\. math:: *(.*(?:\n\1 +\S.*)*)", re.MULTILINE)
+_MATH_BLOCK = re.compile(r"^( *)\.\. math:: *(.*(?:\n(?:\1 +\S.*| *(?=\n\1 +\S)))*)", re.MULTILINE)
 _CODE = re.compile(r"(``.+?``|`[^`\n]+`|\$[^$]+\$)", re.DOTALL)
 TITLES = {"notes": "Notes", "references": "References", "examples": "Examples"}
 
@@ -24,7 +24,7 @@ def markdown(text: str, link: Link = lambda name: "") -> str:
         The target for a name in backticks; empty for none.
     """
     text = re.sub(r":math:`([^`]+)`", lambda m: f"${m[1]}$", text)
-    text = _MATH_BLOCK.sub(lambda m: f"\n\n$$\n{textwrap.dedent(m[2])}\n$$\n\n", text)
+    text = _MATH_BLOCK.sub(lambda m: f"\n\n$$\n{textwrap.dedent(m[2]).strip()}\n$$\n\n", text)
     # A literal block is code by its indentation in Markdown too.
     text = re.sub(r"::$", ":", text, flags=re.MULTILINE)
     text = re.sub(r"^\.\. \[(\d+)\] ", r"\1. ", text, flags=re.MULTILINE)

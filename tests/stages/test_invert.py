@@ -71,7 +71,7 @@ def test_the_errors_are_those_that_the_noise_makes():
         _, model = await made(Wave(), Least(epochs=12))
         data, rng, fits = await observed(Wave()), np.random.default_rng(0), []
         exact = np.sin(np.array([0.0, 0.2, 0.5, 1.0]) * 2) * TRUTH["a"] + TRUTH["b"]
-        for _ in range(12):
+        for _ in range(8):
             values = tuple((exact + 0.01 * rng.standard_normal(4)).tolist())
             places = tuple(At("u", position={"x": x}) for x in (0.0, 0.2, 0.5, 1.0))
             stage = Invert(places, values, noise=(0.01,) * 4, starts=1, budget=1)
@@ -85,13 +85,6 @@ def test_the_errors_are_those_that_the_noise_makes():
     exact = 0.01 * np.sqrt(np.diag(np.linalg.inv(rows.T @ rows)))
     np.testing.assert_allclose(told, exact, rtol=0.02)
     assert (fits.std(axis=0) < 2 * exact).all()
-
-
-def test_the_unit_of_what_was_observed_does_not_matter():
-    """Values and noise a thousand times as large, of a field that is."""
-    one = inverted(Block(), Invert(SENSORS, budget=4, starts=3))
-    other = inverted(Block(), Invert(SENSORS, budget=4, starts=3, noise=(one.read("noise")[0],) * 4))
-    np.testing.assert_array_equal(one.read("found"), other.read("found"))
 
 
 def test_a_killed_run_goes_on_after_the_last_solve(tmp_path, monkeypatch):

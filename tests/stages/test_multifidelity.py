@@ -31,7 +31,7 @@ def drawn(rng, model, queries=200, solves=12, level=0.95):
 @pytest.mark.parametrize("solves", [6, 20])
 def test_the_mean_has_no_bias_and_its_interval_holds_as_often_as_it_says(model, solves):
     rng = np.random.default_rng(7)
-    found = [drawn(rng, model, solves=solves).mean() for _ in range(1500)]
+    found = [drawn(rng, model, solves=solves).mean() for _ in range(1000)]
     values = np.array([e.value for e in found])
     assert abs(values.mean() - MEAN) < 4 * values.std() / np.sqrt(len(values))
     held = np.mean([e.low <= MEAN <= e.high for e in found])

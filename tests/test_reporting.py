@@ -13,8 +13,8 @@ import pytest
 import sciflow.reporting as look
 from sciflow import report, run
 from sciflow.flow import Record, Session, within
-from sciflow.reporting import Markup, colours, course, figures, table
-from sciflow.reporting.page import Section, _anchors, _told_apart
+from sciflow.reporting import Markup, Section, colours, course, figures, table
+from sciflow.reporting.page import _anchors, _told_apart
 from sciflow.stages.design import Design
 from sciflow.stages.evaluate import Evaluate
 from sciflow.stages.simulate import Simulate

@@ -24,7 +24,8 @@ from sciflow.reporting.colours import (
     style,
 )
 from sciflow.reporting.figures import Picture, curves, data_uri, figure, image, learning, legend, picture
-from sciflow.reporting.page import KINDS, Document, Section, build
+from sciflow.reporting.page import KINDS, Document, build
+from sciflow.reporting.section import Section
 from sciflow.reporting.words import Markup, large, percent, seconds, table, three, with_unit
 
 __all__ = [

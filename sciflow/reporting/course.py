@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sciflow.console import duration
-from sciflow.reporting.page import Section
+from sciflow.reporting.section import Section
 from sciflow.reporting.words import Markup, table
 from sciflow.server.forms import label
 

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 from sciflow.artifact import Artifact
 from sciflow.console import duration
 from sciflow.registry import registry
+from sciflow.reporting.course import settings, stages
 from sciflow.reporting.figures import drawing
+from sciflow.reporting.section import Section
 from sciflow.reporting.sheet import style_sheet
 
 if TYPE_CHECKING:
@@ -47,28 +49,6 @@ class Document:
     markdown: str
 
 
-@dataclass(frozen=True)
-class Section:
-    """One part of the report.
-
-    Attributes
-    ----------
-    title : str
-        Its heading.
-    body : str
-        HTML.
-    figures : tuple of (str, str)
-        Numbers for the top of the page: value and what it is.
-    short : str
-        Markdown for the Prefect UI; empty to leave the section out there.
-    """
-
-    title: str
-    body: str
-    figures: tuple[tuple[str, str], ...] = ()
-    short: str = ""
-
-
 def build(title: str, artifacts: Sequence[Artifact], here: Session) -> Document:
     """Make the report of a run.
 
@@ -81,8 +61,6 @@ def build(title: str, artifacts: Sequence[Artifact], here: Session) -> Document:
     here : Session
         The run: parameters, stages and their times.
     """
-    from sciflow.reporting.course import settings, stages
-
     order = {kind: place for place, kind in enumerate(KINDS)}
     sections = []
     with drawing():

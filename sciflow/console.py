@@ -21,8 +21,8 @@ PATIENCE = 2.0
 """Seconds of silence that a person is spared a progress line for."""
 PAUSE = 60.0
 """Seconds between two lines of one stage in a log, at least."""
-NAME, BAR = 24, 22
-"""Columns of the name of a stage, which longer ones exceed, and of its bar."""
+NAME, BAR, SHORT = 24, 22, 10
+"""Columns of the name of a stage, which longer ones exceed, and of its bar, also in a narrow window."""
 STATES = {"computed": "good", "written": "good", "cached": "faint", "failed": "bad", "cancelled": "odd",
           "would run": "new"}  # fmt: skip
 """How the end of a stage is painted."""
@@ -97,40 +97,42 @@ class Running:
         bar : str
             What is done and what is not, a character each.
         """
-        filled = round(BAR * self.share)
+        for long, least in ((BAR, 9), (BAR, 6), (BAR, 5), (SHORT, 4), (0, 4), (0, 2)):
+            pieces = [(text, style) for rank, text, style in self._pieces(now, bar, long) if rank < least]
+            over = sum(len(text) for text, _ in pieces) - width
+            if over <= 0:
+                break
+        if over > 0:
+            name, room = self.name, max(NAME - over, 3)
+            name = name if len(name) <= room else name[: room - 1] + "~"
+            pieces[0] = (f"{name:<{room}}", "strong")
+        return [piece for piece in pieces if piece[0]]
+
+    def _pieces(self, now: float, bar: str, long: int) -> list[tuple[int, str, str]]:
+        """Rank of what matters most, text and style, in the order of the line."""
+        filled = round(long * self.share)
         ahead, per_second = "", ""
         # What a start took, and what was there before it, tell nothing of the pace.
         if self.first is not None and self.first[1] < self.done and now > self.first[0]:
             rate = (self.done - self.first[1]) / (now - self.first[0])
-            per_second = pace(rate)
+            per_second = f"  {pace(rate)}"
             if self.done < self.total:
-                ahead = f"{duration((self.total - self.done) / rate)} left"
-        failed = self.figures.get("failed", "0")
-        # Importance, place on the line, text and style.
-        pieces = [
-            (0, f"{self.name:<{NAME}}", "strong"),
-            (3, f" {bar[0] * filled}", "bar") if self.total else (3, "", ""),
-            (3, bar[1] * (BAR - filled), "faint") if self.total else (3, "", ""),
-            (1, f"  {self.done}/{self.total}", "")
-            if self.total
-            else (1, f"  {duration(now - self.begin)}", "faint"),
-            (4, f" {self.what}" if self.what else "", ""),
+                ahead = f"  {duration((self.total - self.done) / rate)} left"
+        failed, passed = self.figures.get("failed", "0"), now - self.begin
+        name = (0, f"{self.name:<{NAME}}", "strong")
+        if not self.total:
+            return [name, (1, f"  {duration(passed)}" if passed >= 1 else "", "faint")]
+        return [
+            name,
+            (3, f" {bar[0] * filled}" if long else "", "bar"),
+            (3, bar[1] * (long - filled), "faint"),
+            (1, f"  {self.done}/{self.total}", ""),
+            (4, f" {self.what}", ""),
             (1, f"  {failed} failed" if failed != "0" else "", "bad"),
-            (2, f"  {ahead}" if ahead else "", ""),
-            (5, f"  {per_second}" if per_second else "", "faint"),
+            (2, ahead, ""),
+            (5, per_second, "faint"),
             (6, f"  {self.note}" if self.note else "", "faint"),
         ]
-        for least in (6, 5, 4, 3, 2):
-            if sum(len(text) for _, text, _ in pieces) <= width:
-                break
-            pieces = [p for p in pieces if p[0] != least]
-        over = sum(len(text) for _, text, _ in pieces) - width
-        if over > 0:
-            name = pieces[0][1].rstrip()
-            spare = len(pieces[0][1]) - over
-            pieces[0] = (0, name if spare >= len(name) else name[: max(spare - 1, 3)] + "~", "strong")
-            pieces[0] = (0, f"{pieces[0][1]:<{max(spare, 0)}}", "strong")
-        return [(text, style) for _, text, style in pieces if text]
 
 
 class Console:

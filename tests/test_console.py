@@ -172,6 +172,20 @@ def test_a_window_that_becomes_narrow_keeps_what_matters(screen):
     assert max(map(len, drawn)) <= 34
 
 
+@pytest.mark.parametrize("width", [30, 40, 50, 70, 90, 118])
+def test_a_line_fits_and_keeps_how_far_it_is_and_what_failed(width):
+    one = Running(
+        "evaluate a_model_of_many_words", 0.0, 310, 400, "members", {"failed": "2"}, "loss 1", (3.0, 0)
+    )
+    text = "".join(t for t, _ in one.line(63.0, width, "#."))
+    assert len(text) <= width
+    assert "310/400" in text
+    assert "2 failed" in text
+    assert text.startswith("evaluate"[:3])
+    assert ("left" in text) == (width > 50)
+    assert ("loss" in text) == (width >= 118)
+
+
 def test_many_events_draw_no_more_often(screen):
     """A training of a thousand steps a second must not wait for a terminal."""
     with Console(screen.slave) as show:

@@ -49,7 +49,7 @@ SHOTS = (
     Shot(
         "heat_fno",
         settings("heat_fno", "members=100", "surrogate.epochs=20"),
-        ("Errors of/figure:nth-of-type(2)", "Errors of/figure"),
+        ("Errors on/figure:nth-of-type(2)", "Errors on/figure"),
     ),
     Shot(
         "rom_net",
@@ -67,9 +67,14 @@ SHOTS = (
     Shot(
         "tuned_sor", settings("tuned_sor"), ("Tuners side by side/figure", "What the solver learned/figure")
     ),
-    Shot("three_body", settings("three_body", "count=12", "steps=10000"), ("",)),
+    Shot(
+        "three_body",
+        settings("three_body", "count=12", "steps=10000"),
+        ("Error against work/figure", "Steps chosen by guarded, 1"),
+    ),
     Shot("adaptive_heat", settings("adaptive_heat"), ("Step controllers",)),
     Shot("two_scale", settings("two_scale", "size=ci"), ("Two scales: a model",)),
+    Shot("propagate", settings("propagate"), ("A quantity",)),
     Shot(
         "cyclic_rom",
         settings("cyclic_rom", "problem.cells=12", "members=16", "unseen=2", "modes=20"),
@@ -100,7 +105,7 @@ def picture(report: Path, shot: Shot) -> None:
 
     from tests.browser import Browser
 
-    with tempfile.TemporaryDirectory() as folder, Browser(Path(folder)) as page:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, Browser(Path(folder)) as page:
         page(
             "Emulation.setDeviceMetricsOverride", width=WIDTH, height=1400, deviceScaleFactor=1, mobile=False
         )

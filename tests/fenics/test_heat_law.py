@@ -168,7 +168,7 @@ def inputs(tmp_path_factory):
     fixed = {"boundary": 0.0, "width": 0.018, "beta": 2e-3}
 
     async def flow():
-        points = await run(Design(problem=SMALL, count=26, fixed=fixed))
+        points = await run(Design(problem=SMALL, count=22, fixed=fixed))
         data = await run(Simulate(SMALL), design=points)
         small = await run(Compress("temperature", columns="level", valid=0.1), ensemble=data)
         groups = await run(Cluster(clusterer=KMedoids(1)), compression=small)

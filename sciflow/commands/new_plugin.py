@@ -49,7 +49,7 @@ def main(options: argparse.Namespace) -> int:
 def steps(folder: Path, module: str) -> list[tuple[str, str]]:
     """Commands to type next, and what each does."""
     return [
-        (f"pip install --no-build-isolation -e {folder}", "what you edit is what runs"),
+        (f"pip install -e {folder}", "what you edit is what runs"),
         (f"sciflow check {module}", "the conformance checks"),
         (f"python -m pytest {folder}", "the same and what only your component can be held to"),
     ]

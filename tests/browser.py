@@ -39,7 +39,7 @@ class Browser:
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         port_file = self._folder / "DevToolsActivePort"
-        end = time.monotonic() + 30
+        end = time.monotonic() + 120
         while not (port_file.exists() and port_file.read_text().count("\n")):
             assert time.monotonic() < end, "chromium did not start"
             time.sleep(0.1)
@@ -54,7 +54,7 @@ class Browser:
         self._socket.close()
         self._process.terminate()
         try:
-            self._process.wait(10)
+            self._process.wait(30)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

@@ -26,9 +26,14 @@ if (
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 import pytest
+from hypothesis import settings
 
 from sciflow.flow import Session, within
 from sciflow.store import Store
+
+# No test asserts a time, and no example may: another process may have the machine just then.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ def serving(served, tmp_path_factory):  # noqa: F811
     process = start(served, folder, "shown_flow.py", "sleeps.py", "--schedule", "shown=0 3 * * *")
     yield {**served, "folder": folder}
     process.send_signal(signal.SIGTERM)
-    assert process.wait(40) == 0, (folder / "serve.log").read_text()[-2000:]
+    assert process.wait(120) == 0, (folder / "serve.log").read_text()[-2000:]
 
 
 def start(served, folder, *arguments):  # noqa: F811
@@ -62,7 +62,7 @@ def start(served, folder, *arguments):  # noqa: F811
         assert "Ctrl-C ends" in (folder / "serve.log").read_text()
         assert "started!" in (folder / "serve.log").read_text()
 
-    eventually(ready, 60)
+    eventually(ready)
     return process
 
 
@@ -77,7 +77,7 @@ def run_of(serving, made, *types):
         assert run["state"]["type"] in (types or ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"))
         return run
 
-    return eventually(look, 90)
+    return eventually(look)
 
 
 @pytest.mark.skipif(chromium() is None, reason="no browser here: apt-get install chromium")
@@ -155,14 +155,14 @@ def test_a_killed_worker_leaves_its_runs_alone_and_the_next_one_takes_over(serve
     finally:
         for process in started:
             process.send_signal(signal.SIGTERM)
-            process.wait(40)
+            process.wait(120)
 
 
 def killed_and_continued(served, tmp_path, started):  # noqa: F811
     (process,) = started
     found = next(d for d in api(served, "deployments/filter", {}) if d["work_pool_name"] == "sciflow-other")
     made = api(served, f"deployments/{found['id']}/create_flow_run", {"parameters": {"pause": 2.0}})
-    eventually(lambda: there(tmp_path, "sciflow-store/partial/ensemble-*/scratch/job-*"), 60)
+    eventually(lambda: there(tmp_path, "sciflow-store/partial/ensemble-*/scratch/job-*"))
     process.kill()
     process.wait()
     started.append(start(served, tmp_path, "sleeps.py", "--site", "other"))

@@ -196,7 +196,7 @@ class Peer:
     def of_kind(self, *kinds):
         return [m for m in self.messages if m.header.kind in kinds]
 
-    def wait_for(self, count, kind, seconds=20.0):
+    def wait_for(self, count, kind, seconds=60.0):
         until = time.monotonic() + seconds
         while len(self.of_kind(kind)) < count and time.monotonic() < until:
             time.sleep(0.01)

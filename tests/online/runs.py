@@ -72,7 +72,7 @@ def running(text):
     return found
 
 
-def wait_until(check, message, seconds=30.0):
+def wait_until(check, message, seconds=120.0):
     end = time.monotonic() + seconds
     while not (found := check()):
         assert time.monotonic() < end, message
@@ -140,7 +140,7 @@ class Apart:
         )
         return found
 
-    def end(self, seconds=60):
+    def end(self, seconds=120):
         self.thread.join(seconds)
         assert not self.thread.is_alive(), "the run does not end"
         if self.error is not None:

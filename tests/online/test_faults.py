@@ -43,7 +43,7 @@ def apart(tmp_path):
     for one in made:
         one.here.cancel("by the test")
         one.thread.join(60)
-    wait_until(lambda: running(tmp_path) == [], f"left behind: {running(tmp_path)}", 20)
+    wait_until(lambda: running(tmp_path) == [], f"left behind: {running(tmp_path)}")
 
 
 # ---- deaths ----
@@ -140,7 +140,7 @@ def test_a_driver_killed_leaves_no_process_and_its_successor_goes_on(tmp_path):
     first.kill()
     first.wait()
     first.stdout.close()
-    wait_until(lambda: running(tmp_path) == [], "processes of the run outlive it", 15)
+    wait_until(lambda: running(tmp_path) == [], "processes of the run outlive it")
     second = drive(tmp_path)
     said, _ = second.communicate(timeout=60)
     assert second.returncode == 0

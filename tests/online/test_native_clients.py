@@ -166,7 +166,7 @@ def test_two_solvers_alone_are_two_groups_that_share_the_members(heat, tmp_path)
     with peer(tmp_path) as served:
         env = {**os.environ, "SCIFLOW_ONLINE": str(served.address)}
         both = [subprocess.Popen([heat, str(N), str(LEVELS)], env=env) for _ in range(2)]
-        assert [p.wait(60) for p in both] == [0, 0]
+        assert [p.wait(120) for p in both] == [0, 0]
     assert len(set(served.groups.values())) == 2
     assert sorted(served.received()) == [0, 1, 2]
 
@@ -239,7 +239,7 @@ def test_no_more_than_the_granted_messages_arrive(heat, tmp_path):
         time.sleep(0.5)
         assert len(served.of_kind(Kind.DATA)) == 2
         served.grant = True
-        assert solver.wait(60) == 0
+        assert solver.wait(120) == 0
     assert sorted(served.received()) == [0, 1, 2]
     assert 0.4 < float(served.of_kind(Kind.FINISH)[0].text["blocked"]) < 20
 
@@ -639,7 +639,7 @@ def test_a_solver_may_start_before_its_trainer(heat, tmp_path):
     solver = subprocess.Popen([heat, str(N), str(LEVELS)], env=env)
     time.sleep(0.3)
     with peer(tmp_path) as served:
-        assert solver.wait(60) == 0
+        assert solver.wait(120) == 0
     assert sorted(served.received()) == [0, 1, 2]
 
 

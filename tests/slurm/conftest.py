@@ -91,7 +91,7 @@ def cluster(slurm_cluster, tmp_path, monkeypatch):
     monkeypatch.setattr(queue, "_QUEUES", {})
     yield slurm_cluster
     subprocess.run(["scancel", "--quiet", f"--user={os.getuid()}"], check=False)
-    wait_until(lambda: not active(), "the queue did not empty", 60)
+    wait_until(lambda: not active(), "the queue did not empty")
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def next_job() -> int:
     return int(line.split("=")[1])
 
 
-def wait_until(check, message: str, seconds: float = 30.0):
+def wait_until(check, message: str, seconds: float = 120.0):
     end = time.monotonic() + seconds
     while not (found := check()):
         assert time.monotonic() < end, message

@@ -43,7 +43,7 @@ def log(folder):
 def test_stages_are_steps_of_the_allocation(launched, tmp_path):
     driver = Driver(tmp_path, "ranks=2", "members=5", "pause=0.02")
     launched(driver, "-N2")
-    wait_until(lambda: not active(), "the flow did not end", 90)
+    wait_until(lambda: not active(), "the flow did not end")
     assert len(driver.digests) == 3, log(tmp_path)
     assert len(driver.computed) == 5 * 4
 
@@ -52,11 +52,11 @@ def test_stages_are_steps_of_the_allocation(launched, tmp_path):
 def test_a_flow_that_is_warned_goes_on_after_a_requeue(launched, tmp_path):
     driver = Driver(tmp_path, "ranks=2", "members=3", "pause=0.25")
     job = launched(driver)
-    wait_until(lambda: len(driver.computed) > 3, "no member was begun", 60)
+    wait_until(lambda: len(driver.computed) > 3, "no member was begun")
     subprocess.run(["scancel", "--batch", "--signal=USR1", job], check=True)
-    wait_until(lambda: "requeued" in log(tmp_path), log(tmp_path), 30)
+    wait_until(lambda: "requeued" in log(tmp_path), log(tmp_path))
     time.sleep(1)
-    wait_until(lambda: not active(), "the flow did not end", 90)
+    wait_until(lambda: not active(), "the flow did not end")
     assert len(driver.digests) == 3, log(tmp_path)
     assert len(set(driver.computed)) == 12
     # Two members were under way, each of which may repeat the level in flight.

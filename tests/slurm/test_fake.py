@@ -75,7 +75,7 @@ def line(one, state, reason="None", job="4711", index="N/A", name=None):
     return f"{job}|{index}|{state}|{reason}|n7|{name or one._name}\n"
 
 
-def settle(one, seconds=5.0):
+def settle(one, seconds=30.0):
     end = time.monotonic() + seconds
     while not one.state().ended and time.monotonic() < end:
         time.sleep(0.02)

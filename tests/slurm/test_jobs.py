@@ -40,7 +40,7 @@ def members(store, problem, count=2, recipe="b"):
 
 
 def started(job):
-    wait_until(lambda: any(e["event"] == "member" for e in job.events()), "the job did not start", 60)
+    wait_until(lambda: any(e["event"] == "member" for e in job.events()), "the job did not start")
 
 
 def within_session(here, work):
@@ -62,7 +62,7 @@ def test_the_executor_conforms(cluster, tmp_path):
 def test_a_job_reports_and_ends(cluster, store, tmp_path, ranks):
     spec, out = members(store, Wave())
     job = QUICK.submit(spec, tmp_path / "run", Resources(ranks=ranks, memory=0.3, nodes=ranks))
-    assert job.wait(60) == JobState.DONE, job.log()
+    assert job.wait(120) == JobState.DONE, job.log()
     assert job.reason() == ""
     assert job.cause() is None
     events = job.events()
@@ -106,7 +106,7 @@ def test_ranks_that_do_not_see_each_other_are_refused(cluster, store, tmp_path):
     job = QUICK.replace(launcher="srun", mpi="none").submit(
         spec, tmp_path / "run", Resources(ranks=2, memory=0.3)
     )
-    assert job.wait(60) == JobState.FAILED
+    assert job.wait(120) == JobState.FAILED
     assert "--mpi" in job.reason() or "PMI" in job.log(), (job.reason(), job.log())
 
 
@@ -116,7 +116,7 @@ def test_a_job_cancelled_by_hand_is_cancelled(cluster, store, tmp_path):
     job = QUICK.submit(spec, tmp_path / "run", SMALL)
     started(job)
     subprocess.run(["scancel", job.id], check=True)
-    assert job.wait(60) == JobState.CANCELLED
+    assert job.wait(120) == JobState.CANCELLED
     assert job.cause() == Cause.CANCELLED
     assert "scancel" in job.reason()
 
@@ -143,13 +143,13 @@ def test_a_job_waits_for_one_of_somebody_elses(cluster, store, tmp_path, command
     spec, _ = members(store, Wave())
     after = Resources(memory=0.3, extra=(f"--dependency=afterok:{before}",))
     job = QUICK.submit(spec, tmp_path / "run", after)
-    assert job.wait(60) == state, job.reason()
+    assert job.wait(120) == state, job.reason()
 
 
 def test_a_job_that_runs_out_of_memory_says_so(cluster, store, tmp_path):
     spec, _ = members(store, Wave(fail="hog"))
     job = QUICK.submit(spec, tmp_path / "run", Resources(memory=200 * MB))
-    assert job.wait(60) == JobState.FAILED
+    assert job.wait(120) == JobState.FAILED
     assert job.cause() == Cause.OUT_OF_MEMORY, (job.reason(), job.log())
     assert "ask for more (memory" in job.reason()
 
@@ -196,7 +196,7 @@ def test_a_preempted_job_goes_on(cluster, store, here):
         )
     )
     thread.start()
-    wait_until(lambda: len(levels(store)) >= 2, "the job did not start", 60)
+    wait_until(lambda: len(levels(store)) >= 2, "the job did not start")
     subprocess.run(
         ["sbatch", "-N2", "--exclusive", "-t1", "-o", "/dev/null", "--wrap", "sleep 1"], check=True
     )

@@ -43,7 +43,7 @@ def submitted(root, role):
 def test_solvers_are_an_array_and_one_that_dies_is_replaced(cluster, tmp_path):
     before = next_job()
     one = apart(tmp_path, slurm_stage(Moody(pause=0.25), keep=True))
-    wait_until(lambda: one.metrics() >= 1, "no report", 60)
+    wait_until(lambda: one.metrics() >= 1, "no report")
     host = json.loads(one.address.read_text())["endpoints"][0].removeprefix("tcp://").split(":")[0]
     assert host != "127.0.0.1", "solvers on other nodes could not reach it"
     (trainer_id,) = [i for i in ids() if "_" not in i]
@@ -52,13 +52,13 @@ def test_solvers_are_an_array_and_one_that_dies_is_replaced(cluster, tmp_path):
     assert len(elements) == 2
     assert int(trainer_id) == before, "the trainer is submitted first"
     subprocess.run(["scancel", elements[0]], check=True)
-    wait_until(lambda: len(submitted(tmp_path, "solver")) > 2, "no solver takes its place", 30)
+    wait_until(lambda: len(submitted(tmp_path, "solver")) > 2, "no solver takes its place")
     victim = [p for p, _ in jobs(tmp_path, "solver") if Path(f"/proc/{p}").exists()]
     os.kill(victim[0], signal.SIGKILL)
     model = one.end(90)
     settled_uses(model, 6 * 4, 4)
     assert model.attributes["failures"] == {}
-    wait_until(lambda: active() == [], "a job of the run is still there", 20)
+    wait_until(lambda: active() == [], "a job of the run is still there")
 
 
 def ids():
@@ -90,8 +90,8 @@ def test_a_driver_that_is_killed_and_comes_back_submits_nothing_twice(cluster, t
         )
 
     first = drive()
-    wait_until(lambda: list(tmp_path.glob(f"partial/*/scratch/online/{ADDRESS}")), "no trainer", 60)
-    wait_until(lambda: len(submitted(tmp_path, "solver")) == 2, "no solvers", 60)
+    wait_until(lambda: list(tmp_path.glob(f"partial/*/scratch/online/{ADDRESS}")), "no trainer")
+    wait_until(lambda: len(submitted(tmp_path, "solver")) == 2, "no solvers")
     first.kill()
     first.wait()
     first.stdout.close()
@@ -106,7 +106,7 @@ def test_a_driver_that_is_killed_and_comes_back_submits_nothing_twice(cluster, t
 def test_a_trainer_whose_time_is_over_is_continued_by_the_next(cluster, tmp_path):
     """Slurm warns it with a signal; here one like it comes from the test."""
     one = apart(tmp_path, slurm_stage(Moody(pause=0.15), Mean(step=0.02)))
-    wait_until(lambda: one.metrics() >= 1, "no report", 60)
+    wait_until(lambda: one.metrics() >= 1, "no report")
     ((pid, _),) = jobs(tmp_path, "trainer")
     os.kill(pid, signal.SIGUSR1)
     model = one.end(90)

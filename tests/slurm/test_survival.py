@@ -129,7 +129,7 @@ def test_a_driver_killed_with_its_submission_submits_nothing_twice(cluster, whol
         driver.start()
     finally:
         os.environ["PATH"] = path
-    wait_until((tmp_path / "heard").exists, "sbatch was not called", 30)
+    wait_until((tmp_path / "heard").exists, "sbatch was not called")
     driver.kill()
     driver.start()
     driver.finish()
@@ -139,7 +139,7 @@ def test_a_driver_killed_with_its_submission_submits_nothing_twice(cluster, whol
 def test_the_controller_restarts_and_a_node_daemon_is_killed(cluster, whole, tmp_path):
     driver = Driver(tmp_path)
     driver.start()
-    wait_until(lambda: driver.computed, "no member was begun", 60)
+    wait_until(lambda: driver.computed, "no member was begun")
     cluster("kill-node", "n1")
     cluster("restart-controller", "2")
     cluster("start-node", "n1")
@@ -151,7 +151,7 @@ def test_the_controller_restarts_and_a_node_daemon_is_killed(cluster, whole, tmp
 def test_a_killed_rank_is_tried_again(cluster, tmp_path):
     driver = Driver(tmp_path, "ranks=2", "pause=0.5", "members=3")
     driver.start()
-    wait_until(lambda: len(driver.computed) > 2, "no member was begun", 60)
+    wait_until(lambda: len(driver.computed) > 2, "no member was begun")
     ranks = subprocess.run(
         ["pgrep", "-f", f"sciflow.worker --ranks 2 {tmp_path}"], capture_output=True, text=True
     )
@@ -169,7 +169,7 @@ def test_a_killed_rank_is_tried_again(cluster, tmp_path):
 def test_jobs_of_a_killed_driver_are_listed_and_can_be_cancelled(cluster, tmp_path, capsys):
     driver = Driver(tmp_path, "pause=30")
     driver.start()
-    wait_until(lambda: sum("RUNNING" in line for line in active()) >= 2, "no job runs", 60)
+    wait_until(lambda: sum("RUNNING" in line for line in active()) >= 2, "no job runs")
     driver.kill()
     store = str(tmp_path / "store")
     assert main(["jobs", "--store", store]) == 0

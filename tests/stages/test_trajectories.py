@@ -169,7 +169,7 @@ def settle(root):
                         return True
         return False
 
-    until = time.monotonic() + 30
+    until = time.monotonic() + 60
     while alive() and time.monotonic() < until:
         time.sleep(0.02)
 

@@ -39,7 +39,7 @@ unit: setup ## pytest
 	beside() { log=build/$$1.log; shift; $(PY) -m pytest "$$@" >$$log 2>&1; ended=$$?; \
 		if [ $$ended = 0 ]; then tail -n 2 $$log; else cat $$log; fi; return $$ended; }; \
 	beside slurm $(SLURM) & slurm=$$!; \
-	$(PY) -m pytest -n 2 $(addprefix --ignore=,$(SLURM) $(SERVERS) $(BEATS) $(FORMATS)); two=$$?; \
+	$(PY) -m pytest -n 2 --dist worksteal $(addprefix --ignore=,$(SLURM) $(SERVERS) $(BEATS) $(FORMATS)); two=$$?; \
 	{ beside servers $(SERVERS); first=$$?; beside formats $(FORMATS); exit $$((first + $$?)); } & servers=$$!; \
 	$(PY) -m pytest $(BEATS); beats=$$?; wait $$servers; servers=$$?; wait $$slurm; \
 	exit $$((two + beats + servers + $$?))

@@ -115,7 +115,7 @@ def test_a_flow_shows_in_the_ui_and_gives_the_artifacts_of_the_plain_engine(serv
 
     assert digests("sciflow-store") == digests("other")
     again = sciflow(served, folder, "run", "shown_flow.py")
-    assert again.stderr.count("cached") == 4
+    assert again.stderr.count(" cached ") == 4
 
     def states():
         runs = api(served, "task_runs/filter", {"sort": "EXPECTED_START_TIME_ASC"})

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from sciflow.stages import queries
 from sciflow.stages.answers import Asked, Domain, domain_of
 from sciflow.stages.design import scale, unit_points
 from sciflow.stages.invert import INVERSION
+from sciflow.stages.least_squares import Residual, derivatives, minimised, secant, size_of
 from sciflow.stages.simulate import Simulate
 from sciflow.stages.solves import Solves
 
@@ -30,8 +31,6 @@ STEP = 1e-3
 """Of the differences that give the derivatives of a model, over the ranges; it may be of single precision."""
 COARSE = 1e-2
 """The same for the solver, whose own tolerance is not known."""
-
-Residual = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -74,15 +73,18 @@ class Inversion:
     Notes
     -----
     With parameters z in the unit cube, observed y, noise s, the model g and the solver f, each round
-    minimises ``|(g(z) + f(z_k) - g(z_k) - y) / s|`` over a box about the best z_k: the model with its defect
-    there added, whose minimum is a fixed point where the residual of the solver is orthogonal to the
-    derivatives of the model. A round costs one full solve. Where the misfit by the solver does not fall the
-    box is halved, else doubled.
+    minimises ``|(g(z) + f(z_k) - g(z_k) + B (z - z_k) - y) / s|`` over a box about the best z_k: the model
+    with its defect there added. B is the slope of the defect, as far as the solves so far tell (Broyden's
+    update, from 0): without it the search would end where the residual of the solver is orthogonal to the
+    derivatives of the model, which are not its own. A round costs one full solve. Where the misfit by the
+    solver does not fall the box is quartered, else doubled.
 
     References
     ----------
     N. M. Alexandrov, R. M. Lewis, C. R. Gumbert, L. L. Green and P. A. Newman, "Approximation and model
     management in aerodynamic optimization with variable-fidelity models", J. Aircraft 38 (2001) 1093-1101.
+    C. G. Broyden, "A class of methods for solving nonlinear simultaneous equations", Math. Comp. 19 (1965)
+    577-593.
     """
 
     def __init__(self, stage: Invert, inputs: Mapping[str, Artifact], out: Writer, ctx: Context) -> None:
@@ -109,11 +111,13 @@ class Inversion:
         Raises
         ------
         Failed
-            If the solver fails at the parameters that the model finds.
+            If the solver fails at the parameters that the model finds, or the model answers nowhere.
         """
         starts = unit_points("sobol", len(self.space), self.stage.starts, (), self.stage.seed)
-        fits = [self._fit(z, np.zeros(len(self.observed)), 0.0, 1.0) for z in starts]
-        misfits = np.array([_size(self._model(z)) for z in fits])
+        fits = [self._fit(z, lambda _: np.zeros(len(self.observed)), 0.0, 1.0) for z in starts]
+        misfits = np.nan_to_num([size_of(self._model(z)) for z in fits], nan=np.inf)
+        if not np.isfinite(misfits).any():
+            raise Failed(f"the model gives no answer, wherever it was asked from {len(starts)} starts")
         steps = self._search(fits[int(misfits.argmin())])
         taken = len(self.solves)
         alone = self._alone(starts[int(misfits.argmin())]) if self.stage.alone else None
@@ -169,9 +173,9 @@ class Inversion:
         found = (values - self.observed) / self.noise
         return found if np.ndim(places) > 1 else np.asarray(found[0])
 
-    def _fit(self, start: np.ndarray, defect: np.ndarray, low: Any, high: Any) -> np.ndarray:
+    def _fit(self, start: np.ndarray, defect: Residual, low: Any, high: Any) -> np.ndarray:
         """Least squares on the model with a defect added, within a box."""
-        return _least_squares(lambda z: self._model(z) + defect, start, low, high, STEP)
+        return minimised(lambda z: self._model(z) + defect(z), start, low, high, STEP)
 
     # -- searches ------------------------------------------------------------------------------
 
@@ -179,19 +183,22 @@ class Inversion:
         """Full solves of the search; the best is the result."""
         steps: list[Step] = []
         width, best, defect = 0.25, place, np.zeros(len(self.observed))
+        slope, least = np.zeros((len(defect), len(place))), np.inf
         while len(steps) < self.stage.budget:
-            residual = self._full(place, self.stage.budget)
-            if not np.isfinite(residual).all() and not steps:
+            residual, guess = self._full(place, self.stage.budget), self._model(place)
+            size = size_of(residual)
+            if not np.isfinite(size) and not steps:
                 raise Failed(f"the solver fails at what the model finds: {self.solves.failed[0]}")
-            guess, size = self._model(place), _size(residual)
-            better = np.isfinite(size) and all(size < s.misfit for s in steps)
-            steps.append(Step(place, size, _size(guess)))
-            if better:
-                best, defect, width = place, residual - guess, min(1.0, 2 * width)
+            steps.append(Step(place, size, size_of(guess)))
+            if len(steps) > 1 and np.isfinite(residual - guess).all():
+                slope = secant(slope, place - best, residual - guess - defect)
+            if size < least and np.isfinite(guess).all():
+                least, best, defect, width = size, place, residual - guess, min(1.0, 2 * width)
             else:
                 width /= 4
+            about = partial(_about, best, defect, slope)
             low, high = np.clip(best - width, 0, 1), np.clip(best + width, 0, 1)
-            place = self._fit(best, defect, low, high)
+            place = self._fit(best, about, low, high)
             if np.abs(place - best).max() < self.stage.tolerance:
                 break
         return steps
@@ -203,12 +210,12 @@ class Inversion:
 
         def residual(z: np.ndarray) -> np.ndarray:
             found = self._full(z, limit)
-            for row in np.atleast_2d(found)[:1]:
-                path.append((len(self.solves) - first, _size(row)))
-            return np.nan_to_num(found, nan=1e3)
+            if np.isfinite(size := size_of(np.atleast_2d(found)[0])):
+                path.append((len(self.solves) - first, size))
+            return found
 
         with contextlib.suppress(_Spent):
-            _least_squares(residual, start, 0.0, 1.0, COARSE, self.stage.tolerance)
+            minimised(residual, start, 0.0, 1.0, COARSE, self.stage.tolerance)
         return {"solves": [n for n, _ in path], "misfits": [m for _, m in path]}
 
     # -- results -------------------------------------------------------------------------------
@@ -254,12 +261,18 @@ class Inversion:
         )
 
     def _errors(self, place: np.ndarray) -> np.ndarray:
-        """Standard errors of the parameters that the noise makes, by the derivatives of the model."""
-        jacobian = _derivatives(self._model, place, STEP)
+        """Standard errors of the parameters that the noise makes, by the derivatives of the model.
+
+        A direction that the observations do not tell is unsure by the width of the box, and no more.
+        """
+        jacobian = derivatives(self._model, place, STEP)
         ends = [scale(np.clip(place + s * STEP, 0, 1)[None], self.space)[0] for s in (1, -1)]
         inside = np.clip(place + STEP, 0, 1) - np.clip(place - STEP, 0, 1)
-        covariance = np.linalg.pinv(jacobian.T @ jacobian)
-        return np.asarray(np.sqrt(np.diag(covariance)) * (ends[0] - ends[1]) / inside)
+        _, told, directions = np.linalg.svd(jacobian)
+        wide = np.ones(len(place))
+        wide[: len(told)] /= np.maximum(told, 1.0)
+        errors = np.linalg.norm(directions * wide[:, None], axis=0)
+        return np.asarray(errors * (ends[0] - ends[1]) / inside)
 
 
 def _trained(space: ParameterSpace, domain: Domain) -> ParameterSpace:
@@ -270,31 +283,6 @@ def _trained(space: ParameterSpace, domain: Domain) -> ParameterSpace:
     return space.narrowed({name: (a, b) for name, a, b in ends})
 
 
-def _size(residual: np.ndarray) -> float:
-    """Root mean square."""
-    return float(np.sqrt(np.mean(residual**2)))
-
-
-def _derivatives(residual: Residual, place: np.ndarray, step: float) -> np.ndarray:
-    """By central differences, one-sided at the ends of the unit cube, shape (observation, parameter)."""
-    ahead, back = np.clip(place + step, 0, 1), np.clip(place - step, 0, 1)
-    rows = np.repeat(place[None], 2 * len(place), axis=0)
-    for i in range(len(place)):
-        rows[2 * i, i], rows[2 * i + 1, i] = ahead[i], back[i]
-    values = residual(rows)
-    return np.asarray((values[::2] - values[1::2]).T / (ahead - back))
-
-
-def _least_squares(
-    residual: Residual, start: np.ndarray, low: Any, high: Any, step: float, tolerance: float = 1e-8
-) -> np.ndarray:
-    """Trust-region reflective least squares within a box of the unit cube."""
-    from scipy.optimize import least_squares
-
-    low, high = np.broadcast_to(low, start.shape), np.broadcast_to(high, start.shape)
-    high = np.where(high - low > 1e-9, high, low + 1e-9)
-    begin = np.clip(start, low + 1e-6 * (high - low), high - 1e-6 * (high - low))
-    found = least_squares(
-        residual, begin, jac=lambda z: _derivatives(residual, z, step), bounds=(low, high), xtol=tolerance
-    )
-    return np.asarray(np.clip(found.x, low, high))
+def _about(best: np.ndarray, defect: np.ndarray, slope: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """A defect that is linear about a place, shape (observation,), or a row for each place."""
+    return np.asarray(defect + (place - best) @ slope.T)

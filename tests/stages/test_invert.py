@@ -4,8 +4,10 @@ import asyncio
 
 import numpy as np
 import pytest
+from scipy.optimize import least_squares
 
 from sciflow import Invalid, NotFound, report, run
+from sciflow.errors import Failed
 from sciflow.flow import Session, within
 from sciflow.quantities import At, Exceeds, Maximum, Mean
 from sciflow.stages.design import Design
@@ -14,7 +16,7 @@ from sciflow.stages.simulate import Simulate
 from sciflow.stages.solves import Solves
 from sciflow.store import Store
 from tests.stages.test_propagate import HERE, made
-from tests.toys import Block, Least, Wave
+from tests.toys import Block, Least, Line, Wave
 
 SENSORS = tuple(At("u", position={"x": x}) for x in (0.0, 0.125, 0.375, 0.75))
 TRUTH = {"a": 1.1, "b": 0.22}
@@ -85,6 +87,62 @@ def test_the_errors_are_those_that_the_noise_makes():
     exact = 0.01 * np.sqrt(np.diag(np.linalg.inv(rows.T @ rows)))
     np.testing.assert_allclose(told, exact, rtol=0.02)
     assert (fits.std(axis=0) < 2 * exact).all()
+
+
+def test_a_fit_that_is_not_exact_is_the_best_of_the_solver_not_of_the_model(monkeypatch):
+    """Observations that no parameters fit; the derivatives of the model are not those of the solver."""
+    predict = Line.predict
+
+    def tilted(self, x):
+        return {n: v + (x["a"][:, None, None] - 1) * np.arange(8) / 8 for n, v in predict(self, x).items()}
+
+    monkeypatch.setattr(Line, "predict", tilted)
+    sensors = tuple(At("u", position={"x": x}) for x in (0.125, 0.25, 0.375, 0.5, 0.75))
+    x = np.array([s.position["x"] for s in sensors])
+
+    def solver(z):
+        return z[0] * np.sin(2 * np.pi * (x + z[1]))
+
+    values = solver(list(TRUTH.values())) + 0.3 * np.array([1.0, -1.0, 1.0, 1.0, -1.0])
+    exact = least_squares(lambda z: solver(z) - values, list(TRUTH.values()), xtol=1e-12)
+    found = inverted(Block(), Invert(sensors, tuple(values.tolist()), noise=(0.01,) * 5, budget=20))
+    np.testing.assert_allclose(found.read("found"), exact.x, rtol=5e-3)
+    assert found.attributes["inversion"]["misfit"] <= 1.0001 * np.sqrt(2 * exact.cost / 5) / 0.01
+
+
+def test_a_solve_that_fails_on_the_way_is_passed_over(monkeypatch):
+    whole, calls = Solves.quantity, []
+
+    def lost(self, quantity, members):
+        calls.append(members)
+        return whole(self, quantity, members) * (np.nan if 4 < len(calls) <= 8 else 1.0)
+
+    monkeypatch.setattr(Solves, "quantity", lost)
+    found = inverted(Block(), Invert(SENSORS, budget=12))
+    assert np.isnan(found.read("step_misfit")).tolist()[:2] == [False, True]
+    np.testing.assert_allclose(found.read("found"), list(TRUTH.values()), rtol=2e-3)
+
+
+def test_where_the_model_gives_no_answer_the_search_turns_away(monkeypatch):
+    predict = Line.predict
+
+    def partly(self, x):
+        return {n: np.where(x["a"][:, None, None] > 1.2, np.nan, v) for n, v in predict(self, x).items()}
+
+    monkeypatch.setattr(Line, "predict", partly)
+    quantities = (At("u", position={"x": 0.3}), Mean("u"))
+    found = inverted(Wave(), Invert(quantities))
+    np.testing.assert_allclose(found.read("found"), list(TRUTH.values()), rtol=1e-3)
+    monkeypatch.setattr(Line, "predict", lambda self, x: {n: v * np.nan for n, v in predict(self, x).items()})
+    with pytest.raises(Failed, match="gives no answer"):
+        inverted(Wave(), Invert(quantities, seed=1))
+
+
+def test_what_observations_do_not_tell_is_as_unsure_as_its_range():
+    found = inverted(Wave(), Invert((At("u", position={"x": 0.0}),), (0.1,), noise=(0.01,), budget=1))
+    a, b = found.read("found_error")
+    assert 0.7 < a < 0.9  # members lie between 0.6 and 1.4
+    np.testing.assert_allclose(b, 0.01, rtol=0.02)
 
 
 def test_a_killed_run_goes_on_after_the_last_solve(tmp_path, monkeypatch):

@@ -139,7 +139,7 @@ def _solve_one(
     ctx.emit({"event": "member", "member": member, "state": "started"})
     # No rank may take the job down with this member before it is on record who was being solved.
     ctx.comm.barrier()
-    begin = time.perf_counter()
+    clock = _Clock()
     inner = Context(
         member_seed(seed, member), ctx.scratch, ctx.comm, ctx.log, ctx.emit,
         cancelled=ctx.cancelled, stopping=ctx.stopping, experience=ctx.experience.of(member),
@@ -165,7 +165,7 @@ def _solve_one(
                 one.drop()
                 ctx.log.warning("member %d: %s; it is tried again", member, reason)
                 return False
-        record = {**_record(reason, one.metrics, begin, ctx), **notes}
+        record = {**_record(reason, one.metrics, clock.passed(), ctx), **notes}
         if reason:
             one.drop()
             if ctx.comm.rank == 0:
@@ -204,7 +204,7 @@ def _solve_block(
     ctx.check()
     for member in members:
         ctx.emit({"event": "member", "member": member, "state": "started"})
-    begin = time.perf_counter()
+    clock = _Clock()
     mu = dict(zip(problem.parameters, np.asarray(rows, dtype=float).T, strict=True))
     mu["member"] = np.asarray(members, dtype=np.int64)
     inner = Context(seed, ctx.scratch, ctx.comm, ctx.log, ctx.emit, cancelled=ctx.cancelled)
@@ -222,23 +222,35 @@ def _solve_block(
     # A solver is foreign code; its block of members is recorded as failed and the others go on.
     except Exception as error:
         broken = f"{type(error).__name__}: {error}"
-    share = (time.perf_counter() - begin) / len(members)
+    share = clock.passed(len(members))
     for i, member in enumerate(members):
         arrays = {name: values[i] for name, values in collector.arrays.items()}
         reason = broken or not_finite(arrays, problem)
-        out.write_member(
-            member, {} if reason else arrays, _record(reason, {}, time.perf_counter() - share, ctx)
-        )
-        _tell(member, reason, ctx, share)
+        out.write_member(member, {} if reason else arrays, _record(reason, {}, share, ctx))
+        _tell(member, reason, ctx, share["seconds"])
 
 
-def _record(reason: str, metrics: Mapping[str, float], begin: float, ctx: Context) -> dict[str, Any]:
-    """What the journal keeps of a member."""
+class _Clock:
+    """Wall time and processor time since it was made."""
+
+    def __init__(self) -> None:
+        self._begin = time.perf_counter(), time.process_time()
+
+    def passed(self, share: int = 1) -> dict[str, float]:
+        """``seconds`` and ``cpu_seconds``, of all the process's threads; of one of `share` equal parts."""
+        wall, cpu = time.perf_counter() - self._begin[0], time.process_time() - self._begin[1]
+        return {"seconds": wall / share, "cpu_seconds": cpu / share}
+
+
+def _record(
+    reason: str, metrics: Mapping[str, float], passed: Mapping[str, float], ctx: Context
+) -> dict[str, Any]:
+    """What the journal keeps of a member; processor time is that of the first rank."""
     return {
         "status": FAILED if reason else OK,
         "reason": reason,
         "metrics": {} if reason else dict(metrics),
-        "seconds": time.perf_counter() - begin,
+        **passed,
         "ranks": ctx.comm.size,
     }
 

@@ -57,6 +57,9 @@ def _rows(columns: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> list[l
             _ratio(_number(about["speed_up_median"])),
         ],
     ]
+    if about["speed_up_cpu"] is not None:
+        spent = [seconds(about["cpu_seconds"][side]) for side in ("baseline", "candidate")]
+        rows.insert(1, [f"processor time of {count}", *spent, _ratio(about["speed_up_cpu"])])
     for name in about["figures"]:
         means = [float(np.mean(columns[f"{side}_{name}"])) for side in ("baseline", "candidate")]
         share = means[0] / means[1] if means[1] else math.nan

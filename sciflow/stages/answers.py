@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -208,7 +208,7 @@ class Asked:
         with warnings.catch_warnings():
             # Queries outside of the training are found, and counted, by where they lie.
             warnings.simplefilter("ignore", UserWarning)
-            doubt = self.model.doubt(x) if self.calibration is None else self._calibrated(x)
+            doubt = self._doubt(x)
             values = self._predict(x)
         own, fields = self.model.signature, values[self.output.name]
         whole = np.linalg.norm(np.asarray(fields, dtype=np.float64).reshape(len(fields), -1), axis=1)
@@ -228,9 +228,26 @@ class Asked:
         signature = self.model.signature
         return {n: points[:, names.index(n)].astype(f.dtype) for n, f in signature.inputs.items()}
 
-    def _calibrated(self, x: Mapping[str, np.ndarray]) -> np.ndarray:
-        assert self.calibration is not None
-        return self.calibration.doubt(self.model, x)
+    def _doubt(self, x: Mapping[str, np.ndarray]) -> np.ndarray | None:
+        """Doubts; infinite where the model diverges, NaN or None where nobody says."""
+
+        def ask(one: Mapping[str, np.ndarray]) -> np.ndarray | None:
+            if self.calibration is None:
+                return self.model.doubt(one)
+            return self.calibration.doubt(self.model, one)
+
+        try:
+            return ask(x)
+        except Diverged:
+            pass
+        rows = []
+        for one in _singly(x):
+            try:
+                told = ask(one)
+            except Diverged:
+                told = np.full(1, np.inf)
+            rows.append(np.full(1, np.nan) if told is None else told)
+        return np.asarray(np.concatenate(rows))
 
     def _predict(self, x: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Predictions; those that diverge alone are NaN."""
@@ -238,10 +255,10 @@ class Asked:
             return self.model.predict(x)
         except Diverged:
             pass
-        count, rows = len(next(iter(x.values()))), []
-        for i in range(count):
+        rows = []
+        for one in _singly(x):
             try:
-                rows.append(self.model.predict({n: v[i : i + 1] for n, v in x.items()}))
+                rows.append(self.model.predict(one))
             except Diverged:
                 rows.append(self._nothing())
         return {n: np.concatenate([r[n] for r in rows]) for n in rows[0]}
@@ -249,3 +266,9 @@ class Asked:
     def _nothing(self) -> dict[str, np.ndarray]:
         shapes = {n: self.model.signature.shape(n) for n in self.model.signature.outputs}
         return {n: np.full((1, *shape), np.nan) for n, shape in shapes.items()}
+
+
+def _singly(x: Mapping[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
+    """The inputs of each query alone."""
+    for row in range(len(next(iter(x.values())))):
+        yield {name: values[row : row + 1] for name, values in x.items()}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sciflow import Invalid, NotFound, report, run
-from sciflow.errors import Failed
+from sciflow.errors import Diverged, Failed
 from sciflow.executors.local import Local
 from sciflow.flow import Session, within
 from sciflow.quantities import At, Exceeds, Maximum, Mean
@@ -18,7 +18,7 @@ from sciflow.stages.simulate import Simulate
 from sciflow.stages.solves import Solves
 from sciflow.stages.train import Train
 from sciflow.store import Store
-from tests.toys import Block, Least, Steps, Unsure, Wave
+from tests.toys import Block, Least, Line, Steps, Unsure, Wave
 
 HERE = {"executor": Local()}
 NARROW = {"a": (0.6, 1.4), "b": (0.05, 0.3)}
@@ -153,6 +153,35 @@ def test_queries_outside_of_the_training_are_in_doubt():
     assert (reason[a > 1.5] == 2).all()
     assert (reason[(a > 0.65) & (a < 1.38)] == 0).all()
     assert found.attributes["propagation"]["replaced_estimate"]["bias"] is None
+
+
+def test_queries_for_which_a_model_diverges_are_in_doubt_and_no_others(monkeypatch):
+    """Also where its doubt is made from a prediction."""
+    predict, broken = Line.predict, []
+
+    def some(self, x):
+        if broken and (np.asarray(x["a"]) > 1.2).any():
+            raise Diverged("it left the finite numbers")
+        return predict(self, x)
+
+    async def flow():
+        _, model = await made(Wave(), Least(epochs=12))
+        design = await asked(Wave(), count=100)
+        broken.append(True)
+        return await run(
+            Propagate(Mean("u"), budget=30, pilot=10), model=model, design=design, **HERE
+        ), design
+
+    monkeypatch.setattr(Line, "predict", some)
+    monkeypatch.setattr(Line, "spread", lambda self, x: {n: 1e-3 * v for n, v in self.predict(x).items()})
+    found, design = asyncio.run(flow())
+    diverges = design.read("parameters")[:, 0] > 1.2
+    doubt = found.read("query_doubt")
+    assert diverges.any()
+    assert np.isinf(doubt[diverges]).all()
+    assert doubt[~diverges] == pytest.approx(1e-3)
+    assert (found.read("query_reason")[diverges] == 4).all()
+    assert found.attributes["propagation"]["doubtful"] == diverges.sum()
 
 
 @pytest.mark.parametrize("phase", [0, 1, 2])

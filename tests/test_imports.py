@@ -1,7 +1,11 @@
-"""No module of ours begins by importing one that begins by importing it, over however many steps."""
+"""No module begins by importing one that begins by importing it; what is imported is installed with it."""
 
 import ast
+import re
+import sys
+import tomllib
 from graphlib import CycleError, TopologicalSorter
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -9,6 +13,11 @@ import pytest
 from tests.conftest import ROOT
 
 PACKAGES = [ROOT / "sciflow", *sorted((ROOT / "plugins").glob("sciflow_*"))]
+BESIDE = {"pydantic_core": "pydantic", "cycler": "matplotlib", "llvmlite": "numba"}
+"""Modules that their distribution cannot do without."""
+NOT_OURS = {"mpi4py", "petsc4py", "dolfinx", "ufl", "basix", "rebound", "pytest"}
+"""Those that pip cannot install well, or a user has for a reason of his own; `requires` names them."""
+IMPORT = re.compile(r"^ *(?:import (?=[\w., ]+(?:#|$))|from (?=[\w.]+ import ))([A-Za-z]\w*)", re.MULTILINE)
 
 
 def first(body):
@@ -80,3 +89,25 @@ def test_a_cycle_is_found(back, cycle, tmp_path: Path):
             sorter.prepare()
     else:
         sorter.prepare()
+
+
+def test_what_is_imported_is_declared():
+    """Not left to what another distribution happens to bring."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = project["dependencies"] + [
+        d for extra in project["optional-dependencies"].values() for d in extra
+    ]
+    declared = {_plain(re.split("[^A-Za-z0-9._-]", line)[0]) for line in lines}
+    known, unknown = packages_distributions(), {}
+    for package in PACKAGES:
+        for file in package.rglob("*.py"):
+            modules = {m[1] for m in IMPORT.finditer(file.read_text())}
+            for module in modules - sys.stdlib_module_names - NOT_OURS:
+                brings = {_plain(d) for d in known.get(module, [module])} | {BESIDE.get(module, module)}
+                if not brings & declared and not module.startswith("sciflow"):
+                    unknown[module] = str(file.relative_to(ROOT))
+    assert unknown == {}
+
+
+def _plain(name):
+    return re.sub("[-_.]+", "-", name).lower()

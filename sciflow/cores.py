@@ -107,7 +107,7 @@ class Inside:
             one while MPI is being started.
         """
         with self._lock:
-            there = "mpi4py.MPI" in sys.modules or "petsc4py.PETSc" in sys.modules
+            there = _started("mpi4py.MPI") or _started("petsc4py.PETSc")
             safe = not (speaks and self._running) and not (self._starting and not there)
             self._running += safe
             self._starting += safe and speaks
@@ -117,3 +117,9 @@ class Inside:
             with self._lock:
                 self._running -= safe
                 self._starting -= safe and speaks
+
+
+def _started(module: str) -> bool:
+    """Whether a module that starts MPI is there as a whole: while it does, it is in `sys.modules` already."""
+    found = sys.modules.get(module)
+    return found is not None and not getattr(getattr(found, "__spec__", None), "_initializing", False)

@@ -1,11 +1,14 @@
 """Stages of one run share the cores of this machine: never more than there are, in the order they came."""
 
 import asyncio
+import importlib
 import os
 import sys
 import threading
 import time
 from dataclasses import dataclass
+from importlib.util import spec_from_loader
+from types import ModuleType
 from typing import ClassVar
 
 import numpy as np
@@ -176,3 +179,40 @@ def test_a_place_in_this_process_is_given_back(monkeypatch):
         assert (first, second, third) == (True, False, True)
     with inside.entered(True) as again:
         assert again
+
+
+class Starting:
+    """Stands for mpi4py: finds its module, and looks around while that is imported."""
+
+    def __init__(self, look):
+        self.look = look
+
+    def find_spec(self, name, path=None, target=None):
+        return spec_from_loader(name, self) if name == "mpi4py.MPI" else None
+
+    def create_module(self, spec):
+        return None
+
+    def exec_module(self, module):
+        self.look()
+
+
+def test_mpi_is_not_there_while_it_is_started(monkeypatch):
+    """Python knows a module before its first line has run."""
+    inside, safe = Inside(), []
+
+    def look():
+        with inside.entered(False) as found:
+            safe.append((found, "mpi4py.MPI" in sys.modules))
+
+    for name in ("mpi4py.MPI", "petsc4py.PETSc"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    package = ModuleType("mpi4py")
+    package.__path__ = []
+    monkeypatch.setitem(sys.modules, "mpi4py", package)
+    monkeypatch.setattr(sys, "meta_path", [Starting(look), *sys.meta_path])
+    with inside.entered(True):
+        importlib.import_module("mpi4py.MPI")
+        look()
+    del sys.modules["mpi4py.MPI"]
+    assert safe == [(False, True), (True, True)]

@@ -38,12 +38,12 @@ from sciflow_operators.poseidon.architecture import Architecture
 from sciflow_rom.components import BuildRom, Cluster, Compress, KMedoids, PODRegression, RomNet
 
 SIZES = ("ci", "cpu", "gpu")
-CELLS = {"heat": (48, 64, 128), "steady_heat": (32, 64, 128), "darcy": (32, 64, 128), "rve": (24, 32, 48)}
+CELLS = {"heat": (64, 96, 128), "steady_heat": (32, 64, 128), "darcy": (32, 64, 128), "rve": (24, 32, 48)}
 """Mesh of a problem that is left as it is, at each size."""
 NUMBERS = {"heat": ("beta",), "steady_heat": (), "darcy": ("source",)}
 """Parameters that operators are told besides the given fields, which hold what the others decide."""
 SMALL = Architecture(points=32, patch=2, width=24, depths=(2, 2), heads=(3, 6), skips=(1, 0), window=8)
-TUNED = Tuned(Thompson(Solvers(("given", "cg+icc", "cg+ssor"), (1.0, 1.4, 1.7))), limit=4.0)
+TUNED = Tuned(Thompson(Solvers(("given", "cg+icc", "cg+ssor"), (1.0, 1.4, 1.7))), limit=4.0, hold=8)
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def plan(problem: Any, at: int, *, control: bool) -> Plan:
     if control and isinstance(problem, TakesSolver):
         problem = problem.replace(solver=problem.solver or TUNED)
     if control and isinstance(problem, TakesSteps):
-        problem = problem.replace(stepping=problem.stepping or PI(3e-4))
+        problem = problem.replace(stepping=problem.stepping or PI(5e-4))
     pace: dict[str, int] = {"epochs": (60, 150, 300)[at], "batch": (8, 10, 20)[at]}
     spans = tuple(name for name, parameter in problem.parameters.items() if parameter.log)
     pod = PODRegression(modes=(30, 50, 80)[at], logarithmic=spans)

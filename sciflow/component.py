@@ -8,13 +8,16 @@ import inspect
 import json
 import re
 from abc import ABC
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
 
 from sciflow.errors import Invalid
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
+SECTION = re.compile(r"^(\w[\w ]*)\n-+\n", re.MULTILINE)
+"""Heading of a section of a numpydoc text."""
+_ENTRY = re.compile(r"^(\w[\w, ]*?) : .*$", re.MULTILINE)
 
 
 def canonical(document: Any) -> bytes:
@@ -244,3 +247,17 @@ def code_digest(package: str) -> str:
         total.update(str(file.relative_to(origin.parent)).encode())
         total.update(hashlib.sha256(file.read_bytes()).digest())
     return total.hexdigest()
+
+
+def attributes(docstring: str) -> Iterator[tuple[str, str]]:
+    """Names and descriptions in the section ``Attributes`` or ``Parameters`` of a numpydoc text."""
+    parts = SECTION.split(docstring)
+    for title, body in zip(parts[1::2], parts[2::2], strict=True):
+        if title not in ("Attributes", "Parameters"):
+            continue
+        entries = list(_ENTRY.finditer(body))
+        ends = [e.start() for e in entries[1:]] + [len(body)]
+        for entry, end in zip(entries, ends, strict=True):
+            text = " ".join(body[entry.end() : end].split()).replace("``", "").replace("`", "")
+            for name in entry[1].split(","):
+                yield name.strip(), text

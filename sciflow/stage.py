@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -104,3 +105,25 @@ class Stage(Component):
                 raise Invalid(
                     f"stage {self.name!r}, input {name!r} ({inputs[name].path}): {'; '.join(reasons)}"
                 )
+
+
+def label(stage: Stage, inputs: Mapping[str, Any] | None = None) -> str:
+    """The stage and what it is about, as ``simulate heat`` or ``evaluate fno``.
+
+    Parameters
+    ----------
+    stage : Stage
+        With its configuration, whose first component is named.
+    inputs : mapping of str to Artifact, optional
+        Where the configuration has none, the surrogate of the input ``model`` is named.
+    """
+    about = [
+        value.name
+        for value in (getattr(stage, f.name) for f in dataclasses.fields(stage))  # type: ignore[arg-type]
+        if isinstance(value, Component)
+    ]
+    model = (inputs or {}).get("model")
+    # What is only planned has no attributes yet.
+    if not about and hasattr(type(model), "attributes"):
+        about = [model.attributes.get("surrogate", {}).get("component", "")]  # type: ignore[union-attr]
+    return " ".join([stage.name, *about[:1]]).strip()

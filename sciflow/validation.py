@@ -13,9 +13,8 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter, Va
 from pydantic.errors import PydanticSchemaGenerationError
 from pydantic_core import core_schema as cs
 
-from sciflow.component import Component
+from sciflow.component import Component, attributes
 from sciflow.errors import Invalid, SciflowError, nearest
-from sciflow.server.forms import attributes
 
 T = TypeVar("T", bound=Component)
 

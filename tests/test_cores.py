@@ -19,12 +19,13 @@ from sciflow.cores import Cores, Inside
 from sciflow.executors.local import Local
 from sciflow.executors.mpi import Mpi
 from sciflow.executors.slurm import Slurm
-from sciflow.flow import Session, Work, within
+from sciflow.flow import Session, within
 from sciflow.site import Place, Site
 from sciflow.stages.design import Design
 from sciflow.stages.evaluate import Evaluate
 from sciflow.stages.simulate import Simulate
 from sciflow.store import Store
+from sciflow.work import Work
 from tests.toys import Wave
 
 

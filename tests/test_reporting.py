@@ -12,7 +12,7 @@ import pytest
 
 import sciflow.reporting as look
 from sciflow import report, run
-from sciflow.flow import Record, Session, within
+from sciflow.flow import Session, within
 from sciflow.reporting import Markup, Section, colours, course, figures, table
 from sciflow.reporting.page import _anchors, _told_apart
 from sciflow.stages.design import Design
@@ -20,6 +20,7 @@ from sciflow.stages.evaluate import Evaluate
 from sciflow.stages.simulate import Simulate
 from sciflow.stages.train import Train
 from sciflow.store import Store
+from sciflow.work import Record
 from tests.toys import Least, Wave
 
 ROOT = Path(__file__).parent.parent

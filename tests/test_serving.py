@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from sciflow import Invalid, NotFound
-from sciflow.server.forms import attributes, defaults_of, form, generated, run_name
+from sciflow.component import attributes
+from sciflow.server.forms import defaults_of, form, generated, run_name
 from tests.browser import Browser, chromium
 from tests.test_prefect import FLOW, api, eventually, served  # noqa: F401 - a fixture
 

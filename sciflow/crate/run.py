@@ -29,7 +29,8 @@ from sciflow.provenance import plugins_of, user, version_of
 
 if TYPE_CHECKING:
     from sciflow.artifact import Artifact
-    from sciflow.flow import Record, Session
+    from sciflow.flow import Session
+    from sciflow.work import Record
 
 
 def write(here: Session, *, terms: str = "") -> Path:

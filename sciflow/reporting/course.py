@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from sciflow.console import duration
 from sciflow.reporting.section import Section
 from sciflow.reporting.words import Markup, table
-from sciflow.server.forms import label
+from sciflow.stage import label
 
 if TYPE_CHECKING:
     from sciflow.artifact import Artifact
-    from sciflow.flow import Record, Session
+    from sciflow.flow import Session
+    from sciflow.work import Record
 
 
 def stages(here: Session) -> Section:

@@ -21,12 +21,14 @@ from typing import TYPE_CHECKING, Any
 from sciflow.artifact import Artifact
 from sciflow.context import Event
 from sciflow.errors import Cancelled, Ended, Failed, Invalid, Missing, SciflowError
-from sciflow.server.forms import defaults_of, generated, label, run_name
+from sciflow.server.forms import defaults_of, generated, run_name
+from sciflow.stage import label
 
 if TYPE_CHECKING:
-    from sciflow.flow import Session, Work
+    from sciflow.flow import Session
     from sciflow.server.following import Live
     from sciflow.server.outbox import Outbox
+    from sciflow.work import Work
 
 QUIET = {
     "DO_NOT_TRACK": "1",

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sciflow.component import Component, plain
+from sciflow.component import SECTION, Component, attributes, plain
 from sciflow.errors import Invalid
 
-if TYPE_CHECKING:
-    from sciflow.stage import Stage
-
-_SECTION = re.compile(r"^(\w[\w ]*)\n-+\n", re.MULTILINE)
-_ENTRY = re.compile(r"^(\w[\w, ]*?) : .*$", re.MULTILINE)
 _GENERATED = re.compile(r"[a-z]+\d+|[A-Za-z0-9]+(-[A-Za-z0-9]+){1,3}")
 """What Prefect and its pages make up: ``brave-otter``, ``theta234-cestus``, ``nu6``, ``Handmade-Kiwi``."""
 LONGEST = 80
@@ -45,7 +39,7 @@ def form(schema: Mapping[str, Any], flow: str, defaults: Mapping[str, Any] | Non
         for name, field in definition.get("properties", {}).items():
             if name in told:
                 field.setdefault("description", told[name])
-        definition["description"] = _SECTION.split(text)[0].strip()
+        definition["description"] = SECTION.split(text)[0].strip()
     for name, field in better.get("properties", {}).items():
         if not {"type", "$ref", "anyOf", "allOf", "enum", "const"} & set(field):
             raise Invalid(
@@ -64,20 +58,6 @@ def _any_of(value: Any) -> Any:
         # It belongs to oneOf, and is read by nobody else.
         return {k: v for k, v in found.items() if k != "discriminator"}
     return [_any_of(v) for v in value] if isinstance(value, list) else value
-
-
-def attributes(docstring: str) -> Iterator[tuple[str, str]]:
-    """Names and descriptions in the section ``Attributes`` or ``Parameters`` of a numpydoc text."""
-    parts = _SECTION.split(docstring)
-    for title, body in zip(parts[1::2], parts[2::2], strict=True):
-        if title not in ("Attributes", "Parameters"):
-            continue
-        entries = list(_ENTRY.finditer(body))
-        ends = [e.start() for e in entries[1:]] + [len(body)]
-        for entry, end in zip(entries, ends, strict=True):
-            text = " ".join(body[entry.end() : end].split()).replace("``", "").replace("`", "")
-            for name in entry[1].split(","):
-                yield name.strip(), text
 
 
 def run_name(flow: str, parameters: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
@@ -126,25 +106,3 @@ def defaults_of(function: Any) -> dict[str, Any]:
         if parameter.default is not inspect.Parameter.empty:
             found[name] = plain(parameter.default)
     return found
-
-
-def label(stage: Stage, inputs: Mapping[str, Any] | None = None) -> str:
-    """The stage and what it is about, as ``simulate heat`` or ``evaluate fno``.
-
-    Parameters
-    ----------
-    stage : Stage
-        With its configuration, whose first component is named.
-    inputs : mapping of str to Artifact, optional
-        Where the configuration has none, the surrogate of the input ``model`` is named.
-    """
-    about = [
-        value.name
-        for value in (getattr(stage, f.name) for f in dataclasses.fields(stage))  # type: ignore[arg-type]
-        if isinstance(value, Component)
-    ]
-    model = (inputs or {}).get("model")
-    # What is only planned has no attributes yet.
-    if not about and hasattr(type(model), "attributes"):
-        about = [model.attributes.get("surrogate", {}).get("component", "")]  # type: ignore[union-attr]
-    return " ".join([stage.name, *about[:1]]).strip()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points, requires
@@ -121,7 +121,10 @@ class Registry:
         # Two distributions may use the same name for their entry points.
         self.manager.register(module, name=f"{plugin.distribution}:{point.name}")
         offered = getattr(module, "sciflow_components", None)
-        for cls in offered() if offered is not None else []:
+        given = offered() if offered is not None else []
+        if not isinstance(given, Iterable) or isinstance(given, str):
+            raise Invalid(f"sciflow_components() returned {given!r}: return a list of Component classes")
+        for cls in given:
             if not (isinstance(cls, type) and issubclass(cls, Component)):
                 raise Invalid(f"sciflow_components() returned {cls!r}, which is not a Component class")
             _check_whole(cls, plugin)
@@ -153,9 +156,9 @@ class Registry:
             raise NotFound(f"{name!r} is the name of several components ({kinds}): say which kind")
         names = [n for k, n in self._classes if kind in (None, k)]
         raise NotFound(
-            f"no {kind or 'component'} {name!r} is installed. {nearest(name, names)} One of your own "
-            "is found by jobs if its package is installed with an entry point of the group 'sciflow' "
-            f"(docs/first-plugin.md).{self._broken()}"
+            f"no {kind or 'component'} {name!r} is installed.{self._broken()} {nearest(name, names)} "
+            "One of your own is found by jobs if its package is installed with an entry point of the group "
+            "'sciflow' (docs/first-plugin.md)."
         )
 
     def build(self, document: Mapping[str, Any], *, kind: str | None = None) -> Component:

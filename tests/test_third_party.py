@@ -62,7 +62,7 @@ def test_broken_plugins_are_named_and_disturb_nobody(monkeypatch):
     assert [c.name for c, _ in found.components()] == ["acme_decay"]
     assert [name for name, _ in found.manager.list_name_plugin()] == ["acme-good:acme_good"]
     with pytest.raises(
-        NotFound, match=r"Did you mean 'acme_decay'.*acme_broken of acme-broken 1.2 \(ModuleNot"
+        NotFound, match=r"acme_broken of acme-broken 1.2 \(ModuleNot.*Did you mean 'acme_decay'"
     ):
         found.find("acme_decai")
 
@@ -135,6 +135,17 @@ def test_a_hook_that_takes_anything_is_refused():
     module.sciflow_report = hookimpl(sciflow_report)
     with pytest.raises(Invalid, match=r"takes \*\*anything; it is called with \(artifact\)"):
         check_hooks(module)
+
+
+@pytest.mark.parametrize("given", [None, Component, "Component"])
+def test_components_that_are_no_list_are_refused_in_words(monkeypatch, given):
+    module = ModuleType("acme_alone")
+    module.sciflow_components = hookimpl(lambda: given)
+    monkeypatch.setitem(sys.modules, "acme_alone", module)
+    found = Registry()
+    found.load([EntryPoint("acme", "acme_alone", "sciflow")])
+    (plugin,) = found.plugins
+    assert plugin.error.endswith(f"returned {given!r}: return a list of Component classes")
 
 
 def test_what_pluggy_refuses_is_one_line_as_well(monkeypatch):

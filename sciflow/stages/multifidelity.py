@@ -64,9 +64,10 @@ class Correction:
 
         (1/m - 1/N) Var(f - a g) + Var(f) / N ;
 
-    for a perfect model that of N expensive values. ``Var(f - a g)`` is taken from the residuals with
-    ``m - 3`` degrees of freedom, which makes up for the regression (double sampling, Cochran 1977,
-    section 12.7); intervals are those of Student with ``m - 2``.
+    for a perfect model that of N expensive values (double sampling, Cochran 1977, section 12.7).
+    ``Var(f - a g)`` is the mean square of what the regression over all other drawn queries leaves of each one
+    (the jackknife; MacKinnon and White, J. Econometrics 29 (1985) 305-325): the residuals themselves are too
+    small where f is no straight line of g. Intervals are those of Student with ``m - 2``.
     """
 
     cheap: np.ndarray
@@ -108,8 +109,10 @@ class Correction:
 
     def _left(self, share: bool) -> tuple[float, float]:
         """Slope of the regression, and the variance that it leaves."""
-        slope, residual = self._regress(self.full, self.there)
-        left = float(residual @ residual) / max(len(residual) - 3, 1)
+        f, g = self.full, self.there
+        slope, _ = self._regress(f, g)
+        apart = f - f.mean() - _without_one(f, g) * (g - g.mean())
+        left = float(np.mean(apart**2)) * (len(f) / max(len(f) - 1, 1)) ** 2
         if share:
             left = max(left, _disagreement(np.abs(self.full - self.there) > 0.5, self._normal()))
         return slope, left

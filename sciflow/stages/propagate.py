@@ -47,9 +47,9 @@ class Propagate(Stage):
     A fitted model answers every point. Two estimates follow. ``replaced``: answers in doubt (`Model.doubt`
     above the tolerance, queries outside of the training or far from it) are solved in full; what the other
     answers are off by is bounded by their doubt, if that holds. ``corrected``: some queries, drawn by lot,
-    are solved in full, and the mean difference corrects the mean of all answers; it has no bias, whatever
-    the model and its doubts are worth. Beside both stands what full solves alone would have given at the
-    same cost. A killed run goes on after the last full solve.
+    are solved in full, and the mean difference corrects the mean of all answers; for a given number of solves
+    it has no bias, whatever the model and its doubts are worth. Beside both stands what full solves alone
+    would have given at the same cost. A killed run goes on after the last full solve.
 
     Attributes
     ----------

@@ -41,6 +41,17 @@ def test_the_mean_has_no_bias_and_its_interval_holds_as_often_as_it_says(model, 
         assert told == pytest.approx(values.std(), rel=0.2)
 
 
+def test_the_error_is_not_too_small_where_the_quantity_bends_away_from_the_model():
+    rng, values, told = np.random.default_rng(3), [], []
+    for _ in range(1000):
+        x = rng.standard_normal(200)
+        lot = rng.permutation(200)[:20]
+        mean = Correction(x, lot, x[lot] ** 2).mean()
+        values.append(mean.value)
+        told.append(mean.error)
+    assert np.sqrt(np.mean(np.square(told))) == pytest.approx(np.std(values), rel=0.1)
+
+
 def test_all_lots_of_a_small_set_together_give_its_mean_exactly():
     """Not one lot, but the mean over every possible one, to rounding: whatever the model says."""
     import itertools

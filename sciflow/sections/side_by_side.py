@@ -78,13 +78,15 @@ def _prices(names: Sequence[str], columns: Columns, artifact: Artifact) -> str:
     for i, name in enumerate(names):
         of = {key: float(values[i]) for key, values in columns.items()}
         faster = full / of["query_seconds"]
+        known = full + of["offline_seconds"], full + of["ensemble_seconds"]
         rows.append(
             [
                 name,
                 seconds(of["query_seconds"]),
                 f"{faster:.3g} x" if np.isfinite(faster) else "–",
                 seconds(of["offline_seconds"]),
-                *(_count(of[key]) for key in ("break_even", "break_even_whole")),
+                _count(of["break_even"], known[0]),
+                _count(of["break_even_whole"], sum(known)),
                 f"{of['parameters']:,.0f}",
                 large(of["operations"], "FLOP"),
                 large(of["training_bytes"], "B"),
@@ -104,7 +106,10 @@ def _prices(names: Sequence[str], columns: Columns, artifact: Artifact) -> str:
     return f"{table(head, rows)}<p>{text}</p>"
 
 
-def _count(value: float) -> str:
+def _count(value: float, seconds: float) -> str:
+    """Answers until a model has paid; of times that nobody knows follows neither a number nor never."""
+    if np.isnan(seconds):
+        return "not known"
     return f"{value:,.0f}" if np.isfinite(value) else "never"
 
 

@@ -81,13 +81,21 @@ def _model(about: Mapping[str, Any]) -> str:
         return ""
     data = _number(about["training_data_seconds"])
     even, with_data = (about[name] for name in ("break_even", "break_even_with_data"))
-    words = [f"after {n:,} members" if n is not None else "never" for n in (even, with_data)]
+    saved = _number(about["speed_up"])
+    words = [_paid(even, saved), _paid(with_data, saved + data)]
     return (
         f"<p>A guess takes {seconds(_number(about['guess_seconds']))}, which is in the times above. Its "
         f"model took {seconds(about['offline_seconds'])} after the simulations that it learned from, and "
         f"these {seconds(data)}. It has paid {words[0]} where the simulations were there anyway, else "
         f"{words[1]}.</p>"
     )
+
+
+def _paid(members: int | None, known: float) -> str:
+    """When a model has paid, in words; without the times, nobody knows."""
+    if math.isnan(known):
+        return "after nobody knows how many members"
+    return "never" if members is None else f"after {members:,} members"
 
 
 def _number(value: float | None) -> float:

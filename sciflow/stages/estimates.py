@@ -142,13 +142,11 @@ def training_seconds(model: Artifact, training: Artifact | None) -> float | None
     float or None
         None where the ensemble is not there or was imported.
     """
-    from sciflow.artifact.writer import committed
-    from sciflow.stages.side_by_side import offline_seconds
+    from sciflow.stages.side_by_side import paid
 
     if training is None or not Path(training.path).is_dir():
         return None
-    seconds = [r["seconds"] for r in committed(training.path).values() if "seconds" in r]
-    return offline_seconds(model) + float(sum(seconds)) if seconds else None
+    return _finite(sum(paid(model, training).values()))
 
 
 def _path(done: Propagation, correction: Correction, spread: float, share: bool) -> dict[str, np.ndarray]:

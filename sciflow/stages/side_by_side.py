@@ -150,8 +150,7 @@ class SideBySide(Stage):
             score, bands = inputs[f"{name}_score"], inputs.get(f"{name}_calibration")
             members = np.unique(score.read("members"))
             query, size = self._answer(inputs[name], data, members)
-            costs = _paid(inputs[name], data)
-            paid = costs["offline_seconds"], sum(costs.values())
+            costs = paid(inputs[name], data)
             rows.append(
                 {
                     **errors_of(score),
@@ -161,8 +160,8 @@ class SideBySide(Stage):
                     "parameters": size.parameters,
                     "operations": size.operations,
                     "training_bytes": peak_bytes(inputs[name]),
-                    "break_even": queries_until(paid[0], query, full),
-                    "break_even_whole": queries_until(paid[1], query, full),
+                    "break_even": queries_until(costs["offline_seconds"], query, full),
+                    "break_even_whole": queries_until(sum(costs.values()), query, full),
                 }
             )
         ctx.progress(len(self.models), len(self.models), "models")
@@ -227,11 +226,21 @@ def _bands(calibration: Artifact | None, outputs: list[str]) -> dict[str, float]
     }
 
 
-def _paid(model: Artifact, data: Artifact) -> dict[str, float]:
+def paid(model: Artifact, data: Artifact) -> dict[str, float]:
     """What a model took before its first answer, s: its own stages, and the solving of the ensemble.
 
-    Other ensembles that it learned from, such as coarse ones, are among its own stages. One that was
-    trained while its solvers ran took them and the training together.
+    Parameters
+    ----------
+    model : Artifact
+        Other ensembles that it learned from, such as coarse ones, are among its own stages. One that was
+        trained while its solvers ran took them and the training together.
+    data : Artifact
+        The ensemble.
+
+    Returns
+    -------
+    dict of str to float
+        ``offline_seconds`` and ``ensemble_seconds``; NaN where nobody knows.
     """
     others = sum(_worked(one) for one in ancestors(model) if _solved(one) and one.digest != data.digest)
     own = offline_seconds(model) + others

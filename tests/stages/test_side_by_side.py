@@ -142,6 +142,18 @@ def test_when_a_model_has_paid():
     assert queries_until(np.nan, 0.5, 1.0) == np.inf  # nobody knows what it took
 
 
+def test_where_times_are_not_known_nothing_is_said_of_when_a_model_pays():
+    from sciflow.sections import side_by_side, solver_comparison
+
+    assert side_by_side._count(np.inf, np.nan) == "not known"
+    assert side_by_side._count(np.inf, 1.0) == "never"
+    about = {"offline_seconds": 1.0, "guess_seconds": 1e-3, "break_even": 7, "speed_up": 2.0}
+    unknown = {"training_data_seconds": None, "break_even_with_data": None}
+    assert "else after nobody knows" in solver_comparison._model({**about, **unknown})
+    known = {"training_data_seconds": 9.0, "break_even_with_data": None}
+    assert "else never" in solver_comparison._model({**about, **known})
+
+
 def test_what_a_job_measured_of_itself_counts_not_the_wait_for_it(tmp_path):
     usage = {"process": {"peak_rss_bytes": 5e6}}
     alone = {"end": 100.0, "start": 0.0, "job": {"seconds": 7.0, "usage": usage}}
@@ -157,13 +169,16 @@ def test_another_ensemble_that_a_model_learned_from_is_part_of_its_price():
         first, _ = await learned(coarse)
         return data, coarse, first, model, score
 
-    from sciflow.stages.side_by_side import _paid
+    from sciflow.stages.estimates import training_seconds
+    from sciflow.stages.side_by_side import paid
 
     data, coarse, first, model, _ = asyncio.run(flow())
     assert {a.digest for a in ancestors(first)} == {first.digest, coarse.digest}
     took = coarse.provenance["end"] - coarse.provenance["start"]
-    assert _paid(first, data)["offline_seconds"] == pytest.approx(offline_seconds(first) + took)
-    assert _paid(model, data)["offline_seconds"] == pytest.approx(offline_seconds(model))
+    assert paid(first, data)["offline_seconds"] == pytest.approx(offline_seconds(first) + took)
+    assert paid(model, data)["offline_seconds"] == pytest.approx(offline_seconds(model))
+    # The stage that propagates counts the same, members of both ensembles and the training.
+    assert training_seconds(first, data) == pytest.approx(sum(paid(first, data).values()))
 
 
 def test_what_is_not_the_same_output_is_not_compared():

@@ -24,6 +24,7 @@ from sciflow.reporting import (
     table,
     with_unit,
 )
+from sciflow.sections.evaluation import model_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,11 +53,12 @@ def section(artifact: Artifact) -> Section:
     body += f"<p>{html.escape(worth(about))}</p>" + where.html
     mean, gain = about["corrected_estimate"]["mean"], about["speedup"]
     half = (mean["high"] - mean["low"]) / 2
-    what = f"{'probability of ' if artifact.attributes['share'] else 'mean '}{name}"
+    model = model_name(artifact)
+    what = f"{'probability of' if artifact.attributes['share'] else 'average over the queries,'} {name}"
     figures: tuple[tuple[str, str], ...] = ((f"{mean['value']:.4g} ± {half:.2g}", with_unit(what, unit)),)
     if gain is not None:
-        figures += ((f"{gain:.3g} x", "less variance than the solver alone at equal cost"),)
-    return Section("A quantity over many queries", body, figures, made.markdown)
+        figures += ((f"{gain:.3g} x", f"less variance by {model} than by the solver alone at equal cost"),)
+    return Section(f"A quantity over many queries: {name}, answered by {model}", body, figures, made.markdown)
 
 
 def words(about: Mapping[str, Any], name: str) -> str:
@@ -107,7 +109,7 @@ def worth(about: Mapping[str, Any]) -> str:
     said = [
         f"A full solve took {told(costs['full'])}, an answer {told(costs['cheap'])}; their correlation is "
         f"{about['correlation']:.4g}. For {told(costs['all'])} the solver alone would have given "
-        f"{costs['equal_solves']:.3g} solutions"
+        f"{count(costs['equal_solves'])} solutions"
     ]
     said[0] += f" and a mean with {gain:.3g} times the variance." if gain is not None else "."
     later = about.get("speedup_with_training")
@@ -124,8 +126,13 @@ def worth(about: Mapping[str, Any]) -> str:
             if pays is not None
             else "It never pays off: the solver alone gives the same accuracy for less."
         )
-    said.append(f"There were {costs['ratio']:.3g} answers for each solve drawn; " + _better(costs))
+    said.append(f"There were {count(costs['ratio'])} answers for each solve drawn; " + _better(costs))
     return " ".join(said)
+
+
+def count(number: float) -> str:
+    """How many, of which there may be a part: three digits of few, whole ones of many."""
+    return f"{number:.3g}" if number < 999.5 else f"{number:,.0f}"
 
 
 def _better(costs: Mapping[str, Any]) -> str:
@@ -134,8 +141,8 @@ def _better(costs: Mapping[str, Any]) -> str:
     if best is None or gain is None:
         return "best for this cost would be as few solves as can be."
     if best <= 1:
-        return "a model that follows the solver so little is not worth being asked."
-    return f"best for this cost are {best:.3g}, which gains {gain:.3g} times."
+        return "a model that follows the solver so little, at this cost, is not worth being asked."
+    return f"best for this cost are {count(best)}, which gains {gain:.3g} times."
 
 
 def _estimates(about: Mapping[str, Any], unit: str) -> str:

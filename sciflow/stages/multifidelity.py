@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+NOTHING = 1e-300
+"""A variance that is none."""
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -135,21 +138,36 @@ class Correction:
         left = float(residual @ residual) / max(len(residual) - 2, 1)
         return math.sqrt(slope**2 * float(self.cheap.var()) + left)
 
-    def variance(self) -> Estimate:
+    def variance(self, *, share: bool = False) -> Estimate:
         """The variance of the expensive quantity: the same correction for squared distances from the mean.
+
+        Parameters
+        ----------
+        share : bool
+            Whether all values are 0 or 1. Then it is ``p (1 - p)`` of the mean p, and as unsure as that.
 
         Notes
         -----
         The interval is that of the logarithm by the jackknife over the expensive values. It is approximate:
         squares are skewed, and with a bad model and fewer than some 30 values it holds too seldom.
         """
+        if share:
+            return self._of_share()
         whole, count = self._square(), len(self.full)
+        if whole <= NOTHING:
+            return Estimate(0.0, 0.0, 0.0)
         logs = np.log([self._without(i)._square() for i in range(count)])
         squares = (self.cheap - self.cheap.mean()) ** 2
         queries = float(np.var(squares)) / max(float(squares.mean()) ** 2, 1e-300) / len(squares)
         error = math.sqrt((count - 1) * float(np.var(logs)) + queries)
         wide = math.exp(min(student(self.level, max(count - 2, 1)) * error, 700.0))
         return Estimate(whole, whole / wide, whole * wide)
+
+    def _of_share(self) -> Estimate:
+        mean = self.mean(share=True)
+        value, low, high = (min(max(p, 0.0), 1.0) for p in (mean.value, mean.low, mean.high))
+        ends = low * (1 - low), high * (1 - high)
+        return Estimate(value * (1 - value), min(ends), 0.25 if low < 0.5 < high else max(ends))
 
     def _square(self) -> float:
         """Variance of the cheap quantity plus the regressed difference at the drawn ones; positive."""
@@ -158,7 +176,7 @@ class Correction:
         g = squares[self.drawn]
         slope, _ = self._regress(f, g)
         value = float(f.mean() + slope * (squares.mean() - g.mean()))
-        return max(value, 1e-3 * float(f.mean()), 1e-300)
+        return max(value, 1e-3 * float(f.mean()), NOTHING)
 
     def _without(self, one: int) -> Correction:
         rest = np.arange(len(self.full)) != one

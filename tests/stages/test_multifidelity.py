@@ -52,6 +52,16 @@ def test_the_error_is_not_too_small_where_the_quantity_bends_away_from_the_model
     assert np.sqrt(np.mean(np.square(told))) == pytest.approx(np.std(values), rel=0.1)
 
 
+def test_what_never_varied_has_no_variance_and_a_probability_one_that_is_as_unsure_as_itself():
+    none = Correction(np.zeros(100), np.arange(20), np.zeros(20))
+    assert (none.variance().value, none.variance().high) == (0.0, 0.0)
+    seldom, mean = none.variance(share=True), none.mean(share=True)
+    assert (seldom.value, seldom.low) == (0.0, 0.0)
+    assert seldom.high == pytest.approx(mean.high * (1 - mean.high)) != 0
+    often = Correction(np.arange(100) % 2.0, np.arange(20), np.arange(20) % 2.0).variance(share=True)
+    assert (often.value, often.high) == (pytest.approx(0.25), 0.25)
+
+
 def test_all_lots_of_a_small_set_together_give_its_mean_exactly():
     """Not one lot, but the mean over every possible one, to rounding: whatever the model says."""
     import itertools

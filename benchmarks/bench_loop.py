@@ -25,8 +25,8 @@ from sciflow.flow import Session, within
 from sciflow.guess import FromModel, Guess
 from sciflow.linear_solver import LinearSolver, Plain, Solving
 from sciflow.problem import ParameterSpace, Problem, member_seed
+from sciflow.stages.costs import offline_seconds
 from sciflow.stages.design import Design
-from sciflow.stages.side_by_side import offline_seconds
 from sciflow.stages.simulate import Simulate
 from sciflow.stages.train import Train
 from sciflow.store import Store

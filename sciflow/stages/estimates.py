@@ -142,7 +142,7 @@ def training_seconds(model: Artifact, training: Artifact | None) -> float | None
     float or None
         None where the ensemble is not there or was imported.
     """
-    from sciflow.stages.side_by_side import paid
+    from sciflow.stages.costs import paid
 
     if training is None or not Path(training.path).is_dir():
         return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -11,6 +10,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from sciflow.errors import Invalid
 from sciflow.schema import Field, Schema
 from sciflow.stage import Stage
+from sciflow.stages.costs import (
+    answer_seconds,
+    first_ones,
+    member_seconds,
+    offline_seconds,
+    training_data_seconds,
+)
 from sciflow.stages.simulate import ENSEMBLE
 from sciflow.stages.train import MODEL
 
@@ -202,11 +208,9 @@ class SolverComparison(Stage):
             return {}
         import numpy as np
 
-        from sciflow.stages.side_by_side import offline_seconds
-
         saved = float(np.mean(seconds["baseline"]) - np.mean(seconds["candidate"]))
         offline = offline_seconds(inputs["model"])
-        data = training_seconds(inputs["model"])
+        data = training_data_seconds(inputs["model"])
         answer = answer_seconds(inputs["model"], inputs["candidate"], members)
         return {
             "offline_seconds": offline,
@@ -215,101 +219,6 @@ class SolverComparison(Stage):
             "break_even": _members_until(offline, saved),
             "break_even_with_data": _members_until(offline + data, saved),
         }
-
-
-def member_seconds(ensemble: Artifact, members: np.ndarray, clock: str = "seconds") -> np.ndarray:
-    """Times of members, s, as they were measured; NaN where none was recorded.
-
-    Parameters
-    ----------
-    ensemble : Artifact
-        Members that were computed, not imported.
-    members : ndarray of int64, shape (member,)
-        Which.
-    clock : {"seconds", "cpu_seconds"}
-        Wall time, or processor time of the first rank.
-
-    Returns
-    -------
-    ndarray, shape (member,)
-    """
-    import numpy as np
-
-    from sciflow.artifact.writer import committed
-
-    records = committed(ensemble.path)
-    return np.array([float(records.get(int(m), {}).get(clock, math.nan)) for m in members])
-
-
-def first_ones(ensemble: Artifact, members: np.ndarray) -> np.ndarray:
-    """Which members were the first that their process solved, bool, shape (member,).
-
-    Parameters
-    ----------
-    ensemble : Artifact
-        False for all where its records do not say.
-    members : ndarray of int64, shape (member,)
-        Which.
-    """
-    import numpy as np
-
-    from sciflow.artifact.writer import committed
-
-    records = committed(ensemble.path)
-    return np.array([bool(records.get(int(m), {}).get("first", False)) for m in members], dtype=bool)
-
-
-def training_seconds(model: Artifact) -> float:
-    """Time that the members took which a model learned from, s; NaN where that is not known any more.
-
-    Parameters
-    ----------
-    model : Artifact
-        Its ensemble is looked up where the provenance says, also that of the stages before it.
-    """
-    from pathlib import Path
-
-    import numpy as np
-
-    from sciflow.artifact import Artifact
-
-    for entry in model.provenance.get("inputs", {}).values():
-        if not Path(entry["path"]).is_dir():
-            continue
-        found = Artifact.open(Path(entry["path"]), verify=False)
-        if found.schema.kind == "ensemble":
-            return float(np.sum(member_seconds(found, found.members())))
-        if found.schema.kind != "design" and math.isfinite(total := training_seconds(found)):
-            return total
-    return math.nan
-
-
-def answer_seconds(model: Artifact, ensemble: Artifact, members: np.ndarray, count: int = 20) -> float:
-    """Median time of one prediction, s, one at a time and without the first one, which may compile.
-
-    Parameters
-    ----------
-    model : Artifact
-        What is asked.
-    ensemble : Artifact
-        With its inputs.
-    members : ndarray of int64, shape (member,)
-        Whose inputs are taken.
-    count : int
-        Answers at most.
-    """
-    import statistics
-
-    from sciflow.stages.train import load_model, samples_of
-
-    fitted = load_model(model)
-    samples = samples_of(model, fitted.signature, ensemble, members[: count + 1])
-    times = []
-    for batch in samples.batches(1, seed=None):
-        begin = time.perf_counter()
-        fitted.predict(batch.x)
-        times.append(time.perf_counter() - begin)
-    return statistics.median(times[1:] or times)
 
 
 def _figures(ensemble: Artifact) -> list[str]:

@@ -349,7 +349,7 @@ def test_an_artifact_keeps_licence_and_digest_and_the_report_shows_them(plain, w
 
 
 def test_training_begins_with_a_fitted_model_and_its_price_is_paid(plain):
-    from sciflow.stages.side_by_side import offline_seconds
+    from sciflow.stages.costs import offline_seconds
 
     problem = NavierStokes(points=16, levels=4, end=0.75, steps=30)
     names, how = (("vorticity", "lead_time"), ("vorticity",)), {"pairs": (1, 4), "train": 0.5, "valid": 0.2}

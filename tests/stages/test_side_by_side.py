@@ -9,18 +9,19 @@ import pytest
 from sciflow import Invalid, report, run
 from sciflow.flow import Session, within
 from sciflow.stages.calibrate import Calibrate
-from sciflow.stages.design import Design
-from sciflow.stages.evaluate import Evaluate
-from sciflow.stages.side_by_side import (
-    SideBySide,
+from sciflow.stages.costs import (
     ancestors,
-    member_seconds,
+    ensemble_seconds,
     offline_seconds,
+    paid,
     peak_bytes,
     queries_until,
     solver_seconds,
     solver_source,
 )
+from sciflow.stages.design import Design
+from sciflow.stages.evaluate import Evaluate
+from sciflow.stages.side_by_side import SideBySide
 from sciflow.stages.simulate import Simulate
 from sciflow.stages.train import Train
 from sciflow.store import Store
@@ -68,8 +69,8 @@ def test_the_table_holds_the_errors_of_the_evaluations_and_costs_that_were_measu
     assert full == solver_seconds(data) > 0
     expected = np.where(query < full, np.ceil(table.read("offline_seconds") / (full - query)), np.inf)
     np.testing.assert_array_equal(table.read("break_even"), expected)
-    whole = table.read("offline_seconds") + member_seconds(data)
-    np.testing.assert_allclose(table.read("ensemble_seconds"), member_seconds(data))
+    whole = table.read("offline_seconds") + ensemble_seconds(data)
+    np.testing.assert_allclose(table.read("ensemble_seconds"), ensemble_seconds(data))
     expected = np.where(query < full, np.ceil(whole / (full - query)), np.inf)
     np.testing.assert_array_equal(table.read("break_even_whole"), expected)
     assert np.isnan(table.read("coverage")).all()  # no bands were given
@@ -170,7 +171,6 @@ def test_another_ensemble_that_a_model_learned_from_is_part_of_its_price():
         return data, coarse, first, model, score
 
     from sciflow.stages.estimates import training_seconds
-    from sciflow.stages.side_by_side import paid
 
     data, coarse, first, model, _ = asyncio.run(flow())
     assert {a.digest for a in ancestors(first)} == {first.digest, coarse.digest}

@@ -10,9 +10,10 @@ import pytest
 from sciflow import Field, Invalid, Problem, State, report, run
 from sciflow.flow import Session, within
 from sciflow.registry import Plugin, registry
+from sciflow.stages.costs import answer_seconds, training_data_seconds
 from sciflow.stages.design import Design
 from sciflow.stages.simulate import Simulate
-from sciflow.stages.solver_comparison import SolverComparison, answer_seconds, training_seconds
+from sciflow.stages.solver_comparison import SolverComparison
 from sciflow.stages.train import Train
 from sciflow.store import Store
 from tests.toys import SPACE, Least, Wave
@@ -123,7 +124,7 @@ def test_ensembles_of_other_members_and_models_of_nobody_are_refused():
         with pytest.raises(Invalid, match="solved without a model"):
             await run(SolverComparison(("u",)), baseline=one, candidate=one, model=model)
         assert 0 < answer_seconds(model, one, one.members()) < 1
-        spent = training_seconds(model)
+        spent = training_data_seconds(model)
         made = await run(SolverComparison(("u",)), baseline=one, candidate=one)
         assert spent == pytest.approx(made.read("baseline_seconds").sum())
 

@@ -148,7 +148,7 @@ def _store(
     members: np.ndarray, rows: list[dict[str, Any]], worst: int, example: Mapping[str, np.ndarray],
     out: Writer,
 ) -> None:  # fmt: skip
-    from sciflow.stages.side_by_side import solver_seconds
+    from sciflow.stages.costs import solver_seconds
 
     ensemble = inputs["ensemble"]
     out.write("members", members, EXTRAPOLATION["members"])

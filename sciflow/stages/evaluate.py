@@ -233,6 +233,8 @@ def scores(predicted: Mapping[str, np.ndarray], batch: Batch, signature: Signatu
     """
     import numpy as np
 
+    from sciflow.given import plain_name
+
     good = finite(predicted, len(batch))
     whole = Field(("sample",), "1", "uint8", "1 where the prediction is")
     found: dict[str, tuple[Field, np.ndarray]] = {"finite": (whole, good.astype(np.uint8))}
@@ -244,7 +246,7 @@ def scores(predicted: Mapping[str, np.ndarray], batch: Batch, signature: Signatu
         unit = signature.outputs[name].unit
         for measure, values in _with_unit(kept[name], truth[good], signature, name).items():
             field = Field(("sample", "band")[: values.ndim], unit, "float64")
-            found[f"{measure}_{file_name(name)}"] = field, _spread(values, good)
+            found[f"{measure}_{plain_name(name)}"] = field, _spread(values, good)
     for measure, rows in joint.items():
         joined = np.mean(rows, axis=0) if measure == "pearson" else np.sqrt(np.mean(np.square(rows), axis=0))
         lost = np.inf if measure == "relative_l2" else np.nan
@@ -313,11 +315,6 @@ def _spread(values: np.ndarray, good: np.ndarray, lost: float = math.nan) -> np.
     whole = np.full((len(good), *values.shape[1:]), lost)
     whole[good] = values
     return whole
-
-
-def file_name(output: str) -> str:
-    """The name of an output, such as ``u[-1]``, as a part of the name of a field."""
-    return output.replace("[", "_").replace("]", "").replace("-", "m")
 
 
 def examples(model: Model, test: Stored, compared: tuple[str, ...], errors: np.ndarray, out: Writer) -> None:

@@ -86,7 +86,7 @@ def _model(about: Mapping[str, Any]) -> str:
     return (
         f"<p>A guess takes {seconds(_number(about['guess_seconds']))}, which is in the times above. Its "
         f"model took {seconds(about['offline_seconds'])} after the simulations that it learned from, and "
-        f"these {seconds(data)}. It has paid {words[0]} where the simulations were there anyway, else "
+        f"these {seconds(data)}. It pays off {words[0]} where the simulations were there anyway, else "
         f"{words[1]}.</p>"
     )
 

@@ -68,7 +68,7 @@ def summary(
         "replaced_estimate": _replaced(done, replaced, solved, parts),
         "corrected_estimate": {
             "mean": mean.to_json(),
-            "variance": correction.variance().to_json(),
+            "variance": correction.variance(share=share).to_json(),
             "quantiles": [correction.quantile(q).to_json() for q in parts],
         },
         "quantiles": list(parts),

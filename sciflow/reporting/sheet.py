@@ -15,7 +15,7 @@ body{font:15px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans
 background:var(--page);margin:0;counter-reset:figure}
 main{max-width:1080px;margin:0 auto;padding:32px 24px 64px}
 h1{font-size:29px;line-height:1.25;margin:0 0 6px}h2{font-size:19px;line-height:1.3;margin:0 0 12px}
-h3{font-size:15px;margin:20px 0 6px}p{margin:8px 0;max-width:82ch}a{color:var(--blue)}
+h3{font-size:15px;margin:20px 0 6px}p{margin:8px 0;max-width:82ch;overflow-wrap:anywhere}a{color:var(--blue)}
 .sub{color:var(--muted);margin:0;max-width:none}.sub:last-of-type{margin-bottom:22px}
 section,nav{background:var(--paper);border:1px solid var(--rule);border-radius:10px;padding:20px 24px;
 margin:0 0 20px}

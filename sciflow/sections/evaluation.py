@@ -42,7 +42,7 @@ def section(artifact: Artifact) -> Section:
         [label, *(_shown(f, v[good], show) for f in (np.median, np.mean, worst))]
         for label, v, show, worst in _rows(artifact)
     ]
-    name, model = artifact.attributes["example_of"], _model(artifact)
+    name, model = artifact.attributes["example_of"], model_name(artifact)
     drawn = [
         picture(made, text)
         for made, text in (
@@ -74,8 +74,8 @@ def _read(artifact: Artifact) -> str:
     return "; at the left the truth" if len(space) > 1 else "; below, the prediction less the truth"
 
 
-def _model(artifact: Artifact) -> str:
-    """Name of the surrogate that was evaluated, as far as its artifact is still where it was."""
+def model_name(artifact: Artifact) -> str:
+    """Name of the surrogate that was asked, as far as its artifact is still where it was."""
     from sciflow.artifact import Artifact
 
     with contextlib.suppress(SciflowError, OSError, ValueError, LookupError, TypeError):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from sciflow.console import duration
 from sciflow.errors import Cancelled, Failed, Invalid, nearest
 from sciflow.executor import Cause, cancel_all, ended
 from sciflow.experience import FOLDER as EXPERIENCE
@@ -45,7 +46,7 @@ PATIENT = 100
 """The same for jobs that were ended by their time limit, for another job, or with their node."""
 WORTHWHILE = 5.0
 """A job of several members should take at least so many seconds: starting one takes one or two."""
-LONG = 1.0
+LONG = 5.0
 """No member that takes less, in s, is a straggler."""
 SLOW = 5.0
 """A member that takes so many times the median is a straggler."""
@@ -547,10 +548,9 @@ class Campaign:
         for one in slow:
             if one.current not in self._slow:
                 self._slow.add(one.current or 0)
-                text = "member %d takes %.0f s so far, others took %.1f s (job %s on %s, %s)"
-                self.ctx.log.warning(
-                    text, one.current, now - one.since, usual, one.job.id, one.node, one.job.directory
-                )
+                text = "member %d takes %s so far, others took %s (job %s on %s, %s)"
+                took, others, job = duration(now - one.since), duration(usual), one.job
+                self.ctx.log.warning(text, one.current, took, others, job.id, one.node, job.directory)
         return f" ({len(slow)} slow: {', '.join(str(one.current) for one in slow[:5])})" if slow else ""
 
     def _after(self, one: _Running) -> list[int]:

@@ -10,6 +10,7 @@ from sciflow.errors import Diverged, Failed
 from sciflow.executors.local import Local
 from sciflow.flow import Session, within
 from sciflow.quantities import At, Exceeds, Maximum, Mean
+from sciflow.sections.propagation import worth
 from sciflow.stages.calibrate import Calibrate
 from sciflow.stages.design import Design
 from sciflow.stages.propagate import Propagate
@@ -261,9 +262,16 @@ def test_a_report_says_what_was_found():
 
     found, other, page = asyncio.run(flow())
     text = page.read_text()
-    for words in ("A quantity over many queries", "u at x = 0.25", "maximum of u above 1.2", "has no bias"):
+    titles = (
+        "A quantity over many queries: u at x = 0.25, answered by toy unsure",
+        "above 1.2, answered by toy unsure",
+    )
+    for words in (*titles, "u at x = 0.25", "maximum of u above 1.2", "has no bias"):
         assert words in text
     about = other.attributes["propagation"]
+    many = {**about["costs"], "equal_solves": 12345.6, "ratio": 1050.0}
+    assert "12,346 solutions" in worth({**about, "costs": many})
+    assert "1,050 answers for each" in worth({**about, "costs": many})
     mean = about["corrected_estimate"]["mean"]
     assert 0 <= mean["low"] <= mean["value"] <= mean["high"] <= 1
     costs = found.attributes["propagation"]["costs"]

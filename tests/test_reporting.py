@@ -5,6 +5,7 @@ import itertools
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib as mpl
 import numpy as np
@@ -330,3 +331,18 @@ def test_numbers_have_three_digits_and_no_needless_power_of_ten():
     assert [look.three(v, " N") for v in (1234.5, 2.5e7)] == ["1\u2009230 N", "2.5e+07 N"]
     assert look.with_unit("time", "s") == "time, s"
     assert look.with_unit("error", "1") == "error"
+
+
+def test_a_model_fitted_in_one_step_has_numbers_instead_of_a_curve():
+    from sciflow.sections.model import section
+
+    about = {"weights": 7, "surrogate": {"component": "toy_least"}}
+    fields = {"history_train_error": np.array([0.0123]), "train_members": [0, 1], "valid_members": [2]}
+    fields["test_members"] = [3]
+    model = SimpleNamespace(schema=SimpleNamespace(fields=fields), read=fields.get, attributes=about)
+    once = section(model)
+    assert once.title == "Model: toy least"
+    assert "<img" not in once.body
+    assert "0.0123" in once.body
+    fields["history_train_error"] = np.array([0.1, 0.0123])
+    assert section(model).title == "Learning curves of toy least"

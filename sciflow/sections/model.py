@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from typing import TYPE_CHECKING
 
-from sciflow.reporting import Section, learning, picture
+from sciflow.reporting import Section, learning, picture, table, three
 
 if TYPE_CHECKING:
     from sciflow.artifact import Artifact
@@ -30,5 +30,8 @@ def section(artifact: Artifact) -> Section:
     figures = ((str(parts[0]), "members in training"),)
     if not history:  # fitted in one go
         return Section(f"Model: {name}", text, figures)
+    if max(len(values) for values in history.values()) == 1:
+        rows = [[key.replace("_", " "), three(float(values[0]))] for key, values in history.items()]
+        return Section(f"Model: {name}", text + table(["", "once fitted"], rows), figures)
     drawn = picture(learning(history), f"learning curves of {name}")
     return Section(f"Learning curves of {name}", text + drawn.html, figures, drawn.markdown)

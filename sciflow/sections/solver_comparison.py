@@ -83,9 +83,14 @@ def _model(about: Mapping[str, Any]) -> str:
     even, with_data = (about[name] for name in ("break_even", "break_even_with_data"))
     saved = _number(about["speed_up"])
     words = [_paid(even, saved), _paid(with_data, saved + data)]
-    return (
+    took = (
         f"<p>A guess takes {seconds(_number(about['guess_seconds']))}, which is in the times above. Its "
-        f"model took {seconds(about['offline_seconds'])} after the simulations that it learned from, and "
+        f"model took {seconds(about['offline_seconds'])}"
+    )
+    if data == 0:  # it learned while they were solved
+        return f"{took}, the simulations that it learned from included. It pays off {words[0]}.</p>"
+    return (
+        f"{took} after the simulations that it learned from, and "
         f"these {seconds(data)}. It pays off {words[0]} where the simulations were there anyway, else "
         f"{words[1]}.</p>"
     )

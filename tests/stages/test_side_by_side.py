@@ -18,6 +18,7 @@ from sciflow.stages.costs import (
     queries_until,
     solver_seconds,
     solver_source,
+    training_data_seconds,
 )
 from sciflow.stages.design import Design
 from sciflow.stages.evaluate import Evaluate
@@ -153,6 +154,11 @@ def test_where_times_are_not_known_nothing_is_said_of_when_a_model_pays():
     assert "else after nobody knows" in solver_comparison._model({**about, **unknown})
     known = {"training_data_seconds": 9.0, "break_even_with_data": None}
     assert "else never" in solver_comparison._model({**about, **known})
+    together = {"training_data_seconds": 0.0, "break_even_with_data": 7}
+    said = solver_comparison._model({**about, **together})
+    assert "1 s, the simulations that it learned from included. It pays off after 7 members" in said
+    online = SimpleNamespace(attributes={"online": {}})
+    assert training_data_seconds(online) == 0  # its own time holds them
 
 
 def test_what_a_job_measured_of_itself_counts_not_the_wait_for_it(tmp_path):

@@ -92,9 +92,9 @@ class Model(ABC):
         Returns
         -------
         ndarray of float64, shape (batch,), or None
-            An estimated upper bound of the relative error of each answer (of all outputs together, in the
-            Euclidean norm): not negative, infinite where there is no answer. None where the model cannot
-            say; then who asks must judge by other means, such as where its training members lie.
+            An estimated upper bound of the error of each answer over the size of the answer (of all outputs
+            together, in the Euclidean norm): not negative, infinite where there is no answer. None where the
+            model cannot say; then who asks must judge by other means, such as where its training members lie.
 
         Notes
         -----

@@ -278,7 +278,8 @@ class RomModel(Model):
     def doubt(self, x: Arrays) -> np.ndarray | None:
         """See `Model.doubt`: the calibrated bound of the indicator; None for a model without one.
 
-        Infinite where no local model converges, or where there were too few members for a bound. The
+        Infinite where no local model converges, or where there were too few members for a bound. The bound b
+        is one over the norm of the truth, ``b / (1 - b)`` the one over that of the answer. The
         answers are kept until the next call, so that `predict` need not solve them again.
         """
         if any(model.probe is None for model in self.local):
@@ -287,7 +288,9 @@ class RomModel(Model):
         answers = [self._attempt(point) for point in points]
         self._asked = points.tobytes(), answers
         found = [np.inf if isinstance(a, Diverged) else a.upper for a in answers]
-        return np.nan_to_num(np.array(found, dtype=np.float64), nan=np.inf, posinf=np.inf)
+        bounds = np.nan_to_num(np.array(found, dtype=np.float64), nan=np.inf, posinf=np.inf)
+        some = bounds < 1
+        return np.where(some, bounds / np.where(some, 1 - bounds, 1.0), np.inf)
 
     def _points(self, x: Arrays) -> np.ndarray:
         """Parameters of a batch, shape (batch, parameter)."""

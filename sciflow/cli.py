@@ -187,9 +187,11 @@ def _run(options: argparse.Namespace) -> int:
     from sciflow import flow as engine
     from sciflow.component import plain
     from sciflow.console import Console
-    from sciflow.loading import load_flow, parameters_of
+    from sciflow.loading import check_file, load_flow, parameters_of
     from sciflow.site import current
 
+    if options.flow.endswith(".py"):
+        check_file(Path(options.flow))
     if options.site:
         os.environ["SCIFLOW_SITE"] = options.site
     site = current()

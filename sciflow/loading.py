@@ -91,6 +91,19 @@ def _offered(name: str) -> Any:
     return found[name][0][1]
 
 
+def check_file(path: Path) -> None:
+    """Refuse a file that is not there, before anything is started for it.
+
+    Raises
+    ------
+    NotFound
+        With the nearest of the files beside it.
+    """
+    if not path.is_file():
+        near = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        raise NotFound(f"{path}: no such file. {nearest(path.name, near)}")
+
+
 def flows_in(path: Path) -> dict[str, Any]:
     """Every flow that a file defines, by name; runs the file.
 
@@ -101,9 +114,7 @@ def flows_in(path: Path) -> dict[str, Any]:
     Missing, Invalid
         If it does not import.
     """
-    if not path.is_file():
-        near = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
-        raise NotFound(f"{path}: no such file. {nearest(path.name, near)}")
+    check_file(path)
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None

@@ -124,6 +124,12 @@ def test_a_flow_file_that_is_none_is_explained(tmp_path, capsys, text, message):
     assert "no such file. Did you mean 'odd_flow.py'" in capsys.readouterr().err
 
 
+def test_no_server_is_started_for_a_file_that_is_not_there(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sciflow.cli._prepare_engine", lambda engine: pytest.fail("an engine was prepared"))
+    assert main(["run", str(tmp_path / "nowhere.py")]) == 1
+    assert "nowhere.py: no such file" in capsys.readouterr().err
+
+
 def test_two_flows_in_a_file_need_a_name(file, capsys):
     Path(file).write_text(FLOW + FLOW.replace("def small", "def other"))
     assert main(["plan", file]) == 1

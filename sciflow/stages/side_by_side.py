@@ -216,9 +216,10 @@ def compared_of(score: Artifact) -> list[str]:
 
 def _bands(calibration: Artifact | None, outputs: list[str]) -> dict[str, float]:
     """What the table says of a model's bands: the mean of the outputs that are compared."""
-    if calibration is None:
+    told = [] if calibration is None else calibration.attributes["outputs"]
+    rows = [i for i, name in enumerate(told) if name in outputs]
+    if calibration is None or not rows:
         return dict.fromkeys(("coverage", "promised", "band_width"), math.nan)
-    rows = [i for i, name in enumerate(calibration.attributes["outputs"]) if name in outputs]
     return {
         "coverage": float(calibration.read("coverage")[rows].mean()),
         "promised": 1 - float(calibration.attributes["alpha"]),

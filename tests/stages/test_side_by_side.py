@@ -134,6 +134,7 @@ def test_bands_of_outputs_that_are_not_compared_do_not_count():
     )
     found = _bands(bands, ["w", "u"])
     assert found == pytest.approx({"coverage": 0.85, "promised": 0.8, "band_width": 0.2})
+    assert np.isnan(list(_bands(bands, ["p"]).values())).all()  # nothing of what is compared has one
 
 
 def test_when_a_model_has_paid():

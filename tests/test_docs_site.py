@@ -78,6 +78,11 @@ def test_no_page_loads_anything_from_elsewhere_or_has_an_anchor_twice(site):
         assert not re.search(r"url\(['\"]?(https?:)?//|@import", style.read_text()), style
 
 
+def test_the_logo_leads_to_a_page_and_not_to_a_folder(site):
+    assert '<a href="index.html" title="sciflow"' in (site / "campaign.html").read_text()
+    assert '<a href="../index.html" title="sciflow"' in (site / "methods" / "fno.html").read_text()
+
+
 def test_formulas_are_readable_without_scripts(site):
     page = (site / "methods" / "fno.html").read_text()
     assert page.count("<math") > 20

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 DESCRIPTION = (
     "Workflows for scientific machine learning: solvers over MPI, zarr between the stages, operators."
 )
+STOPPED = "told to stop; what was finished is kept, run again to go on"
+"""What a run says that SIGTERM ended."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -182,8 +184,6 @@ def _prepare_engine(wish: str) -> str:
 
 
 def _run(options: argparse.Namespace) -> int:
-    import asyncio
-
     from sciflow import flow as engine
     from sciflow.component import plain
     from sciflow.console import Console
@@ -212,7 +212,7 @@ def _run(options: argparse.Namespace) -> int:
         earlier = keep(here, found, offline=which == "offline")
     try:
         with shown, engine.within(here):
-            result = asyncio.run(_until_told(found if which == "prefect" else found.fn, parameters))
+            result = _awaited(found if which == "prefect" else found.fn, parameters)
     except BaseException as error:
         here.close(error)
         raise
@@ -227,6 +227,20 @@ def _run(options: argparse.Namespace) -> int:
     elif result is not None:
         print(result)
     return 0
+
+
+def _awaited(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:
+    """What a flow returns; SIGTERM is the same error whoever takes it first, Prefect or we."""
+    import asyncio
+
+    from sciflow.errors import Cancelled
+
+    try:
+        return asyncio.run(_until_told(function, parameters))
+    except BaseException as error:
+        if type(error).__name__ == "TerminationSignal":  # of Prefect
+            raise Cancelled(STOPPED) from None
+        raise
 
 
 async def _until_told(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:
@@ -249,7 +263,7 @@ async def _until_told(function: Callable[..., Any], parameters: dict[str, Any]) 
         return await task
     except asyncio.CancelledError:
         if told:
-            raise Cancelled("told to stop; what was finished is kept, run again to go on") from None
+            raise Cancelled(STOPPED) from None
         raise
 
 

@@ -130,6 +130,17 @@ def test_no_server_is_started_for_a_file_that_is_not_there(tmp_path, capsys, mon
     assert "nowhere.py: no such file" in capsys.readouterr().err
 
 
+def test_a_run_that_prefect_ends_on_sigterm_says_so_in_a_line(file, capsys, monkeypatch):
+    signals = pytest.importorskip("prefect.exceptions")
+
+    async def ended(function, parameters):
+        raise signals.TerminationSignal(signal=15)
+
+    monkeypatch.setattr("sciflow.cli._until_told", ended)
+    assert main(["run", file, "--engine", "plain"]) == 143
+    assert "told to stop; what was finished is kept" in capsys.readouterr().err
+
+
 def test_two_flows_in_a_file_need_a_name(file, capsys):
     Path(file).write_text(FLOW + FLOW.replace("def small", "def other"))
     assert main(["plan", file]) == 1

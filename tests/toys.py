@@ -266,7 +266,8 @@ class Timid(Line):
     def doubt(self, x):
         import numpy as np
 
-        return np.abs(np.asarray(next(iter(x.values())), dtype=float) - 1.0)
+        first = np.asarray(next(iter(x.values())), dtype=float)
+        return np.abs(first - 1.0).reshape(len(first), -1).max(axis=1)
 
 
 @dataclass(frozen=True)

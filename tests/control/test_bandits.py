@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq
 
 from sciflow.errors import Invalid, NotFound
-from sciflow.testing import _plain_state
+from sciflow.testing.controller import _plain_state
 from sciflow_control.bandits import beliefs, draws, estimates, exact, simplex
 from sciflow_control.bandits.binned import Binned
 from sciflow_control.bandits.fixed import Fixed, Random

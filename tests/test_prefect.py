@@ -200,7 +200,7 @@ def test_served_flows_run_from_the_api_as_from_the_ui(served, folder):
         assert run["state"]["type"] == "COMPLETED", (folder / "serve.log").read_text()[-3000:]
     finally:
         process.terminate()
-        process.wait(60)
+        process.wait(120)
         log.close()
     (report,) = (folder / "sciflow-store" / "runs").glob("shown-*/report.html")
     assert "Errors on unseen members" in report.read_text()

@@ -100,16 +100,16 @@ inside apt-get -q -q -o Dpkg::Use-Pty=0 install -y --no-install-recommends "${pa
 
 # Above Debian's packages, as .ci/setup does.
 inside python3 -m venv --system-site-packages /opt/venv
-inside /opt/venv/bin/python -m pip install -q google-crc32c hypothesis matplotlib safetensors xarray zarr
+inside /opt/venv/bin/python -m pip install -q google-crc32c hypothesis matplotlib safetensors scikit-learn xarray zarr
 
 rm -rf "$tree/opt/sciflow"
 mkdir -p "$tree/opt/sciflow/plugins"
 cp -r "$root/pyproject.toml" "$root/sciflow" "$root/tests" "$root/hpc" "$tree/opt/sciflow/"
-for plugin in sciflow_fenics sciflow_control; do cp -r "$root/plugins/$plugin" "$tree/opt/sciflow/plugins/"; done
+for plugin in sciflow_fenics sciflow_control sciflow_rom; do cp -r "$root/plugins/$plugin" "$tree/opt/sciflow/plugins/"; done
 # What an installation would say; the tests bring what else they need.
 mkdir "$tree/opt/sciflow/plugins/sciflow-0.dist-info"
 printf 'Metadata-Version: 2.1\nName: sciflow\nVersion: 0\n' > "$tree/opt/sciflow/plugins/sciflow-0.dist-info/METADATA"
-printf '[sciflow]\ncore = sciflow.components\nfenics = sciflow_fenics.components\ncontrol = sciflow_control.components\n' > "$tree/opt/sciflow/plugins/sciflow-0.dist-info/entry_points.txt"
+printf '[sciflow]\ncore = sciflow.components\nfenics = sciflow_fenics.components\ncontrol = sciflow_control.components\nrom = sciflow_rom.components\n' > "$tree/opt/sciflow/plugins/sciflow-0.dist-info/entry_points.txt"
 
 run() {
     inside env PYTHONPATH=/opt/sciflow:/opt/sciflow/plugins OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=1 \

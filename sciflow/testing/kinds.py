@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from sciflow.component import Component
 from sciflow.controller import Controller
@@ -49,24 +51,18 @@ def check(component: Component) -> tuple[str, ...]:
     made = ["check_component"]
     check_component(component)
     require(component)
-    if isinstance(component, Problem):
-        check_problem(component)
-        made.append("check_problem")
-    if isinstance(component, Surrogate):
-        _check_surrogate(component)
-        made.append("check_surrogate")
-    if isinstance(component, Stage):
-        check_stage(component)
-        made.append("check_stage")
-    if isinstance(component, Controller):
-        check_controller(component)
-        made.append("check_controller")
-    if isinstance(component, StepController):
-        check_step_controller(component)
-        made.append("check_step_controller")
-    if isinstance(component, LinearSolver):
-        check_linear_solver(component)
-        made.append("check_linear_solver")
+    fitting: tuple[tuple[type[Component], str, Callable[[Any], None]], ...] = (
+        (Problem, "check_problem", check_problem),
+        (Surrogate, "check_surrogate", _check_surrogate),
+        (Stage, "check_stage", check_stage),
+        (Controller, "check_controller", check_controller),
+        (StepController, "check_step_controller", check_step_controller),
+        (LinearSolver, "check_linear_solver", check_linear_solver),
+    )
+    for kind, name, function in fitting:
+        if isinstance(component, kind):
+            function(component)
+            made.append(name)
     if isinstance(component, Executor):
         with tempfile.TemporaryDirectory() as folder:
             check_executor(component, Path(folder))
